@@ -1,0 +1,29 @@
+//! Rows to checked, templated, tokenised dataset snapshots.
+//!
+//! A row of a CSV or JSON Lines file becomes text by a template, and tokens by the base model's own tokenizer and chat
+//! template, with a mask that says which tokens are learnt. Some rows are held out by their hashes. All of it is a folder
+//! on the stage that counts once its manifest is there, and never changes.
+//!
+//! ```text
+//! rpc ─► catalog ─► plan: files found, id ─► snapshot: rows ─► template ─► encode ─► split ─► shard ─► stage
+//! ```
+//!
+//! A snapshot's id is a hash over everything it depends on, so the same request finds the same snapshot, also after a
+//! restart. What fails leaves no manifest, and is forgotten at a restart. Training order and packing are the trainer's.
+
+mod catalog;
+mod config;
+mod encode;
+mod error;
+mod plan;
+mod rows;
+mod rpc;
+mod server;
+mod shard;
+mod snapshot;
+mod split;
+mod template;
+
+pub use config::{Config, Limits};
+pub use error::StartError;
+pub use server::DataPrep;

@@ -1,0 +1,215 @@
+//! What is asked for, checked against the files that it names.
+
+use std::path::{Component, Path, PathBuf};
+
+use firn_llm::tokenizer::{Tokenizer, TokenizerError};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    config::Limits,
+    encode::{Encoder, Format},
+    rows::{self, RowsError},
+    split::hex,
+    template::{RowTemplate, TemplateError},
+};
+
+/// How a row becomes text, as asked for.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum FormatSpec {
+    /// Ready-made text.
+    Text { column: String },
+    /// Templates of prompt and completion.
+    Prompt { prompt_template: String, completion_template: String, system: String },
+    /// A list of messages.
+    Messages { column: String },
+}
+
+/// A request whose fields are well-formed; the files that it names may still be missing.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub(crate) dataset: String,
+    pub(crate) source: String,
+    pub(crate) base: String,
+    pub(crate) format: FormatSpec,
+    pub(crate) held_out_rows: u32,
+    pub(crate) seed: u64,
+    pub(crate) max_tokens: u32,
+}
+
+/// Why a request cannot be carried out at all.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum PlanError {
+    #[error("{path} is relative, but the stage is not a folder: name an absolute path")]
+    NoFolder { field: &'static str, path: String },
+    #[error("{path} must not leave the stage: name an absolute path, or one without ..")]
+    Outside { field: &'static str, path: String },
+    #[error(transparent)]
+    Source(#[from] RowsError),
+    #[error(transparent)]
+    Base(#[from] TokenizerError),
+    #[error("{base} has no chat template: add chat_template.jinja, or train on ready-made text")]
+    NoTemplate { base: String },
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+}
+
+impl PlanError {
+    /// The field of the request that is to blame.
+    pub(crate) fn field(&self) -> &'static str {
+        match self {
+            Self::NoFolder { field, .. } | Self::Outside { field, .. } => field,
+            Self::Source(_) => "source",
+            Self::Base(_) | Self::NoTemplate { .. } => "base",
+            Self::Template(_) => "format.prompt",
+        }
+    }
+}
+
+/// A request with its files found, and the id of the snapshot that it makes.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) request: Request,
+    /// First 16 hex digits of the hash over all that the snapshot depends on.
+    pub(crate) id: String,
+    pub(crate) source: PathBuf,
+    pub(crate) source_sha256: String,
+    pub(crate) tokenizer_sha256: String,
+    /// Empty for ready-made text.
+    pub(crate) template_sha256: String,
+    pub(crate) encoder: Encoder,
+}
+
+impl Plan {
+    /// Opens the tokenizer and hashes the source. Blocks.
+    pub(crate) fn open(request: Request, root: Option<&Path>, limits: &Limits) -> Result<Self, PlanError> {
+        let source = resolve("source", &request.source, root)?;
+        let base = resolve("base", &request.base, root)?;
+        rows::Kind::of(&source)?;
+        let format = compile(&request.format)?;
+        let tokenizer = Tokenizer::from_dir(&base)?;
+        let template_sha256 = match format {
+            Format::Text { .. } => String::new(),
+            _ => {
+                let none = || PlanError::NoTemplate { base: base.display().to_string() };
+                tokenizer.template_sha256().ok_or_else(none)?.to_owned()
+            }
+        };
+        let encoder = Encoder::new(tokenizer, &base, format, request.max_tokens as usize)?;
+        let tokenizer_file = base.join("tokenizer.json");
+        let bytes = std::fs::read(&tokenizer_file)
+            .map_err(|error| TokenizerError::Unreadable { path: tokenizer_file, reason: error.to_string() })?;
+        let tokenizer_sha256 = hex(&Sha256::digest(&bytes));
+        let source_sha256 = rows::hash_file(&source, limits)?;
+        let parts = serde_json::json!([
+            source_sha256,
+            request.format,
+            tokenizer_sha256,
+            template_sha256,
+            request.seed,
+            request.held_out_rows,
+            request.max_tokens,
+        ]);
+        let id = hex(&Sha256::digest(parts.to_string())[..8]);
+        Ok(Self { request, id, source, source_sha256, tokenizer_sha256, template_sha256, encoder })
+    }
+
+    /// The snapshot's resource name.
+    pub(crate) fn name(&self) -> String {
+        format!("datasets/{}/snapshots/{}", self.request.dataset, self.id)
+    }
+}
+
+fn compile(format: &FormatSpec) -> Result<Format, TemplateError> {
+    Ok(match format {
+        FormatSpec::Text { column } => Format::Text { column: column.clone() },
+        FormatSpec::Messages { column } => Format::Messages { column: column.clone() },
+        FormatSpec::Prompt { prompt_template, completion_template, system } => Format::Prompt {
+            prompt: Box::new(RowTemplate::new("prompt template", prompt_template)?),
+            completion: Box::new(RowTemplate::new("completion template", completion_template)?),
+            system: Some(system.clone()).filter(|system| !system.is_empty()),
+        },
+    })
+}
+
+/// An absolute path stands for itself; any other is below the stage's folder.
+fn resolve(field: &'static str, path: &str, root: Option<&Path>) -> Result<PathBuf, PlanError> {
+    let named = Path::new(path);
+    if named.is_absolute() {
+        return Ok(named.to_owned());
+    }
+    if named.components().any(|part| !matches!(part, Component::Normal(_) | Component::CurDir)) {
+        return Err(PlanError::Outside { field, path: path.to_owned() });
+    }
+    root.map(|root| root.join(named)).ok_or_else(|| PlanError::NoFolder { field, path: path.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LLAMA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/llama");
+
+    fn request(source: &Path) -> Request {
+        Request {
+            dataset: "offers".to_owned(),
+            source: source.display().to_string(),
+            base: LLAMA.to_owned(),
+            format: FormatSpec::Text { column: "A".to_owned() },
+            held_out_rows: 1,
+            seed: 0,
+            max_tokens: 64,
+        }
+    }
+
+    #[test]
+    fn the_id_depends_on_content_not_on_place_or_dataset() {
+        let dir = tempfile::tempdir().unwrap();
+        let (first, second) = (dir.path().join("a.csv"), dir.path().join("b.csv"));
+        std::fs::write(&first, "A\nx\n").unwrap();
+        std::fs::write(&second, "A\nx\n").unwrap();
+        let open = |request: Request| Plan::open(request, None, &Limits::default()).unwrap();
+        let id = open(request(&first)).id;
+        assert_eq!(id.len(), 16);
+        assert_eq!(open(Request { dataset: "other".to_owned(), ..request(&second) }).id, id);
+        assert_ne!(open(Request { seed: 1, ..request(&first) }).id, id);
+        assert_ne!(open(Request { held_out_rows: 2, ..request(&first) }).id, id);
+        assert_ne!(open(Request { max_tokens: 65, ..request(&first) }).id, id);
+        assert_ne!(open(Request { format: FormatSpec::Messages { column: "A".to_owned() }, ..request(&first) }).id, id);
+        std::fs::write(&second, "A\ny\n").unwrap();
+        assert_ne!(open(request(&second)).id, id);
+    }
+
+    #[test]
+    fn paths_are_absolute_or_below_the_stage() {
+        let root = Path::new("/stage");
+        assert_eq!(resolve("base", "bases/a/b", Some(root)).unwrap(), Path::new("/stage/bases/a/b"));
+        assert_eq!(resolve("base", "/x/y", None).unwrap(), Path::new("/x/y"));
+        assert!(matches!(resolve("base", "../x", Some(root)), Err(PlanError::Outside { field: "base", .. })));
+        assert!(matches!(resolve("source", "x.csv", None), Err(PlanError::NoFolder { field: "source", .. })));
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let csv = dir.path().join("a.csv");
+        std::fs::write(&csv, "A\nx\n").unwrap();
+        let refuse = |request: Request| {
+            let error = Plan::open(request, None, &Limits::default()).unwrap_err();
+            (error.field(), error.to_string())
+        };
+        let base = dir.path().display().to_string();
+        let (field, text) = refuse(Request { base: base.clone(), ..request(&csv) });
+        assert!(field == "base" && text.contains(&format!("{base} has no tokenizer.json")), "{text}");
+        std::fs::copy(format!("{LLAMA}/tokenizer.json"), dir.path().join("tokenizer.json")).unwrap();
+        let chat = FormatSpec::Messages { column: "A".to_owned() };
+        let (field, text) = refuse(Request { base, format: chat, ..request(&csv) });
+        assert!(field == "base" && text.contains("has no chat template"), "{text}");
+        let (field, text) = refuse(request(&dir.path().join("none.csv")));
+        assert!(field == "source" && text.contains("none.csv"), "{text}");
+        let (field, text) = refuse(request(&dir.path().join("a.txt")));
+        assert!(field == "source" && text.starts_with("a.txt is neither CSV nor JSON Lines"), "{text}");
+    }
+}

@@ -1,0 +1,90 @@
+//! Rows in tokens, as tensors.
+
+use bytes::Bytes;
+use safetensors::{Dtype, SafeTensorError, tensor::TensorView};
+
+use crate::encode::Encoded;
+
+/// The tensors could not be written down.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to write the tensors: {0}")]
+pub(crate) struct ShardError(#[from] SafeTensorError);
+
+/// Rows one after the other: row `i` is `input_ids[row_offsets[i]..row_offsets[i + 1]]`, `loss_mask` likewise.
+#[derive(Debug)]
+pub(crate) struct Shard {
+    ids: Vec<u32>,
+    mask: Vec<u8>,
+    offsets: Vec<u64>,
+}
+
+impl Default for Shard {
+    fn default() -> Self {
+        Self { ids: Vec::new(), mask: Vec::new(), offsets: vec![0] }
+    }
+}
+
+impl Shard {
+    pub(crate) fn push(&mut self, row: &Encoded) {
+        self.ids.extend_from_slice(&row.ids);
+        self.mask.extend_from_slice(&row.mask);
+        self.offsets.push(self.ids.len() as u64);
+    }
+
+    pub(crate) fn rows(&self) -> u64 {
+        self.offsets.len() as u64 - 1
+    }
+
+    pub(crate) fn tokens(&self) -> u64 {
+        self.ids.len() as u64
+    }
+
+    /// Tokens that carry loss.
+    pub(crate) fn learnt(&self) -> u64 {
+        self.mask.iter().map(|&bit| u64::from(bit)).sum()
+    }
+
+    /// A safetensors file: `input_ids` u32, `loss_mask` u8, `row_offsets` u64.
+    pub(crate) fn to_bytes(&self) -> Result<Bytes, ShardError> {
+        let ids: Vec<u8> = self.ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+        let offsets: Vec<u8> = self.offsets.iter().flat_map(|offset| offset.to_le_bytes()).collect();
+        let tensors = [
+            ("input_ids", TensorView::new(Dtype::U32, vec![self.ids.len()], &ids)?),
+            ("loss_mask", TensorView::new(Dtype::U8, vec![self.mask.len()], &self.mask)?),
+            ("row_offsets", TensorView::new(Dtype::U64, vec![self.offsets.len()], &offsets)?),
+        ];
+        Ok(safetensors::serialize(tensors, None)?.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use safetensors::SafeTensors;
+
+    use super::*;
+
+    #[test]
+    fn rows_come_back() {
+        let mut shard = Shard::default();
+        shard.push(&Encoded { ids: vec![1, 2, 70_000], mask: vec![0, 1, 1], truncated: false, question: None });
+        shard.push(&Encoded { ids: vec![9], mask: vec![0], truncated: false, question: None });
+        assert_eq!((shard.rows(), shard.tokens(), shard.learnt()), (2, 4, 2));
+        let bytes = shard.to_bytes().unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let ids = file.tensor("input_ids").unwrap();
+        assert_eq!((ids.dtype(), ids.shape()), (Dtype::U32, [4].as_slice()));
+        assert_eq!(ids.data()[8..12], 70_000u32.to_le_bytes());
+        assert_eq!(file.tensor("loss_mask").unwrap().data(), [0, 1, 1, 0]);
+        let offsets = file.tensor("row_offsets").unwrap();
+        assert_eq!(offsets.shape(), [3]);
+        assert_eq!(offsets.data()[8..16], 3u64.to_le_bytes());
+    }
+
+    #[test]
+    fn no_rows_are_a_file_too() {
+        let bytes = Shard::default().to_bytes().unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        assert_eq!(file.tensor("input_ids").unwrap().shape(), [0]);
+        assert_eq!(file.tensor("row_offsets").unwrap().data(), [0; 8]);
+    }
+}

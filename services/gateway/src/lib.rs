@@ -1,0 +1,1 @@
+//! The HTTP door: OpenAI routes in front of the gRPC services.

@@ -1,0 +1,1 @@
+//! Serves the base and every adapter from one copy of the weights.

@@ -1,0 +1,36 @@
+//! What every service of Firn needs, so that each behaves the same: configuration, telemetry, lifecycle, deadlines,
+//! health, channels, statuses, names, pages and clocks.
+//!
+//! A service parses [`ServerArgs`] and [`TelemetryArgs`], calls [`telemetry::init`], binds a [`GrpcServer`], adds its
+//! generated service, says when it is ready through [`Readiness`], and runs until [`shutdown_token`] fires. Its
+//! clients go through [`channel()`]. Nothing here knows what any service does.
+
+pub mod build_info;
+pub mod clock;
+pub mod names;
+pub mod page;
+pub mod status;
+pub mod telemetry;
+
+mod channel;
+mod config;
+mod connection;
+mod deadline;
+mod health;
+mod methods;
+mod retry;
+mod rpc;
+mod server;
+mod shutdown;
+mod trace;
+
+pub use channel::{Channel, ChannelError, channel};
+pub use clock::Clock;
+pub use config::{LogFormat, ServerArgs, TelemetryArgs};
+pub use health::Readiness;
+pub use names::NameError;
+pub use page::PageError;
+pub use retry::retry_unavailable;
+pub use server::{BindError, GrpcServer, ServeError};
+pub use shutdown::shutdown_token;
+pub use telemetry::{TelemetryError, TelemetryGuard};

@@ -1,0 +1,169 @@
+//! Logs and traces, as a process and its neighbours see them.
+
+use std::io::Read as _;
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use firn_kit::{LogFormat, TelemetryArgs, TelemetryError, telemetry};
+use opentelemetry::trace::{SpanKind, TracerProvider as _};
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::trace::{SdkTracerProvider, SpanData, SpanExporter};
+use tonic::Request;
+use tracing_subscriber::layer::SubscriberExt as _;
+
+use crate::fake::{PATIENCE, Running, eventually, score};
+
+#[derive(Clone, Debug, Default)]
+struct Memory(Arc<Mutex<Vec<SpanData>>>);
+
+impl SpanExporter for Memory {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        self.0.lock().unwrap().extend(batch);
+        Ok(())
+    }
+}
+
+impl Memory {
+    fn span(&self, kind: SpanKind) -> Option<SpanData> {
+        self.0.lock().unwrap().iter().find(|span| span.span_kind == kind).cloned()
+    }
+}
+
+/// The runtime of these tests has one thread, so a thread's subscriber is that of client and server, and of no other test.
+fn collect() -> (Memory, tracing::subscriber::DefaultGuard) {
+    let memory = Memory::default();
+    let provider = SdkTracerProvider::builder().with_simple_exporter(memory.clone()).build();
+    let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
+    (memory, tracing::subscriber::set_default(tracing_subscriber::registry().with(layer)))
+}
+
+#[tokio::test]
+async fn the_servers_span_is_a_child_of_the_clients() {
+    let (memory, _guard) = collect();
+    let server = Running::start(firn_kit::ServerArgs::loopback()).await;
+    server.client().score(score("ok")).await.unwrap();
+    eventually(async || memory.span(SpanKind::Server).is_some()).await;
+
+    let (client, server) = (memory.span(SpanKind::Client).unwrap(), memory.span(SpanKind::Server).unwrap());
+    assert_eq!(server.name, "firn.inference.v1.InferenceService/Score");
+    assert_eq!(server.span_context.trace_id(), client.span_context.trace_id());
+    assert_eq!(server.parent_span_id, client.span_context.span_id());
+    assert!(server.parent_span_is_remote);
+    let status = server.attributes.iter().find(|attribute| attribute.key.as_str() == "rpc.response.status_code");
+    assert_eq!(status.unwrap().value.as_str(), "OK");
+}
+
+#[tokio::test]
+async fn a_strangers_traceparent_is_taken_up() {
+    let (memory, _guard) = collect();
+    let server = Running::start(firn_kit::ServerArgs::loopback()).await;
+    let mut request = Request::new(score("ok"));
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    request.metadata_mut().insert("traceparent", format!("00-{trace}-b7ad6b7169203331-01").parse().unwrap());
+    let channel = server.foreign_channel();
+    firn_proto::inference::v1::inference_service_client::InferenceServiceClient::new(channel)
+        .score(request)
+        .await
+        .unwrap();
+    eventually(async || memory.span(SpanKind::Server).is_some()).await;
+    assert_eq!(memory.span(SpanKind::Server).unwrap().span_context.trace_id().to_string(), trace);
+}
+
+/// Set in a child process to what it is to do.
+const CHILD: &str = "FIRN_TEST_TELEMETRY_CHILD";
+
+/// Runs one test of this file as a process of its own: telemetry belongs to a process, and its output to stderr.
+fn child(test: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args(["--exact", &format!("telemetry::{test}"), "--nocapture"])
+        .env(CHILD, "1")
+        .env_remove("OTEL_EXPORTER_OTLP_ENDPOINT")
+        .env_remove("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+        .stderr(Stdio::piped());
+    command
+}
+
+fn in_child() -> bool {
+    std::env::var_os(CHILD).is_some()
+}
+
+/// A server, a call that fails, and the end of both.
+async fn one_failing_call() {
+    let server = Running::start(firn_kit::ServerArgs::loopback()).await;
+    server.client().score(score("panic")).await.unwrap_err();
+    server.shutdown.cancel();
+    server.stopped().await;
+}
+
+fn json_args() -> TelemetryArgs {
+    TelemetryArgs { log_format: LogFormat::Json, log: "info".to_owned() }
+}
+
+#[test]
+fn lines_are_json_with_the_trace_and_a_second_init_is_refused() {
+    if in_child() {
+        return json_child();
+    }
+    let output = child("lines_are_json_with_the_trace_and_a_second_init_is_refused").output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{stderr}");
+    let lines: Vec<serde_json::Value> = stderr
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect();
+    let line = |message: &str| {
+        lines.iter().find(|line| line["message"] == message).unwrap_or_else(|| panic!("no `{message}` in {stderr}"))
+    };
+    assert_eq!(line("hello")["answer"], 42);
+    assert_eq!(line("panicked")["panic"], "secret of the handler");
+    let failed = line("call failed");
+    assert_eq!(failed["status"], "INTERNAL");
+    assert_eq!(failed["span"]["trace_id"].as_str().unwrap().len(), 32, "{failed}");
+    assert!(!lines.iter().any(|line| line["message"] == "not shown"));
+}
+
+fn json_child() {
+    let args = json_args();
+    let bad = TelemetryArgs { log: "firn=loud".to_owned(), ..args.clone() };
+    let error = telemetry::init("test", &bad).unwrap_err();
+    assert!(error.to_string().contains("--log `firn=loud`"), "{error}");
+
+    let _guard = telemetry::init("test", &args).unwrap();
+    assert!(matches!(telemetry::init("test", &args), Err(TelemetryError::Initialised)));
+    tracing::info!(answer = 42, "hello");
+    tracing::debug!("not shown");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(one_failing_call());
+}
+
+#[test]
+fn traces_go_to_the_named_collector_and_a_dead_one_holds_nobody_up() {
+    if in_child() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        return runtime.block_on(async {
+            let _guard = telemetry::init("test", &json_args()).unwrap();
+            one_failing_call().await;
+        });
+    }
+    // It takes connections and never answers: the worst kind of dead.
+    let collector = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = collector.local_addr().unwrap();
+    let start = Instant::now();
+    let mut child = child("traces_go_to_the_named_collector_and_a_dead_one_holds_nobody_up")
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{address}"))
+        .spawn()
+        .unwrap();
+    let preface = std::thread::spawn(move || {
+        let (mut stream, _) = collector.accept().unwrap();
+        let mut preface = [0; 14];
+        stream.read_exact(&mut preface).unwrap();
+        (preface, stream)
+    });
+    assert!(child.wait().unwrap().success());
+    assert!(start.elapsed() < PATIENCE, "{:?}", start.elapsed());
+    assert!(preface.is_finished(), "the child exported nothing");
+    assert_eq!(&preface.join().unwrap().0, b"PRI * HTTP/2.0");
+}

@@ -1,0 +1,105 @@
+//! The device that a model computes on, chosen at run time.
+
+use std::fmt;
+use std::str::FromStr;
+
+pub(crate) use burn::tensor::Device as BurnDevice;
+
+/// Why a device can't be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeviceError {
+    /// The name is none of those known.
+    #[error("unknown device {0:?}: use auto, cpu, cuda:N or vulkan")]
+    Unknown(String),
+    /// This binary was built without the device's feature.
+    #[error("device {name} is not in this build: build with --features {feature}")]
+    NotBuilt {
+        /// The device's name.
+        name: String,
+        /// The Cargo feature that adds it.
+        feature: &'static str,
+    },
+}
+
+/// A device by name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeviceSpec {
+    /// CUDA if this build has it, otherwise the CPU.
+    #[default]
+    Auto,
+    /// Burn's Flex backend.
+    Cpu,
+    /// An NVIDIA GPU by index.
+    Cuda(usize),
+    /// The default Vulkan device.
+    Vulkan,
+}
+
+impl FromStr for DeviceSpec {
+    type Err = DeviceError;
+
+    fn from_str(name: &str) -> Result<Self, DeviceError> {
+        match name {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            "vulkan" => Ok(Self::Vulkan),
+            other => other
+                .strip_prefix("cuda:")
+                .and_then(|index| index.parse().ok())
+                .map(Self::Cuda)
+                .ok_or_else(|| DeviceError::Unknown(other.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for DeviceSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(index) => write!(f, "cuda:{index}"),
+            Self::Vulkan => f.write_str("vulkan"),
+        }
+    }
+}
+
+/// A device that is ready to compute.
+#[derive(Clone, Debug)]
+pub struct Device {
+    pub(crate) burn: BurnDevice,
+    workers: usize,
+}
+
+impl Device {
+    /// Opens a device.
+    ///
+    /// # Errors
+    /// This build does not have it.
+    pub fn open(spec: DeviceSpec) -> Result<Self, DeviceError> {
+        match spec {
+            DeviceSpec::Auto if cfg!(feature = "cuda") => Self::open(DeviceSpec::Cuda(0)),
+            DeviceSpec::Auto | DeviceSpec::Cpu => Ok(Self::cpu()),
+            #[cfg(feature = "cuda")]
+            DeviceSpec::Cuda(index) => Ok(Self { burn: BurnDevice::cuda(index), workers: 1 }),
+            #[cfg(not(feature = "cuda"))]
+            DeviceSpec::Cuda(_) => Err(DeviceError::NotBuilt { name: spec.to_string(), feature: "cuda" }),
+            #[cfg(feature = "vulkan")]
+            DeviceSpec::Vulkan => Ok(Self { burn: BurnDevice::wgpu(burn::tensor::DeviceKind::DefaultDevice), workers: 1 }),
+            #[cfg(not(feature = "vulkan"))]
+            DeviceSpec::Vulkan => Err(DeviceError::NotBuilt { name: spec.to_string(), feature: "vulkan" }),
+        }
+    }
+
+    /// The CPU, with a worker for each core.
+    pub fn cpu() -> Self {
+        let workers = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { burn: BurnDevice::flex(), workers }
+    }
+
+    /// Shards of a batch that compute at once: cores on a CPU, one on an accelerator, which is parallel by itself.
+    pub fn workers(&self) -> usize {
+        self.workers
+    }
+}

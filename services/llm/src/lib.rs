@@ -1,0 +1,23 @@
+//! Language models for Firn: families, weights, tokenizer, LoRA, losses, decoding.
+//!
+//! This is the only crate of Firn that knows Burn. Without the feature `engine` it is the tokenizer and the chat
+//! template alone, which is what data-prep needs.
+
+#[cfg(feature = "engine")]
+pub mod config;
+#[cfg(feature = "engine")]
+pub mod device;
+#[cfg(feature = "engine")]
+pub mod generate;
+#[cfg(feature = "engine")]
+pub mod model;
+#[cfg(feature = "engine")]
+mod ops;
+pub mod template;
+pub mod tokenizer;
+#[cfg(feature = "engine")]
+pub mod train;
+#[cfg(feature = "engine")]
+pub mod weights;
+#[cfg(feature = "engine")]
+mod workers;

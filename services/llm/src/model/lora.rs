@@ -1,0 +1,240 @@
+//! Low-rank adapters in PEFT's names, shapes and files.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Tensor;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::{Value, json};
+
+use crate::config::{ModelConfig, Module};
+use crate::device::Device;
+use crate::ops::{tensor, to_vec};
+use crate::weights::{self, NamedTensor, StoredType, Weights, WeightsError};
+
+const FILE: &str = "adapter_model.safetensors";
+const CONFIG: &str = "adapter_config.json";
+
+/// Why an adapter could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AdapterError {
+    /// A file is missing, or can't be read, parsed or written.
+    #[error("failed to use {}: {reason}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The configuration asks for something that Firn does not compute.
+    #[error("{} has {field} = {value}, which is not supported", path.display())]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// A tensor is missing or has the wrong shape.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// A name is no linear layer.
+    #[error("unknown target module {0:?}: use q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj or all-linear")]
+    UnknownTarget(String),
+}
+
+/// Rank, scale and targets.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoraConfig {
+    /// Rank.
+    pub r: usize,
+    /// The delta is scaled by `alpha / r`, or by `alpha / √r` with `rslora`.
+    pub alpha: f32,
+    /// Rank-stabilised scale (Kalajdzievski 2023).
+    pub rslora: bool,
+    /// Adapted layers.
+    pub targets: Vec<Module>,
+}
+
+impl LoraConfig {
+    /// Every linear layer, alpha = 2 r.
+    pub fn all_linear(r: usize) -> Self {
+        Self { r, alpha: 2.0 * r as f32, rslora: false, targets: Module::ALL.to_vec() }
+    }
+
+    /// Parses module names; none, or `all-linear`, means all.
+    ///
+    /// # Errors
+    /// A name is no linear layer.
+    pub fn parse_targets<S: AsRef<str>>(names: &[S]) -> Result<Vec<Module>, AdapterError> {
+        if names.is_empty() || names.iter().any(|name| name.as_ref() == "all-linear") {
+            return Ok(Module::ALL.to_vec());
+        }
+        let find = |name: &S| Module::ALL.into_iter().find(|module| module.name() == name.as_ref());
+        names.iter().map(|name| find(name).ok_or_else(|| AdapterError::UnknownTarget(name.as_ref().to_owned()))).collect()
+    }
+
+    fn scale(&self) -> f32 {
+        let r = self.r as f32;
+        self.alpha / if self.rslora { r.sqrt() } else { r }
+    }
+}
+
+/// The factors of one layer: `a` `[r, in]` and `b` `[out, r]`, as PEFT stores them.
+#[derive(Clone, Debug)]
+pub(crate) struct LoraPair {
+    pub(crate) a: Tensor<2>,
+    pub(crate) b: Tensor<2>,
+    pub(crate) scale: f32,
+}
+
+impl LoraPair {
+    /// `s·(x·Aᵀ)·Bᵀ` and `x·Aᵀ`.
+    pub(crate) fn delta(&self, x: &Tensor<2>) -> (Tensor<2>, Tensor<2>) {
+        let inner = x.clone().matmul(self.a.clone().transpose());
+        (inner.clone().matmul(self.b.clone().transpose()) * self.scale, inner)
+    }
+}
+
+/// An adapter of a decoder.
+#[derive(Clone, Debug)]
+pub struct Adapter {
+    config: LoraConfig,
+    layers: Vec<[Option<LoraPair>; 7]>,
+}
+
+impl Adapter {
+    /// A new adapter as PEFT initialises it: `a` Kaiming-uniform, `b` zero, so that it changes nothing yet.
+    pub fn new(model: &ModelConfig, config: LoraConfig, seed: u64, device: &Device) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let scale = config.scale();
+        let layers = (0..model.layers)
+            .map(|_| {
+                Module::ALL.map(|module| {
+                    config.targets.contains(&module).then(|| {
+                        let [output, input] = model.linear_shape(module);
+                        // kaiming_uniform(a = √5) is uniform in ±1/√fan_in.
+                        let bound = (input as f32).sqrt().recip();
+                        let a = (0..config.r * input).map(|_| rng.random_range(-bound..bound)).collect();
+                        LoraPair {
+                            a: tensor(a, [config.r, input], &device.burn),
+                            b: Tensor::zeros([output, config.r], &device.burn),
+                            scale,
+                        }
+                    })
+                })
+            })
+            .collect();
+        Self { config, layers }
+    }
+
+    /// Reads a PEFT folder.
+    ///
+    /// # Errors
+    /// A file is missing or unreadable, or asks for something other than plain LoRA on linear layers.
+    pub fn load(dir: &Path, model: &ModelConfig, device: &Device) -> Result<Self, AdapterError> {
+        let path = dir.join(CONFIG);
+        let fail = |reason: String| AdapterError::File { path: path.clone(), reason };
+        let text = std::fs::read_to_string(&path).map_err(|error| fail(error.to_string()))?;
+        let value: Value = serde_json::from_str(&text).map_err(|error| fail(error.to_string()))?;
+        for field in ["use_dora", "fan_in_fan_out", "lora_bias"] {
+            if value[field].as_bool() == Some(true) {
+                return Err(AdapterError::Unsupported { path, field, value: "true".to_owned() });
+            }
+        }
+        for field in ["rank_pattern", "alpha_pattern", "modules_to_save"] {
+            let empty = match &value[field] {
+                Value::Null => true,
+                Value::Object(map) => map.is_empty(),
+                Value::Array(items) => items.is_empty(),
+                _ => false,
+            };
+            if !empty {
+                return Err(AdapterError::Unsupported { path, field, value: value[field].to_string() });
+            }
+        }
+        let r = value["r"].as_u64().filter(|r| *r > 0).ok_or_else(|| fail("it has no rank r".to_owned()))? as usize;
+        let alpha = value["lora_alpha"].as_f64().ok_or_else(|| fail("it has no lora_alpha".to_owned()))? as f32;
+        let targets = match &value["target_modules"] {
+            Value::String(name) => LoraConfig::parse_targets(&[name])?,
+            Value::Array(names) => LoraConfig::parse_targets(&names.iter().filter_map(Value::as_str).collect::<Vec<_>>())?,
+            _ => return Err(fail("it has no target_modules".to_owned())),
+        };
+        let rslora = value["use_rslora"].as_bool().unwrap_or(false);
+        let config = LoraConfig { r, alpha, rslora, targets };
+        let weights = Weights::open_file(&dir.join(FILE))?;
+        let scale = config.scale();
+        let mut layers = Vec::with_capacity(model.layers);
+        for layer in 0..model.layers {
+            let mut pairs: [Option<LoraPair>; 7] = Default::default();
+            for &module in &config.targets {
+                let [output, input] = model.linear_shape(module);
+                let read = |factor: &str, shape: [usize; 2]| {
+                    let values = weights.read_shaped(&tensor_name(layer, module, factor), &shape)?;
+                    Ok::<_, WeightsError>(tensor(values, shape, &device.burn))
+                };
+                pairs[module.index()] = Some(LoraPair { a: read("A", [r, input])?, b: read("B", [output, r])?, scale });
+            }
+            layers.push(pairs);
+        }
+        Ok(Self { config, layers })
+    }
+
+    /// Writes a PEFT folder: `adapter_config.json` and `adapter_model.safetensors`, f32.
+    ///
+    /// # Errors
+    /// A file can't be written.
+    pub fn save(&self, dir: &Path, base: &str) -> Result<(), AdapterError> {
+        let mut tensors = Vec::new();
+        for (layer, pairs) in self.layers.iter().enumerate() {
+            for module in Module::ALL {
+                let Some(pair) = &pairs[module.index()] else { continue };
+                for (factor, value) in [("A", &pair.a), ("B", &pair.b)] {
+                    let (name, shape) = (tensor_name(layer, module, factor), value.dims().to_vec());
+                    tensors.push(NamedTensor { name, shape, values: to_vec(value.clone()) });
+                }
+            }
+        }
+        weights::write(&dir.join(FILE), &tensors, StoredType::F32)?;
+        let targets: Vec<_> = self.config.targets.iter().map(|module| module.name()).collect();
+        let value = json!({
+            "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "revision": null,
+            "r": self.config.r, "lora_alpha": self.config.alpha, "lora_dropout": 0.0, "target_modules": targets,
+            "bias": "none", "use_dora": false, "use_rslora": self.config.rslora, "rank_pattern": {},
+            "alpha_pattern": {}, "modules_to_save": null, "layers_to_transform": null, "fan_in_fan_out": false,
+            "inference_mode": true, "init_lora_weights": true,
+        });
+        let path = dir.join(CONFIG);
+        std::fs::write(&path, format!("{value:#}\n"))
+            .map_err(|error| AdapterError::File { path, reason: error.to_string() })
+    }
+
+    /// Rank, scale and targets.
+    pub fn config(&self) -> &LoraConfig {
+        &self.config
+    }
+
+    /// Number of trained parameters.
+    pub fn parameters(&self) -> usize {
+        self.tensors().map(|tensor| tensor.shape().num_elements()).sum()
+    }
+
+    pub(crate) fn pair(&self, layer: usize, module: Module) -> Option<&LoraPair> {
+        self.layers[layer][module.index()].as_ref()
+    }
+
+    /// All factors, layer by layer, `a` before `b`.
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = &Tensor<2>> {
+        self.layers.iter().flatten().flatten().flat_map(|pair| [&pair.a, &pair.b])
+    }
+
+    pub(crate) fn tensors_mut(&mut self) -> impl Iterator<Item = &mut Tensor<2>> {
+        self.layers.iter_mut().flatten().flatten().flat_map(|pair| [&mut pair.a, &mut pair.b])
+    }
+}
+
+fn tensor_name(layer: usize, module: Module, factor: &str) -> String {
+    format!("base_model.model.model.layers.{layer}.{}.lora_{factor}.weight", module.path())
+}

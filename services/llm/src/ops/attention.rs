@@ -1,0 +1,146 @@
+//! Causal grouped-query attention within documents.
+//!
+//! Rows of several documents lie one after another in `[n, width]`; each document attends to itself alone, so the
+//! score matrix of a packed block is block-diagonal and only its blocks are computed.
+
+use std::ops::Range;
+
+use burn::tensor::{Bool, Tensor, activation};
+
+use super::{update, view};
+
+/// Heads of a layer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Heads {
+    pub(crate) kv: usize,
+    /// Query heads that share a key head.
+    pub(crate) group: usize,
+    pub(crate) dim: usize,
+}
+
+impl Heads {
+    fn scale(self) -> f32 {
+        (self.dim as f32).sqrt().recip()
+    }
+
+    /// `[l, kv·group·dim]` → `[kv, group·l, dim]`.
+    fn split_queries(self, x: Tensor<2>) -> Tensor<3> {
+        let l = x.dims()[0];
+        x.reshape([l, self.kv, self.group, self.dim])
+            .permute([1, 2, 0, 3])
+            .reshape([self.kv, self.group * l, self.dim])
+    }
+
+    /// `[kv, group·l, dim]` → `[l, kv·group·dim]`.
+    fn join_queries(self, x: Tensor<3>) -> Tensor<2> {
+        let l = x.dims()[1] / self.group;
+        x.reshape([self.kv, self.group, l, self.dim])
+            .permute([2, 0, 1, 3])
+            .reshape([l, self.kv * self.group * self.dim])
+    }
+
+    /// `[l, kv·dim]` → `[kv, l, dim]`.
+    fn split_keys(self, x: Tensor<2>) -> Tensor<3> {
+        let l = x.dims()[0];
+        x.reshape([l, self.kv, self.dim]).permute([1, 0, 2])
+    }
+
+    fn join_keys(self, x: Tensor<3>) -> Tensor<2> {
+        let l = x.dims()[1];
+        x.permute([1, 0, 2]).reshape([l, self.kv * self.dim])
+    }
+}
+
+/// Attention of each document; also gives the probabilities `[kv, group·l, l]` of each, which the backward needs.
+pub(crate) fn forward(
+    q: &Tensor<2>,
+    k: &Tensor<2>,
+    v: &Tensor<2>,
+    documents: &[Range<usize>],
+    heads: Heads,
+) -> (Tensor<2>, Vec<Tensor<3>>) {
+    let (mut outputs, mut probabilities) = (Vec::new(), Vec::new());
+    for document in documents {
+        let rows = |x: &Tensor<2>| x.clone().slice([document.clone()]);
+        let (o, p) = attend(rows(q), rows(k), rows(v), heads);
+        outputs.push(o);
+        probabilities.push(p);
+    }
+    (Tensor::cat(outputs, 0), probabilities)
+}
+
+/// Attention of the last `q` rows of a sequence to all of its `k` and `v` rows.
+pub(crate) fn attend(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, heads: Heads) -> (Tensor<2>, Tensor<3>) {
+    let scores = heads.split_queries(q).matmul(heads.split_keys(k).transpose());
+    let p = causal_softmax(scores, heads);
+    (heads.join_queries(p.clone().matmul(heads.split_keys(v))), p)
+}
+
+/// Gradients of queries, keys and values.
+pub(crate) fn backward(
+    dout: &Tensor<2>,
+    q: &Tensor<2>,
+    k: &Tensor<2>,
+    v: &Tensor<2>,
+    probabilities: Vec<Tensor<3>>,
+    documents: &[Range<usize>],
+    heads: Heads,
+) -> [Tensor<2>; 3] {
+    let (mut dqs, mut dks, mut dvs) = (Vec::new(), Vec::new(), Vec::new());
+    for (document, p) in documents.iter().zip(probabilities) {
+        let rows = |x: &Tensor<2>| x.clone().slice([document.clone()]);
+        let dout = heads.split_queries(rows(dout));
+        dvs.push(heads.join_keys(p.clone().transpose().matmul(dout.clone())));
+        let dp = dout.matmul(heads.split_keys(rows(v)).transpose());
+        let ds = softmax_gradient(dp, &p, heads.scale());
+        dks.push(heads.join_keys(ds.clone().transpose().matmul(heads.split_queries(rows(q)))));
+        dqs.push(heads.join_queries(ds.matmul(heads.split_keys(rows(k)))));
+    }
+    [Tensor::cat(dqs, 0), Tensor::cat(dks, 0), Tensor::cat(dvs, 0)]
+}
+
+/// Softmax of scaled scores `[kv, group·rows, keys]`, where the last query row sees all keys and each row before it
+/// one less.
+fn causal_softmax(scores: Tensor<3>, heads: Heads) -> Tensor<3> {
+    let [kv, grouped, keys] = scores.dims();
+    let rows = grouped / heads.group;
+    let scale = heads.scale();
+    if view(&scores).is_none() {
+        let device = scores.device();
+        let hidden = Tensor::<2, Bool>::tril_mask([rows, keys], (keys - rows) as i64, &device)
+            .reshape([1, 1, rows, keys])
+            .expand([kv, heads.group, rows, keys])
+            .reshape([kv, grouped, keys]);
+        return activation::softmax((scores * scale).mask_fill(hidden, f32::NEG_INFINITY), 2);
+    }
+    update(scores, |values| {
+        for (index, row) in values.chunks_exact_mut(keys).enumerate() {
+            let visible = keys - rows + index % rows + 1;
+            let (seen, hidden) = row.split_at_mut(visible);
+            let top = seen.iter().fold(f32::NEG_INFINITY, |top, v| top.max(*v));
+            let mut sum = 0.0;
+            for v in seen.iter_mut() {
+                *v = ((*v - top) * scale).exp();
+                sum += *v;
+            }
+            let norm = 1.0 / sum;
+            seen.iter_mut().for_each(|v| *v *= norm);
+            hidden.fill(0.0);
+        }
+    })
+}
+
+/// `scale · p · (dp − Σ p·dp)`.
+fn softmax_gradient(dp: Tensor<3>, p: &Tensor<3>, scale: f32) -> Tensor<3> {
+    let keys = dp.dims()[2];
+    let Some(probabilities) = view(p).filter(|_| view(&dp).is_some()) else {
+        let mean = (dp.clone() * p.clone()).sum_dim(2);
+        return (dp - mean) * p.clone() * scale;
+    };
+    update(dp, |values| {
+        for (dp, p) in values.chunks_exact_mut(keys).zip(probabilities.slice().chunks_exact(keys)) {
+            let mean: f32 = dp.iter().zip(p).map(|(dp, p)| dp * p).sum();
+            dp.iter_mut().zip(p).for_each(|(dp, p)| *dp = (*dp - mean) * p * scale);
+        }
+    })
+}

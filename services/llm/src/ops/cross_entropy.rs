@@ -1,0 +1,95 @@
+//! Linear head and cross-entropy in one, in chunks: the full logits never exist.
+
+use burn::tensor::{Int, Tensor, TensorData, activation};
+
+use super::{to_vec, update, view};
+
+/// Rows of logits that exist at once.
+const CHUNK: usize = 256;
+
+/// What the head gives for the rows that carry loss.
+pub(crate) struct HeadLoss {
+    /// Sum of the rows' negative log-likelihoods, nats.
+    pub(crate) sum: f64,
+    /// Gradient of `weight · sum` for the hidden rows `[m, d]`.
+    pub(crate) dhidden: Tensor<2>,
+    /// The same for the head `[v, d]`, if asked for.
+    pub(crate) dhead: Option<Tensor<2>>,
+}
+
+/// Loss of `hidden` `[m, d]` against `targets` under the head `[v, d]`, with gradients scaled by `weight`.
+pub(crate) fn loss_and_gradients(
+    hidden: &Tensor<2>,
+    head: &Tensor<2>,
+    targets: &[u32],
+    weight: f32,
+    with_head: bool,
+) -> HeadLoss {
+    let mut out = HeadLoss { sum: 0.0, dhidden: hidden.clone(), dhead: None };
+    let mut pieces = Vec::new();
+    for (index, targets) in targets.chunks(CHUNK).enumerate() {
+        let rows = hidden.clone().slice([index * CHUNK..index * CHUNK + targets.len()]);
+        let logits = rows.clone().matmul(head.clone().transpose());
+        let (loss, dlogits) = softmax_loss(logits, targets, weight);
+        out.sum += loss;
+        pieces.push(dlogits.clone().matmul(head.clone()));
+        if with_head {
+            let gradient = dlogits.transpose().matmul(rows);
+            out.dhead = Some(out.dhead.take().map_or(gradient.clone(), |sum| sum + gradient));
+        }
+    }
+    if !pieces.is_empty() {
+        out.dhidden = Tensor::cat(pieces, 0);
+    }
+    out
+}
+
+/// Log-probability of each target `[m]`, nats.
+pub(crate) fn log_probabilities(hidden: &Tensor<2>, head: &Tensor<2>, targets: &[u32]) -> Vec<f32> {
+    let mut out = Vec::with_capacity(targets.len());
+    for (index, targets) in targets.chunks(CHUNK).enumerate() {
+        let rows = hidden.clone().slice([index * CHUNK..index * CHUNK + targets.len()]);
+        let logs = activation::log_softmax(rows.matmul(head.clone().transpose()), 1);
+        out.extend(to_vec(picked(logs, targets)));
+    }
+    out
+}
+
+/// Sum of negative log-likelihoods, and `weight · (softmax − one-hot)`.
+fn softmax_loss(logits: Tensor<2>, targets: &[u32], weight: f32) -> (f64, Tensor<2>) {
+    let [rows, vocab] = logits.dims();
+    if view(&logits).is_none() {
+        let device = logits.device();
+        let loss = -to_vec(picked(activation::log_softmax(logits.clone(), 1), targets)).iter().sum::<f32>();
+        let columns = Tensor::<1, Int>::arange(0..vocab as i64, &device).reshape([1, vocab]).expand([rows, vocab]);
+        let hits = columns.equal(indices(targets, &logits).expand([rows, vocab])).float();
+        return (f64::from(loss), (activation::softmax(logits, 1) - hits) * weight);
+    }
+    let mut loss = 0.0;
+    let dlogits = update(logits, |values| {
+        for (row, &target) in values.chunks_exact_mut(vocab).zip(targets) {
+            let top = row.iter().fold(f32::NEG_INFINITY, |top, v| top.max(*v));
+            let at_target = row[target as usize] - top;
+            let mut sum = 0.0;
+            for v in row.iter_mut() {
+                *v = (*v - top).exp();
+                sum += *v;
+            }
+            loss += f64::from(sum.ln() - at_target);
+            let norm = weight / sum;
+            row.iter_mut().for_each(|v| *v *= norm);
+            row[target as usize] -= weight;
+        }
+    });
+    (loss, dlogits)
+}
+
+fn picked(rows: Tensor<2>, targets: &[u32]) -> Tensor<2> {
+    let at = indices(targets, &rows);
+    rows.gather(1, at)
+}
+
+fn indices(targets: &[u32], like: &Tensor<2>) -> Tensor<2, Int> {
+    let ids: Vec<i64> = targets.iter().map(|id| i64::from(*id)).collect();
+    Tensor::from_data(TensorData::new(ids, [targets.len(), 1]), &like.device())
+}

@@ -1,0 +1,11 @@
+//! The operations of a decoder, each with a plain definition that runs on every backend and under autodiff, and where
+//! it pays a fused one that works on the CPU's own memory. Forward and backward are explicit pairs.
+
+pub(crate) mod attention;
+pub(crate) mod cross_entropy;
+mod host;
+pub(crate) mod norm;
+pub(crate) mod rope;
+pub(crate) mod swiglu;
+
+pub(crate) use host::{tensor, to_vec, update, view};

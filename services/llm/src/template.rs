@@ -1,0 +1,154 @@
+//! Chat templates: the Jinja dialect that Hugging Face's `apply_chat_template` speaks.
+
+use std::io;
+use std::ops::Range;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
+use minijinja::{Environment, Error, ErrorKind, Value, context};
+use serde::Serialize;
+use serde_json::ser::{Formatter, Serializer};
+
+use crate::tokenizer::Message;
+
+// Unicode noncharacters: they can't be part of a text, so they can mark where an assistant's turn begins and ends.
+const BEGIN: char = '\u{FDD0}';
+const END: char = '\u{FDD1}';
+const NAME: &str = "chat_template.jinja";
+
+/// Why a chat template failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TemplateError {
+    /// The template is not valid Jinja.
+    #[error("the chat template does not parse: {0}")]
+    Syntax(String),
+    /// The template raised an exception or met a value that it can't use.
+    #[error("the chat template refused the messages: {0}")]
+    Refused(String),
+    /// A message holds a character that no text has.
+    #[error("message {index} holds the noncharacter U+{code:04X}: remove it")]
+    Noncharacter {
+        /// Which message, from 0.
+        index: usize,
+        /// The character.
+        code: u32,
+    },
+}
+
+/// A parsed chat template.
+pub(crate) struct ChatTemplate {
+    environment: Environment<'static>,
+    bos_token: String,
+    eos_token: String,
+}
+
+impl ChatTemplate {
+    pub(crate) fn new(source: &str, bos_token: String, eos_token: String) -> Result<Self, TemplateError> {
+        let mut environment = Environment::new();
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        environment.set_syntax(syntax.map_err(|error| TemplateError::Syntax(error.to_string()))?);
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_function("raise_exception", |message: String| -> Result<String, Error> {
+            Err(Error::new(ErrorKind::InvalidOperation, message))
+        });
+        environment.add_filter("tojson", python_json);
+        environment.add_filter("__generation", |text: String| format!("{BEGIN}{text}{END}"));
+        environment
+            .add_template_owned(NAME, generation_as_filter(source))
+            .map_err(|error| TemplateError::Syntax(describe(&error)))?;
+        Ok(Self { environment, bos_token, eos_token })
+    }
+
+    /// Renders the messages; the ranges are those of assistant's turns, in characters.
+    pub(crate) fn render(
+        &self,
+        messages: &[Message],
+        add_generation_prompt: bool,
+    ) -> Result<(String, Vec<Range<usize>>), TemplateError> {
+        for (index, message) in messages.iter().enumerate() {
+            if let Some(found) = message.content.chars().find(|c| [BEGIN, END].contains(c)) {
+                return Err(TemplateError::Noncharacter { index, code: u32::from(found) });
+            }
+        }
+        let refused = |error: Error| TemplateError::Refused(describe(&error));
+        let template = self.environment.get_template(NAME).map_err(refused)?;
+        let marked = template
+            .render(context! {
+                messages => Value::from(Serde(messages)),
+                add_generation_prompt => add_generation_prompt,
+                bos_token => self.bos_token.as_str(),
+                eos_token => self.eos_token.as_str(),
+            })
+            .map_err(refused)?;
+        Ok(split_marks(&marked))
+    }
+}
+
+/// `{% generation %}` is no Jinja: a filter block has the same rules for white space around its tags.
+fn generation_as_filter(source: &str) -> String {
+    let mut out = String::with_capacity(source.len() + 64);
+    let mut rest = source;
+    while let Some(at) = rest.find("{%") {
+        let Some(length) = rest[at..].find("%}") else { break };
+        let (before, tag) = (&rest[..at], &rest[at..at + length + 2]);
+        out.push_str(before);
+        match tag.trim_matches(['{', '%', '}', '-', '+', ' ']) {
+            "generation" => out.push_str(&tag.replacen("generation", "filter __generation", 1)),
+            "endgeneration" => out.push_str(&tag.replacen("endgeneration", "endfilter", 1)),
+            _ => out.push_str(tag),
+        }
+        rest = &rest[at + length + 2..];
+    }
+    out.push_str(rest);
+    out
+}
+
+fn split_marks(marked: &str) -> (String, Vec<Range<usize>>) {
+    let (mut text, mut spans, mut start, mut position) = (String::with_capacity(marked.len()), Vec::new(), 0, 0);
+    for c in marked.chars() {
+        match c {
+            BEGIN => start = position,
+            END => spans.push(start..position),
+            other => {
+                text.push(other);
+                position += 1;
+            }
+        }
+    }
+    (text, spans)
+}
+
+fn describe(error: &Error) -> String {
+    match (error.detail(), error.line()) {
+        (Some(detail), Some(line)) => format!("{detail} (line {line})"),
+        (Some(detail), None) => detail.to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// JSON as Python's `json.dumps` prints it: a space after each comma and colon, nothing escaped that need not be.
+struct Python;
+
+impl Formatter for Python {
+    fn begin_array_value<W: ?Sized + io::Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        if first { Ok(()) } else { writer.write_all(b", ") }
+    }
+
+    fn begin_object_key<W: ?Sized + io::Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        if first { Ok(()) } else { writer.write_all(b", ") }
+    }
+
+    fn begin_object_value<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        writer.write_all(b": ")
+    }
+}
+
+fn python_json(value: Value) -> Result<Value, Error> {
+    let mut bytes = Vec::new();
+    value
+        .serialize(&mut Serializer::with_formatter(&mut bytes, Python))
+        .map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))?;
+    let text = String::from_utf8(bytes).map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))?;
+    Ok(Value::from_safe_string(text))
+}

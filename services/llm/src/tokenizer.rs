@@ -1,0 +1,266 @@
+//! Tokenizer and chat template of a checkpoint folder, as Hugging Face lays them out.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::template::{ChatTemplate, TemplateError};
+
+/// Why a tokenizer could not be opened or used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TokenizerError {
+    /// The folder has no `tokenizer.json`.
+    #[error("{} has no tokenizer.json: name a folder that holds a checkpoint with its tokenizer", dir.display())]
+    Missing {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// A file is there but can't be read or parsed.
+    #[error("failed to read {}: {reason}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The folder has no chat template, and one is needed.
+    #[error("{} has no chat template: add chat_template.jinja, or train on ready-made text", dir.display())]
+    NoTemplate {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// The chat template failed.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// The tokenizer failed on a text or an id.
+    #[error("failed to tokenise: {0}")]
+    Encoding(String),
+}
+
+/// One turn of a chat.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// `system`, `user` or `assistant`.
+    pub role: String,
+    /// Text.
+    pub content: String,
+}
+
+impl Message {
+    /// Makes a turn.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into() }
+    }
+}
+
+/// A chat as the model sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Rendered {
+    /// The templated text.
+    pub text: String,
+    /// Its tokens.
+    pub ids: Vec<u32>,
+    /// 1 for each token of an assistant's turn, as the template's `{% generation %}` blocks mark them.
+    pub assistant_mask: Vec<u8>,
+}
+
+/// A tokenizer with its special tokens and chat template.
+pub struct Tokenizer {
+    dir: PathBuf,
+    inner: tokenizers::Tokenizer,
+    template: Option<ChatTemplate>,
+    template_sha256: Option<String>,
+    bos: Option<u32>,
+    eos: Vec<u32>,
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+impl Tokenizer {
+    /// Opens `tokenizer.json` in `dir`, with `tokenizer_config.json`, `chat_template.jinja`, `generation_config.json`
+    /// and `config.json` beside it where they are.
+    ///
+    /// # Errors
+    /// The file is missing, or one of them can't be parsed.
+    pub fn from_dir(dir: &Path) -> Result<Self, TokenizerError> {
+        let path = dir.join("tokenizer.json");
+        if !path.is_file() {
+            return Err(TokenizerError::Missing { dir: dir.to_path_buf() });
+        }
+        let inner = tokenizers::Tokenizer::from_file(&path)
+            .map_err(|error| TokenizerError::Unreadable { path: path.clone(), reason: error.to_string() })?;
+        let config = read_json(&dir.join("tokenizer_config.json"))?;
+        let source = match read_text(&dir.join("chat_template.jinja"))? {
+            Some(text) => Some(text),
+            None => config.get("chat_template").and_then(Value::as_str).map(str::to_owned),
+        };
+        let token = |key: &str| special_token(&config, key);
+        let (bos_token, eos_token) = (token("bos_token"), token("eos_token"));
+        let mut eos = Vec::new();
+        for file in ["generation_config.json", "config.json"] {
+            push_ids(&mut eos, read_json(&dir.join(file))?.get("eos_token_id"));
+        }
+        if let Some(id) = eos_token.as_deref().and_then(|token| inner.token_to_id(token)) {
+            push_ids(&mut eos, Some(&Value::from(id)));
+        }
+        let bos = bos_token.as_deref().and_then(|token| inner.token_to_id(token));
+        let template_sha256 = source.as_deref().map(|text| hex(&Sha256::digest(text.as_bytes())));
+        let template = source
+            .map(|text| ChatTemplate::new(&text, bos_token.unwrap_or_default(), eos_token.unwrap_or_default()))
+            .transpose()?;
+        Ok(Self { dir: dir.to_path_buf(), inner, template, template_sha256, bos, eos })
+    }
+
+    /// Tokenises a text; `add_special_tokens` adds what the tokenizer's own post-processor adds.
+    ///
+    /// # Errors
+    /// The tokenizer refuses the text.
+    pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TokenizerError> {
+        let encoding = self.inner.encode_fast(text, add_special_tokens).map_err(encoding_error)?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Turns ids back into text.
+    ///
+    /// # Errors
+    /// The tokenizer refuses an id.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, TokenizerError> {
+        self.inner.decode(ids, skip_special).map_err(encoding_error)
+    }
+
+    /// A decoder that takes one id at a time and never gives half a character.
+    pub fn decoder(&self) -> StreamDecoder<'_> {
+        StreamDecoder { tokenizer: self, ids: Vec::new(), prefix: 0, read: 0 }
+    }
+
+    /// Renders a chat with the checkpoint's own template and tokenises it.
+    ///
+    /// # Errors
+    /// There is no template, it fails, or the tokenizer refuses its text.
+    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<Rendered, TokenizerError> {
+        let template =
+            self.template.as_ref().ok_or_else(|| TokenizerError::NoTemplate { dir: self.dir.clone() })?;
+        let (text, spans) = template.render(messages, add_generation_prompt)?;
+        let encoding = self.inner.encode_char_offsets(text.as_str(), false).map_err(encoding_error)?;
+        let mut mask = vec![0u8; encoding.len()];
+        for (bit, &(start, end)) in mask.iter_mut().zip(encoding.get_offsets()) {
+            *bit = u8::from(spans.iter().any(|span| start < span.end && end > span.start));
+        }
+        Ok(Rendered { text, ids: encoding.get_ids().to_vec(), assistant_mask: mask })
+    }
+
+    /// True if the checkpoint has a chat template.
+    pub fn has_template(&self) -> bool {
+        self.template.is_some()
+    }
+
+    /// sha256 of the chat template's text, hex.
+    pub fn template_sha256(&self) -> Option<&str> {
+        self.template_sha256.as_deref()
+    }
+
+    /// Ids that end an answer.
+    pub fn eos_ids(&self) -> &[u32] {
+        &self.eos
+    }
+
+    /// Id that begins a text, if the checkpoint names one.
+    pub fn bos_id(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// Number of ids, added tokens included.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+}
+
+/// Decodes a stream of ids into whole characters.
+#[derive(Debug)]
+pub struct StreamDecoder<'a> {
+    tokenizer: &'a Tokenizer,
+    ids: Vec<u32>,
+    // Text up to `prefix` is context for the decoder, text up to `read` was given out.
+    prefix: usize,
+    read: usize,
+}
+
+impl StreamDecoder<'_> {
+    /// Takes the next id; gives the new text once it is whole.
+    ///
+    /// # Errors
+    /// The tokenizer refuses the id.
+    pub fn push(&mut self, id: u32) -> Result<Option<String>, TokenizerError> {
+        self.ids.push(id);
+        self.advance(false)
+    }
+
+    /// Gives what is left, half characters as replacement characters.
+    ///
+    /// # Errors
+    /// The tokenizer refuses an id.
+    pub fn finish(&mut self) -> Result<Option<String>, TokenizerError> {
+        self.advance(true)
+    }
+
+    fn advance(&mut self, last: bool) -> Result<Option<String>, TokenizerError> {
+        let before = self.tokenizer.decode(&self.ids[self.prefix..self.read], true)?;
+        let after = self.tokenizer.decode(&self.ids[self.prefix..], true)?;
+        if after.len() <= before.len() || (after.ends_with('\u{FFFD}') && !last) {
+            return Ok(None);
+        }
+        let new = after[before.len()..].to_owned();
+        self.prefix = self.read;
+        self.read = self.ids.len();
+        Ok(Some(new))
+    }
+}
+
+fn read_text(path: &Path) -> Result<Option<String>, TokenizerError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(TokenizerError::Unreadable { path: path.to_path_buf(), reason: error.to_string() }),
+    }
+}
+
+fn read_json(path: &Path) -> Result<Value, TokenizerError> {
+    let Some(text) = read_text(path)? else { return Ok(Value::Null) };
+    serde_json::from_str(&text)
+        .map_err(|error| TokenizerError::Unreadable { path: path.to_path_buf(), reason: error.to_string() })
+}
+
+/// A special token is a string, or an object with the string as `content`.
+fn special_token(config: &Value, key: &str) -> Option<String> {
+    let value = config.get(key)?;
+    value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned)
+}
+
+fn push_ids(ids: &mut Vec<u32>, value: Option<&Value>) {
+    let values = match value {
+        Some(Value::Array(values)) => values.as_slice(),
+        Some(one) => std::slice::from_ref(one),
+        None => return,
+    };
+    for id in values.iter().filter_map(Value::as_u64).filter_map(|id| u32::try_from(id).ok()) {
+        if !ids.contains(&id) {
+            ids.push(id);
+        }
+    }
+}
+
+fn encoding_error(error: tokenizers::Error) -> TokenizerError {
+    TokenizerError::Encoding(error.to_string())
+}
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

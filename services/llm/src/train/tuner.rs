@@ -1,0 +1,183 @@
+//! The training loop's engine: a model, what is trained of it, and the optimiser.
+
+use std::path::Path;
+
+use burn::tensor::Tensor;
+
+use super::adamw::{AdamW, AdamWConfig};
+use super::gradients::{BlockResult, block_gradients, loss_rows};
+use super::pack::Block;
+use crate::model::{Adapter, Decoder, ModelError};
+use crate::ops::{cross_entropy, tensor, to_vec};
+use crate::weights::{self, NamedTensor, StoredType, Weights, WeightsError};
+use crate::workers::Workers;
+
+/// What an optimiser step reports.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepReport {
+    /// Mean negative log-likelihood over the step's loss tokens, nats.
+    pub loss: f64,
+    /// Global gradient norm before clipping.
+    pub grad_norm: f64,
+    /// Tokens in the step's blocks.
+    pub tokens: usize,
+}
+
+/// What to train.
+#[derive(Clone, Debug, Default)]
+pub struct TunerConfig {
+    /// Optimiser.
+    pub optimizer: AdamWConfig,
+}
+
+/// Trains an adapter on a frozen decoder, or the decoder itself.
+#[derive(Debug)]
+pub struct Tuner {
+    decoder: Decoder,
+    adapter: Option<Adapter>,
+    parameters: Tensor<1>,
+    optimizer: AdamW,
+    workers: Workers,
+}
+
+impl Tuner {
+    /// Trains `adapter` if there is one, else all weights of the decoder.
+    pub fn new(decoder: Decoder, adapter: Option<Adapter>, config: &TunerConfig) -> Self {
+        let parameters = match &adapter {
+            Some(adapter) => {
+                Tensor::cat(adapter.tensors().map(|factor| factor.clone().flatten::<1>(0, 1)).collect(), 0)
+            }
+            None => decoder.flat(),
+        };
+        let workers = Workers::new(decoder.device.workers());
+        let optimizer = AdamW::new(config.optimizer, &parameters);
+        Self { decoder, adapter, parameters, optimizer, workers }
+    }
+
+    /// One optimiser step on these blocks. Blocks compute in parallel; their gradients are added in the blocks' order,
+    /// so that the result does not depend on the number of workers.
+    pub fn step(&mut self, blocks: &[Block], learning_rate: f64) -> StepReport {
+        let loss_tokens: usize = blocks.iter().map(Block::loss_tokens).sum();
+        let weight = 1.0 / loss_tokens.max(1) as f32;
+        let (decoder, adapter) = (&self.decoder, self.adapter.as_ref());
+        let results = self.workers.map(blocks, |block| block_gradients(decoder, adapter, block, weight));
+        let loss: f64 = results.iter().map(|result| result.loss).sum();
+        let sum = results.into_iter().map(|BlockResult { gradient, .. }| gradient).reduce(|sum, next| sum + next);
+        let gradient = sum.unwrap_or_else(|| self.parameters.zeros_like());
+        let parameters = std::mem::replace(&mut self.parameters, Tensor::empty([0], &self.decoder.device.burn));
+        let (parameters, grad_norm) = self.optimizer.step(parameters, gradient, learning_rate);
+        self.set_parameters(parameters);
+        StepReport {
+            loss: loss / loss_tokens.max(1) as f64,
+            grad_norm,
+            tokens: blocks.iter().map(Block::tokens).sum(),
+        }
+    }
+
+    fn set_parameters(&mut self, parameters: Tensor<1>) {
+        match &mut self.adapter {
+            Some(adapter) => {
+                let mut at = 0;
+                for factor in adapter.tensors_mut() {
+                    let [rows, columns] = factor.dims();
+                    *factor = parameters.clone().slice([at..at + rows * columns]).reshape([rows, columns]);
+                    at += rows * columns;
+                }
+            }
+            None => self.decoder.set_flat(&parameters),
+        }
+        self.parameters = parameters;
+    }
+
+    /// Steps done.
+    pub fn steps(&self) -> u64 {
+        self.optimizer.step
+    }
+
+    /// The decoder: frozen under an adapter.
+    pub fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
+    /// The adapter, if one is trained.
+    pub fn adapter(&self) -> Option<&Adapter> {
+        self.adapter.as_ref()
+    }
+
+    /// Writes parameters and optimiser state to one file, exactly.
+    ///
+    /// # Errors
+    /// The file can't be written.
+    pub fn save_state(&self, path: &Path) -> Result<(), WeightsError> {
+        let named = |name: &str, tensor: &Tensor<1>| NamedTensor {
+            name: name.to_owned(),
+            shape: tensor.dims().to_vec(),
+            values: to_vec(tensor.clone()),
+        };
+        // A u64 in two exact f32 halves of 24 bits: more steps than any run has.
+        let step = [self.optimizer.step & 0xFF_FFFF, self.optimizer.step >> 24].map(|half| half as f32);
+        let tensors = [
+            named("parameters", &self.parameters),
+            named("first_moment", &self.optimizer.first),
+            named("second_moment", &self.optimizer.second),
+            NamedTensor { name: "step".to_owned(), shape: vec![2], values: step.to_vec() },
+        ];
+        weights::write(path, &tensors, StoredType::F32)
+    }
+
+    /// Restores what [`Tuner::save_state`] wrote.
+    ///
+    /// # Errors
+    /// The file can't be read, or belongs to another model.
+    pub fn load_state(&mut self, path: &Path) -> Result<(), WeightsError> {
+        let file = Weights::open_file(path)?;
+        let shape = self.parameters.dims();
+        let read = |name: &str| Ok(tensor(file.read_shaped(name, &shape)?, shape, &self.decoder.device.burn));
+        let (parameters, first, second) = (read("parameters")?, read("first_moment")?, read("second_moment")?);
+        let step = file.read_shaped("step", &[2])?;
+        self.optimizer.first = first;
+        self.optimizer.second = second;
+        self.optimizer.step = step[0] as u64 + ((step[1] as u64) << 24);
+        self.set_parameters(parameters);
+        Ok(())
+    }
+
+    /// Gives the trained parts back.
+    pub fn into_parts(self) -> (Decoder, Option<Adapter>) {
+        (self.decoder, self.adapter)
+    }
+}
+
+/// Loss on documents that are not trained on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HeldOutLoss {
+    /// Mean negative log-likelihood of loss tokens, nats.
+    pub loss: f64,
+    /// Loss tokens.
+    pub tokens: usize,
+}
+
+/// Measures the loss of blocks, in parallel; `done` is told of each block that is finished.
+///
+/// # Errors
+/// None of the blocks' ids may be unknown to the model.
+pub fn held_out_loss(
+    decoder: &Decoder,
+    adapter: Option<&Adapter>,
+    blocks: &[Block],
+    done: &(dyn Fn() + Sync),
+) -> Result<HeldOutLoss, ModelError> {
+    for block in blocks {
+        for document in &block.documents {
+            decoder.check(&block.ids[document.clone()], 0)?;
+        }
+    }
+    let sums = Workers::new(decoder.device.workers()).map(blocks, |block| {
+        let hidden = loss_rows(decoder, adapter, block);
+        let logs = cross_entropy::log_probabilities(&hidden, decoder.head_weight(), &block.targets);
+        done();
+        -logs.into_iter().map(f64::from).sum::<f64>()
+    });
+    let tokens: usize = blocks.iter().map(Block::loss_tokens).sum();
+    Ok(HeldOutLoss { loss: sums.into_iter().sum::<f64>() / tokens.max(1) as f64, tokens })
+}

@@ -1,0 +1,119 @@
+use std::{fs, time::Duration};
+
+use bytes::Bytes;
+use firn_stage::{MANIFEST, Stage, StageError, sha256_hex};
+
+use crate::on_disk;
+
+async fn write_model(stage: &Stage, path: &str) {
+    let mut folder = stage.folder(path);
+    folder.put("weights.bin", Bytes::from_static(b"weights")).await.unwrap();
+    folder.put_json("sub/report.json", &serde_json::json!({"loss": 1.5})).await.unwrap();
+    folder.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_folder_counts_once_its_manifest_is_there() {
+    let (_folder, disk) = on_disk();
+    for stage in [disk, Stage::memory()] {
+        let mut folder = stage.folder("models/a");
+        folder.put("w", Bytes::from_static(b"w")).await.unwrap();
+        assert!(stage.manifest("models/a").await.unwrap_err().is_not_found());
+        assert!(!stage.is_finished("models/a").await.unwrap());
+        let manifest = folder.finish().await.unwrap();
+        assert_eq!(stage.manifest("models/a").await.unwrap(), manifest);
+        assert_eq!(manifest.file("w").unwrap().sha256, sha256_hex(b"w"));
+        assert!(stage.folder("models/a").put(MANIFEST, Bytes::new()).await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn a_torn_manifest_does_not_count_and_the_writer_starts_afresh() {
+    let (folder, stage) = on_disk();
+    write_model(&stage, "d/x").await;
+    let torn = folder.path().join("d/x").join(MANIFEST);
+    let whole = fs::read(&torn).unwrap();
+    for len in [0, 1, whole.len() / 2] {
+        fs::write(&torn, &whole[..len]).unwrap();
+        let error = stage.manifest("d/x").await.unwrap_err();
+        assert!(error.is_damaged() && error.to_string().contains("d/x/manifest.json"), "{error}");
+        assert_eq!(stage.finished_folder("d/x").await.unwrap(), None);
+    }
+
+    let mut fresh = stage.fresh_folder("d/x").await.unwrap();
+    assert_eq!(fresh.path(), "d/x.2");
+    fresh.put("w", Bytes::from_static(b"w")).await.unwrap();
+    assert_eq!(stage.fresh_folder("d/x").await.unwrap().path(), "d/x.3");
+    fresh.finish().await.unwrap();
+    assert_eq!(stage.finished_folder("d/x").await.unwrap().as_deref(), Some("d/x.2"));
+    assert!(matches!(stage.fresh_folder("d/x").await.unwrap_err(), StageError::AlreadyExists { .. }));
+}
+
+#[tokio::test]
+async fn a_manifest_cannot_name_files_outside_its_folder() {
+    let (_folder, stage) = on_disk();
+    for path in ["../secret", "/etc/passwd", MANIFEST] {
+        let text = format!(r#"{{"files":[{{"path":"{path}","size":1,"sha256":"{}"}}]}}"#, "0".repeat(64));
+        let folder = format!("bad{}", path.len());
+        stage.put(&format!("{folder}/{MANIFEST}"), text.into()).await.unwrap();
+        assert!(stage.manifest(&folder).await.unwrap_err().is_damaged());
+    }
+}
+
+#[tokio::test]
+async fn fetching_checks_hashes_and_keeps_what_is_right() {
+    let (folder, stage) = on_disk();
+    write_model(&stage, "models/a").await;
+    let local = tempfile::tempdir().unwrap();
+    let into = local.path().join("cache");
+    assert_eq!(stage.fetch_dir("models/a", &into).await.unwrap(), into);
+    assert_eq!(fs::read(into.join("weights.bin")).unwrap(), b"weights");
+    assert!(into.join("sub/report.json").exists() && into.join(MANIFEST).exists());
+    let written = fs::metadata(into.join("weights.bin")).unwrap().modified().unwrap();
+
+    stage.fetch_dir("models/a", &into).await.unwrap();
+    assert_eq!(fs::metadata(into.join("weights.bin")).unwrap().modified().unwrap(), written, "it was kept");
+
+    fs::write(into.join("weights.bin"), b"w3ights").unwrap();
+    stage.fetch_dir("models/a", &into).await.unwrap();
+    assert_eq!(fs::read(into.join("weights.bin")).unwrap(), b"weights", "it was repaired");
+
+    for bytes in [&b"w3ights"[..], b"weight"] {
+        fs::write(folder.path().join("models/a/weights.bin"), bytes).unwrap();
+        let other = local.path().join(format!("other{}", bytes.len()));
+        let error = stage.fetch_dir("models/a", &other).await.unwrap_err();
+        assert!(error.is_damaged() && error.to_string().contains("models/a/weights.bin"), "{error}");
+        assert!(fs::read_dir(&other).unwrap().next().is_none(), "nothing wrong stays");
+    }
+}
+
+#[tokio::test]
+async fn a_copy_with_a_wrong_hash_leaves_nothing() {
+    let (_folder, disk) = on_disk();
+    for stage in [disk, Stage::memory()] {
+        for (name, size) in [("small", 10), ("large", firn_stage::WRITE_CHUNK + 10)] {
+            stage.put(&format!("from/{name}"), vec![1; size].into()).await.unwrap();
+            let mut expected =
+                firn_stage::FileEntry { path: name.to_owned(), size: size as u64, sha256: sha256_hex(&vec![2; size]) };
+            let mut folder = stage.folder("to");
+            let error = folder.copy(name, &format!("from/{name}"), &expected).await.unwrap_err();
+            assert!(error.is_damaged() && error.to_string().contains(&format!("from/{name}")), "{error}");
+            assert!(!stage.exists(&format!("to/{name}")).await.unwrap());
+            expected.sha256 = sha256_hex(&vec![1; size]);
+            assert_eq!(folder.copy(name, &format!("from/{name}"), &expected).await.unwrap(), expected);
+        }
+    }
+}
+
+#[tokio::test]
+async fn debris_is_found_and_removed_and_nothing_else() {
+    let (_folder, stage) = on_disk();
+    write_model(&stage, "datasets/whole").await;
+    stage.folder("datasets/torn").put("w", Bytes::from_static(b"w")).await.unwrap();
+    assert!(stage.debris("datasets", Duration::from_secs(3600)).await.unwrap().is_empty(), "it is young");
+    assert_eq!(stage.debris("datasets", Duration::ZERO).await.unwrap(), ["datasets/torn"]);
+    assert_eq!(stage.remove_debris("datasets/torn").await.unwrap(), 1);
+    assert!(stage.remove_debris("datasets/whole").await.is_err());
+    assert!(stage.is_finished("datasets/whole").await.unwrap());
+    assert!(stage.debris("datasets", Duration::ZERO).await.unwrap().is_empty());
+}

@@ -1,0 +1,1 @@
+//! Training jobs: queue, state machine, loop, checkpoints, evaluation.

@@ -1,0 +1,1 @@
+//! Starts and stops Firn for the end-to-end tests.
