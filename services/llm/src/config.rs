@@ -169,7 +169,7 @@ impl ModelConfig {
             return unsupported("hidden_act", raw.hidden_act, "only silu is");
         }
         let kv_heads = raw.num_key_value_heads.unwrap_or(raw.num_attention_heads);
-        if raw.num_attention_heads == 0 || kv_heads == 0 || raw.num_attention_heads % kv_heads != 0 {
+        if raw.num_attention_heads == 0 || kv_heads == 0 || !raw.num_attention_heads.is_multiple_of(kv_heads) {
             return unsupported("num_key_value_heads", kv_heads.to_string(), "it must divide num_attention_heads");
         }
         let rope = raw.rope_parameters.as_ref().or(raw.rope_scaling.as_ref());

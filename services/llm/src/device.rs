@@ -86,7 +86,9 @@ impl Device {
             #[cfg(not(feature = "cuda"))]
             DeviceSpec::Cuda(_) => Err(DeviceError::NotBuilt { name: spec.to_string(), feature: "cuda" }),
             #[cfg(feature = "vulkan")]
-            DeviceSpec::Vulkan => Ok(Self { burn: BurnDevice::wgpu(burn::tensor::DeviceKind::DefaultDevice), workers: 1 }),
+            DeviceSpec::Vulkan => {
+                Ok(Self { burn: BurnDevice::wgpu(burn::tensor::DeviceKind::DefaultDevice), workers: 1 })
+            }
             #[cfg(not(feature = "vulkan"))]
             DeviceSpec::Vulkan => Err(DeviceError::NotBuilt { name: spec.to_string(), feature: "vulkan" }),
         }

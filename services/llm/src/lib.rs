@@ -13,6 +13,8 @@ pub mod generate;
 pub mod model;
 #[cfg(feature = "engine")]
 mod ops;
+#[cfg(feature = "engine")]
+pub mod scratch;
 pub mod template;
 pub mod tokenizer;
 #[cfg(feature = "engine")]

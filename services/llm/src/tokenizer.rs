@@ -145,8 +145,7 @@ impl Tokenizer {
     /// # Errors
     /// There is no template, it fails, or the tokenizer refuses its text.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<Rendered, TokenizerError> {
-        let template =
-            self.template.as_ref().ok_or_else(|| TokenizerError::NoTemplate { dir: self.dir.clone() })?;
+        let template = self.template.as_ref().ok_or_else(|| TokenizerError::NoTemplate { dir: self.dir.clone() })?;
         let (text, spans) = template.render(messages, add_generation_prompt)?;
         let encoding = self.inner.encode_char_offsets(text.as_str(), false).map_err(encoding_error)?;
         let mut mask = vec![0u8; encoding.len()];

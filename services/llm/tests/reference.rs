@@ -18,7 +18,10 @@ fn folder() -> PathBuf {
 
 fn golden() -> (Weights, Value) {
     let text = std::fs::read_to_string(folder().join("golden.json")).expect("golden.json");
-    (Weights::open_file(&folder().join("golden.safetensors")).expect("golden"), serde_json::from_str(&text).expect("json"))
+    (
+        Weights::open_file(&folder().join("golden.safetensors")).expect("golden"),
+        serde_json::from_str(&text).expect("json"),
+    )
 }
 
 fn model() -> Decoder {
@@ -92,8 +95,8 @@ fn a_sequence_does_not_depend_on_its_neighbours_or_their_adapters() {
         out
     };
     let together = run(&[0, 1, 2, 3]);
-    for index in 0..4 {
-        assert_eq!(run(&[index])[0], together[index]);
+    for (index, expected) in together.iter().enumerate() {
+        assert_eq!(&run(&[index])[0], expected);
     }
 }
 
@@ -119,9 +122,7 @@ fn scores_are_the_log_softmax_of_the_logits() {
 fn eight_sft_steps_agree() {
     let (golden, json) = golden();
     let (sft_ids, sft_mask) = (ids("sft_ids"), ids("sft_mask"));
-    let config = TunerConfig {
-        optimizer: AdamWConfig { weight_decay: 0.01, ..AdamWConfig::default() },
-    };
+    let config = TunerConfig { optimizer: AdamWConfig { weight_decay: 0.01, ..AdamWConfig::default() } };
     let mut tuner = Tuner::new(model(), Some(adapter("adapter_init")), &config);
     for step in 0..8 {
         let documents = [0, 1].map(|row| Document {
@@ -138,7 +139,8 @@ fn eight_sft_steps_agree() {
     }
     let (decoder, adapter) = tuner.into_parts();
     let expected = golden.read("adapter_final_logits").expect("logits").0;
-    let found: Vec<f32> = ids("input_ids").iter().flat_map(|ids| decoder.logits(ids, adapter.as_ref()).expect("logits")).collect();
+    let found: Vec<f32> =
+        ids("input_ids").iter().flat_map(|ids| decoder.logits(ids, adapter.as_ref()).expect("logits")).collect();
     let worst = worst(&found, &expected);
     assert!(worst < 2e-3, "after eight steps: {worst}");
 }
@@ -178,20 +180,24 @@ fn streamed_text_is_whole_and_complete() {
 #[test]
 fn saved_state_resumes_bit_for_bit() {
     let sft_ids = ids("sft_ids");
-    let blocks = |step: usize| {
-        pack(&[Document { ids: sft_ids[step].clone(), loss_mask: vec![1; sft_ids[step].len()] }], 64)
-    };
+    let blocks =
+        |step: usize| pack(&[Document { ids: sft_ids[step].clone(), loss_mask: vec![1; sft_ids[step].len()] }], 64);
     let start = || Tuner::new(model(), Some(adapter("adapter_init")), &TunerConfig::default());
     let dir = tempfile::tempdir().expect("dir");
     let mut whole = start();
-    (0..6).for_each(|step| drop(whole.step(&blocks(step), 1e-3)));
+    let run = |tuner: &mut Tuner, steps: std::ops::Range<usize>| {
+        for step in steps {
+            tuner.step(&blocks(step), 1e-3);
+        }
+    };
+    run(&mut whole, 0..6);
     let mut first = start();
-    (0..3).for_each(|step| drop(first.step(&blocks(step), 1e-3)));
+    run(&mut first, 0..3);
     first.save_state(&dir.path().join("state.safetensors")).expect("saved");
     let mut second = start();
     second.load_state(&dir.path().join("state.safetensors")).expect("loaded");
     assert_eq!(second.steps(), 3);
-    (3..6).for_each(|step| drop(second.step(&blocks(step), 1e-3)));
+    run(&mut second, 3..6);
     let bytes = |tuner: Tuner| {
         let dir = tempfile::tempdir().expect("dir");
         tuner.adapter().expect("adapter").save(dir.path(), "base").expect("saved");

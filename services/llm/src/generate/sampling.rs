@@ -58,9 +58,10 @@ impl Sampling {
 
 /// First index of the largest value.
 fn argmax(logits: &[f32]) -> u32 {
-    let best = logits.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (index, value)| {
-        if *value > best.1 { (index, *value) } else { best }
-    });
+    let best = logits
+        .iter()
+        .enumerate()
+        .fold((0, f32::NEG_INFINITY), |best, (index, value)| if *value > best.1 { (index, *value) } else { best });
     best.0 as u32
 }
 

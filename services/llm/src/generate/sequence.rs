@@ -103,7 +103,8 @@ fn answer_batch(
     done: &(dyn Fn() + Sync),
 ) -> Result<Vec<Vec<u32>>, ModelError> {
     let begin = |prompt: &Vec<u32>| Sequence::new(model, prompt.clone(), Sampling::greedy(), false);
-    let mut open = prompts.iter().map(begin).collect::<Result<Vec<_>, _>>()?.into_iter().enumerate().collect::<Vec<_>>();
+    let mut open =
+        prompts.iter().map(begin).collect::<Result<Vec<_>, _>>()?.into_iter().enumerate().collect::<Vec<_>>();
     let mut answers = vec![Vec::new(); prompts.len()];
     while !open.is_empty() {
         let mut batch: Vec<_> = open.iter_mut().map(|(_, sequence)| (sequence, adapter)).collect();

@@ -64,9 +64,7 @@ impl KvCache {
                 let new = Tensor::zeros([needed.div_ceil(GROWTH) * GROWTH, width], &device.burn);
                 let seen: Range<usize> = 0..length;
                 match old {
-                    Some(tensor) if length > 0 => {
-                        new.slice_assign([seen.clone(), 0..width], tensor.slice([seen]))
-                    }
+                    Some(tensor) if length > 0 => new.slice_assign([seen.clone(), 0..width], tensor.slice([seen])),
                     _ => new,
                 }
             }

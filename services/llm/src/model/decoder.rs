@@ -155,12 +155,8 @@ impl Decoder {
             .parameters_mut()
             .into_iter()
             .map(|(name, parameter)| match parameter {
-                Parameter::Matrix(t) => {
-                    NamedTensor { name, shape: t.dims().to_vec(), values: to_vec(t.clone()) }
-                }
-                Parameter::Vector(t) => {
-                    NamedTensor { name, shape: t.dims().to_vec(), values: to_vec(t.clone()) }
-                }
+                Parameter::Matrix(t) => NamedTensor { name, shape: t.dims().to_vec(), values: to_vec(t.clone()) },
+                Parameter::Vector(t) => NamedTensor { name, shape: t.dims().to_vec(), values: to_vec(t.clone()) },
             })
             .collect();
         Ok(weights::write(&dir.join("model.safetensors"), &tensors, stored)?)
@@ -273,7 +269,7 @@ impl Decoder {
             let outputs = runs.iter_mut().zip(&spans).map(|(run, span)| {
                 let rows = |t: &Tensor<2>| t.clone().slice([span.clone()]);
                 let [keys, values] = run.cache.extend(index, [rows(&k), rows(&v)]);
-                attention::attend(rows(&q), keys, values, self.heads()).0
+                attention::attend(rows(&q), keys, values, self.heads())
             });
             let o = Tensor::cat(outputs.collect(), 0);
             x = x + apply(Module::O, &o, runs);

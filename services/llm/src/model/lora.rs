@@ -41,7 +41,9 @@ pub enum AdapterError {
     #[error(transparent)]
     Weights(#[from] WeightsError),
     /// A name is no linear layer.
-    #[error("unknown target module {0:?}: use q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj or all-linear")]
+    #[error(
+        "unknown target module {0:?}: use q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj or all-linear"
+    )]
     UnknownTarget(String),
 }
 
@@ -73,7 +75,10 @@ impl LoraConfig {
             return Ok(Module::ALL.to_vec());
         }
         let find = |name: &S| Module::ALL.into_iter().find(|module| module.name() == name.as_ref());
-        names.iter().map(|name| find(name).ok_or_else(|| AdapterError::UnknownTarget(name.as_ref().to_owned()))).collect()
+        names
+            .iter()
+            .map(|name| find(name).ok_or_else(|| AdapterError::UnknownTarget(name.as_ref().to_owned())))
+            .collect()
     }
 
     fn scale(&self) -> f32 {
@@ -159,7 +164,9 @@ impl Adapter {
         let alpha = value["lora_alpha"].as_f64().ok_or_else(|| fail("it has no lora_alpha".to_owned()))? as f32;
         let targets = match &value["target_modules"] {
             Value::String(name) => LoraConfig::parse_targets(&[name])?,
-            Value::Array(names) => LoraConfig::parse_targets(&names.iter().filter_map(Value::as_str).collect::<Vec<_>>())?,
+            Value::Array(names) => {
+                LoraConfig::parse_targets(&names.iter().filter_map(Value::as_str).collect::<Vec<_>>())?
+            }
             _ => return Err(fail("it has no target_modules".to_owned())),
         };
         let rslora = value["use_rslora"].as_bool().unwrap_or(false);

@@ -9,5 +9,5 @@ pub use cache::KvCache;
 pub use decoder::{Decoder, ModelError};
 pub(crate) use decoder::{Layer, Run};
 pub(crate) use linear::{Linear, LinearGradients};
-pub use lora::{Adapter, AdapterError, LoraConfig};
 pub(crate) use lora::LoraPair;
+pub use lora::{Adapter, AdapterError, LoraConfig};

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use burn::tensor::{Bool, Tensor, activation};
+use burn::tensor::{Bool, Int, Tensor, TensorData, activation};
 
 use super::{update, view};
 
@@ -26,9 +26,7 @@ impl Heads {
     /// `[l, kv·group·dim]` → `[kv, group·l, dim]`.
     fn split_queries(self, x: Tensor<2>) -> Tensor<3> {
         let l = x.dims()[0];
-        x.reshape([l, self.kv, self.group, self.dim])
-            .permute([1, 2, 0, 3])
-            .reshape([self.kv, self.group * l, self.dim])
+        x.reshape([l, self.kv, self.group, self.dim]).permute([1, 2, 0, 3]).reshape([self.kv, self.group * l, self.dim])
     }
 
     /// `[kv, group·l, dim]` → `[l, kv·group·dim]`.
@@ -51,18 +49,47 @@ impl Heads {
     }
 }
 
+/// Documents of a block, in the shape that suits the device.
+pub(crate) struct Documents<'a> {
+    ranges: &'a [Range<usize>],
+    /// On an accelerator one masked product over the whole block beats many small ones: true where a row must not
+    /// look. On the CPU each document is computed alone, and there is no mask.
+    hidden: Option<Tensor<2, Bool>>,
+}
+
+impl<'a> Documents<'a> {
+    /// Documents of the rows of `x`.
+    pub(crate) fn new(ranges: &'a [Range<usize>], x: &Tensor<2>) -> Self {
+        if view(x).is_some() {
+            return Self { ranges, hidden: None };
+        }
+        let (n, device) = (x.dims()[0], x.device());
+        let owners: Vec<i64> =
+            (0i64..).zip(ranges).flat_map(|(owner, range)| range.clone().map(move |_| owner)).collect();
+        let owners = Tensor::<1, Int>::from_data(TensorData::new(owners, [n]), &device);
+        let rows = owners.clone().reshape([n, 1]).expand([n, n]);
+        let others = rows.not_equal(owners.reshape([1, n]).expand([n, n]));
+        let later = Tensor::<2, Bool>::tril_mask([n, n], 0, &device);
+        Self { ranges, hidden: Some(others.bool_or(later)) }
+    }
+
+    fn attended(&self, rows: usize) -> Vec<Range<usize>> {
+        if self.hidden.is_some() { vec![0..rows] } else { self.ranges.to_vec() }
+    }
+}
+
 /// Attention of each document; also gives the probabilities `[kv, group·l, l]` of each, which the backward needs.
 pub(crate) fn forward(
     q: &Tensor<2>,
     k: &Tensor<2>,
     v: &Tensor<2>,
-    documents: &[Range<usize>],
+    documents: &Documents<'_>,
     heads: Heads,
 ) -> (Tensor<2>, Vec<Tensor<3>>) {
     let (mut outputs, mut probabilities) = (Vec::new(), Vec::new());
-    for document in documents {
-        let rows = |x: &Tensor<2>| x.clone().slice([document.clone()]);
-        let (o, p) = attend(rows(q), rows(k), rows(v), heads);
+    for range in documents.attended(q.dims()[0]) {
+        let rows = |x: &Tensor<2>| x.clone().slice([range.clone()]);
+        let (o, p) = masked(rows(q), rows(k), rows(v), heads, documents.hidden.as_ref());
         outputs.push(o);
         probabilities.push(p);
     }
@@ -70,9 +97,19 @@ pub(crate) fn forward(
 }
 
 /// Attention of the last `q` rows of a sequence to all of its `k` and `v` rows.
-pub(crate) fn attend(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, heads: Heads) -> (Tensor<2>, Tensor<3>) {
+pub(crate) fn attend(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, heads: Heads) -> Tensor<2> {
+    masked(q, k, v, heads, None).0
+}
+
+fn masked(
+    q: Tensor<2>,
+    k: Tensor<2>,
+    v: Tensor<2>,
+    heads: Heads,
+    hidden: Option<&Tensor<2, Bool>>,
+) -> (Tensor<2>, Tensor<3>) {
     let scores = heads.split_queries(q).matmul(heads.split_keys(k).transpose());
-    let p = causal_softmax(scores, heads);
+    let p = causal_softmax(scores, heads, hidden);
     (heads.join_queries(p.clone().matmul(heads.split_keys(v))), p)
 }
 
@@ -83,12 +120,12 @@ pub(crate) fn backward(
     k: &Tensor<2>,
     v: &Tensor<2>,
     probabilities: Vec<Tensor<3>>,
-    documents: &[Range<usize>],
+    documents: &Documents<'_>,
     heads: Heads,
 ) -> [Tensor<2>; 3] {
     let (mut dqs, mut dks, mut dvs) = (Vec::new(), Vec::new(), Vec::new());
-    for (document, p) in documents.iter().zip(probabilities) {
-        let rows = |x: &Tensor<2>| x.clone().slice([document.clone()]);
+    for (range, p) in documents.attended(q.dims()[0]).into_iter().zip(probabilities) {
+        let rows = |x: &Tensor<2>| x.clone().slice([range.clone()]);
         let dout = heads.split_queries(rows(dout));
         dvs.push(heads.join_keys(p.clone().transpose().matmul(dout.clone())));
         let dp = dout.matmul(heads.split_keys(rows(v)).transpose());
@@ -100,14 +137,15 @@ pub(crate) fn backward(
 }
 
 /// Softmax of scaled scores `[kv, group·rows, keys]`, where the last query row sees all keys and each row before it
-/// one less.
-fn causal_softmax(scores: Tensor<3>, heads: Heads) -> Tensor<3> {
+/// one less, or where `hidden` `[rows, keys]` says what is not seen.
+fn causal_softmax(scores: Tensor<3>, heads: Heads, hidden: Option<&Tensor<2, Bool>>) -> Tensor<3> {
     let [kv, grouped, keys] = scores.dims();
     let rows = grouped / heads.group;
     let scale = heads.scale();
-    if view(&scores).is_none() {
-        let device = scores.device();
-        let hidden = Tensor::<2, Bool>::tril_mask([rows, keys], (keys - rows) as i64, &device)
+    if hidden.is_some() || view(&scores).is_none() {
+        let causal = || Tensor::tril_mask([rows, keys], (keys - rows) as i64, &scores.device());
+        let hidden = hidden
+            .map_or_else(causal, Clone::clone)
             .reshape([1, 1, rows, keys])
             .expand([kv, heads.group, rows, keys])
             .reshape([kv, grouped, keys]);

@@ -58,7 +58,7 @@ impl AdamW {
             return (parameters * keep - self.first.clone() / denominator * size, norm);
         }
         let (shape, device) = (parameters.dims(), parameters.device());
-        let take = |slot: &mut Tensor<1>| to_vec(std::mem::replace(slot, Tensor::empty([0], &device)));
+        let take = |slot: &mut Tensor<1>| to_vec(std::mem::replace(slot, Tensor::empty([1], &device)));
         drop((m, v));
         let (mut p, g) = (to_vec(parameters), to_vec(gradient));
         let (mut m, mut v) = (take(&mut self.first), take(&mut self.second));

@@ -1,12 +1,11 @@
 //! One transformer block with an explicit backward: it keeps what the backward needs, and no tape spans layers.
 
-use std::ops::Range;
-
 use burn::tensor::Tensor;
 
 use crate::config::Module;
 use crate::model::{Adapter, Decoder, Layer, Linear, LinearGradients};
-use crate::ops::{attention, norm, swiglu};
+use crate::ops::attention::{self, Documents};
+use crate::ops::{norm, swiglu};
 
 /// What a block's backward needs of its forward.
 pub(crate) struct Saved {
@@ -54,7 +53,7 @@ impl BlockOf<'_> {
     }
 
     /// Output `[n, hidden]` of the block, and what its backward needs.
-    pub(crate) fn forward(&self, x: Tensor<2>, documents: &[Range<usize>], positions: &[usize]) -> (Tensor<2>, Saved) {
+    pub(crate) fn forward(&self, x: Tensor<2>, documents: &Documents<'_>, positions: &[usize]) -> (Tensor<2>, Saved) {
         let (layer, eps, rope) = (self.layer(), self.decoder.config.rms_eps, &self.decoder.rope);
         let mut inner: [Option<Tensor<2>>; 7] = Default::default();
         let mut apply = |module: Module, x: &Tensor<2>| {
@@ -72,9 +71,8 @@ impl BlockOf<'_> {
         let (gate, up) = (apply(Module::Gate, &post_h), apply(Module::Up, &post_h));
         let activation = swiglu::forward(&gate, &up);
         let y = middle.clone() + apply(Module::Down, &activation);
-        let saved = Saved {
-            x, rstd, h, q, k, v, probabilities, o, middle, post_rstd, post_h, gate, up, activation, inner,
-        };
+        let saved =
+            Saved { x, rstd, h, q, k, v, probabilities, o, middle, post_rstd, post_h, gate, up, activation, inner };
         (y, saved)
     }
 
@@ -83,7 +81,7 @@ impl BlockOf<'_> {
         &self,
         dy: Tensor<2>,
         saved: Saved,
-        documents: &[Range<usize>],
+        documents: &Documents<'_>,
         positions: &[usize],
         train_weights: bool,
     ) -> (Tensor<2>, BlockGradients) {

@@ -5,6 +5,7 @@ use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
 use super::block::{BlockGradients, BlockOf};
 use super::pack::Block;
 use crate::model::{Adapter, Decoder};
+use crate::ops::attention::Documents;
 use crate::ops::{cross_entropy, norm};
 
 /// What one block gives.
@@ -15,7 +16,7 @@ pub(crate) struct BlockResult {
     pub(crate) gradient: Tensor<1>,
 }
 
-fn select(ids: &[usize], decoder: &Decoder) -> Tensor<1, Int> {
+pub(crate) fn select(ids: &[usize], decoder: &Decoder) -> Tensor<1, Int> {
     let ids: Vec<i64> = ids.iter().map(|id| *id as i64).collect();
     let count = ids.len();
     Tensor::from_data(TensorData::new(ids, [count]), &decoder.device.burn)
@@ -24,26 +25,23 @@ fn select(ids: &[usize], decoder: &Decoder) -> Tensor<1, Int> {
 /// Normed hidden rows that carry loss, for an evaluation without gradients.
 pub(crate) fn loss_rows(decoder: &Decoder, adapter: Option<&Adapter>, block: &Block) -> Tensor<2> {
     let mut x = decoder.embed(&block.ids);
+    let documents = Documents::new(&block.documents, &x);
     for index in 0..decoder.layers.len() {
-        x = BlockOf { decoder, index, adapter }.forward(x, &block.documents, &block.positions).0;
+        x = BlockOf { decoder, index, adapter }.forward(x, &documents, &block.positions).0;
     }
     let rows = x.select(0, select(&block.rows, decoder));
     norm::forward(&rows, &decoder.norm, decoder.config.rms_eps).0
 }
 
 /// Forward and backward of one block. With an adapter, its factors are trained; without, all weights are.
-pub(crate) fn block_gradients(
-    decoder: &Decoder,
-    adapter: Option<&Adapter>,
-    block: &Block,
-    weight: f32,
-) -> BlockResult {
+pub(crate) fn block_gradients(decoder: &Decoder, adapter: Option<&Adapter>, block: &Block, weight: f32) -> BlockResult {
     let full = adapter.is_none();
     let of = |index| BlockOf { decoder, index, adapter };
     let mut saved = Vec::with_capacity(decoder.layers.len());
     let mut x = decoder.embed(&block.ids);
+    let documents = Documents::new(&block.documents, &x);
     for index in 0..decoder.layers.len() {
-        let (y, kept) = of(index).forward(x, &block.documents, &block.positions);
+        let (y, kept) = of(index).forward(x, &documents, &block.positions);
         saved.push(kept);
         x = y;
     }
@@ -56,7 +54,7 @@ pub(crate) fn block_gradients(
     let mut dx = x.zeros_like().select_assign(0, rows, dlast, IndexingUpdateOp::Add);
     let mut layers = Vec::with_capacity(saved.len());
     for (index, kept) in saved.into_iter().enumerate().rev() {
-        let (gradient, parameters) = of(index).backward(dx, kept, &block.documents, &block.positions, full);
+        let (gradient, parameters) = of(index).backward(dx, kept, &documents, &block.positions, full);
         dx = gradient;
         layers.push(parameters);
     }
@@ -95,3 +93,7 @@ fn push_layer(parts: &mut Vec<Tensor<1>>, layer: BlockGradients) {
     }
     parts.extend(last);
 }
+
+#[cfg(test)]
+#[path = "gradients_tests.rs"]
+mod tests;

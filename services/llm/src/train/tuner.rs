@@ -64,14 +64,10 @@ impl Tuner {
         let loss: f64 = results.iter().map(|result| result.loss).sum();
         let sum = results.into_iter().map(|BlockResult { gradient, .. }| gradient).reduce(|sum, next| sum + next);
         let gradient = sum.unwrap_or_else(|| self.parameters.zeros_like());
-        let parameters = std::mem::replace(&mut self.parameters, Tensor::empty([0], &self.decoder.device.burn));
+        let parameters = std::mem::replace(&mut self.parameters, Tensor::empty([1], &self.decoder.device.burn));
         let (parameters, grad_norm) = self.optimizer.step(parameters, gradient, learning_rate);
         self.set_parameters(parameters);
-        StepReport {
-            loss: loss / loss_tokens.max(1) as f64,
-            grad_norm,
-            tokens: blocks.iter().map(Block::tokens).sum(),
-        }
+        StepReport { loss: loss / loss_tokens.max(1) as f64, grad_norm, tokens: blocks.iter().map(Block::tokens).sum() }
     }
 
     fn set_parameters(&mut self, parameters: Tensor<1>) {
