@@ -82,6 +82,7 @@ fn child(test: &str) -> Command {
         .env(CHILD, "1")
         .env_remove("OTEL_EXPORTER_OTLP_ENDPOINT")
         .env_remove("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+        .stdout(Stdio::null())
         .stderr(Stdio::piped());
     command
 }

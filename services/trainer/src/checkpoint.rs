@@ -1,0 +1,146 @@
+//! Checkpoints: the optimiser's state, and how far the run is.
+
+use std::path::{Path, PathBuf};
+
+use firn_stage::{MANIFEST, Stage, StageError};
+use serde::{Deserialize, Serialize};
+
+use crate::{config::KEPT_CHECKPOINTS, record::job_path};
+
+const STATE: &str = "state.safetensors";
+const PROGRESS: &str = "progress.json";
+
+/// How far a run is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Progress {
+    /// Finished steps.
+    pub(crate) step: u64,
+    pub(crate) train_tokens: u64,
+    pub(crate) train_seconds: f64,
+}
+
+/// A checkpoint on the local disk.
+#[derive(Debug)]
+pub(crate) struct Restored {
+    pub(crate) progress: Progress,
+    /// The optimiser's state.
+    pub(crate) file: PathBuf,
+}
+
+/// Copies a checkpoint to the stage. One of the same step that is there already is the same.
+pub(crate) async fn save(stage: &Stage, job: &str, progress: &Progress, file: &Path) -> Result<(), StageError> {
+    let path = job_path(job, &format!("checkpoints/{:06}", progress.step));
+    let mut folder = match stage.fresh_folder(&path).await {
+        Err(StageError::AlreadyExists { .. }) => return Ok(()),
+        folder => folder?,
+    };
+    folder.put_file(STATE, file).await?;
+    folder.put_json(PROGRESS, progress).await?;
+    folder.finish().await?;
+    if let Err(error) = prune(stage, job).await {
+        // It costs space, not the run.
+        tracing::warn!(job, %error, "failed to remove old checkpoints");
+    }
+    Ok(())
+}
+
+/// The step of the last checkpoint; 0 without one.
+pub(crate) async fn last_step(stage: &Stage, job: &str) -> Result<u64, StageError> {
+    Ok(finished(stage, job).await?.first().map_or(0, |(step, _)| *step))
+}
+
+/// Copies the last good checkpoint to the local folder `into`.
+pub(crate) async fn restore(stage: &Stage, job: &str, into: &Path) -> Result<Option<Restored>, StageError> {
+    for (step, path) in finished(stage, job).await? {
+        let into = into.join(format!("checkpoint-{step}"));
+        let fetched = async {
+            let dir = stage.fetch_dir(&path, &into).await?;
+            let progress = stage.get_json(&format!("{path}/{PROGRESS}")).await?;
+            Ok(Restored { progress, file: dir.join(STATE) })
+        };
+        match fetched.await {
+            Err(StageError::Damaged { path, reason }) => tracing::warn!(path, reason, "damaged checkpoint skipped"),
+            Err(StageError::NotFound { path }) => tracing::warn!(path, "incomplete checkpoint skipped"),
+            restored => return restored.map(Some),
+        }
+    }
+    Ok(None)
+}
+
+/// Complete checkpoints, the last one first.
+async fn finished(stage: &Stage, job: &str) -> Result<Vec<(u64, String)>, StageError> {
+    let mut found = vec![];
+    for (step, path) in folders(stage, job).await? {
+        if stage.is_finished(&path).await? {
+            found.push((step, path));
+        }
+    }
+    found.sort_by(|a, b| b.cmp(a));
+    Ok(found)
+}
+
+/// All folders with their steps: `000050`, or `000050.2` beside the debris of a crash.
+async fn folders(stage: &Stage, job: &str) -> Result<Vec<(u64, String)>, StageError> {
+    let parent = job_path(job, "checkpoints");
+    let names = stage.list_dirs(&parent).await?;
+    let step = |name: &str| name.split('.').next()?.parse().ok();
+    Ok(names.iter().filter_map(|name| Some((step(name)?, format!("{parent}/{name}")))).collect())
+}
+
+/// Removes all but the last checkpoints.
+async fn prune(stage: &Stage, job: &str) -> Result<(), StageError> {
+    let Some((oldest, _)) = finished(stage, job).await?.into_iter().nth(KEPT_CHECKPOINTS - 1) else { return Ok(()) };
+    for (_, path) in folders(stage, job).await?.into_iter().filter(|(step, _)| *step < oldest) {
+        // First what makes it count.
+        stage.delete(&format!("{path}/{MANIFEST}")).await?;
+        for file in stage.list(&path).await? {
+            stage.delete(&file.path).await?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn progress(step: u64) -> Progress {
+        Progress { step, train_tokens: 10 * step, train_seconds: 0.1 * step as f64 }
+    }
+
+    #[tokio::test]
+    async fn the_last_good_checkpoint_comes_back_and_old_ones_go() {
+        let (stage, local) = (Stage::memory(), tempfile::tempdir().unwrap());
+        assert_eq!(last_step(&stage, "j").await.unwrap(), 0);
+        assert!(restore(&stage, "j", local.path()).await.unwrap().is_none());
+        let file = local.path().join("state");
+        for step in [5, 10, 15] {
+            std::fs::write(&file, format!("state {step}")).unwrap();
+            save(&stage, "j", &progress(step), &file).await.unwrap();
+        }
+        save(&stage, "j", &progress(15), &file).await.unwrap();
+        assert_eq!(last_step(&stage, "j").await.unwrap(), 15);
+        assert!(stage.list("jobs/j/checkpoints/000005").await.unwrap().is_empty());
+        let restored = restore(&stage, "j", local.path()).await.unwrap().unwrap();
+        assert_eq!(restored.progress, progress(15));
+        assert_eq!(std::fs::read_to_string(restored.file).unwrap(), "state 15");
+
+        // A damaged one is passed over.
+        stage.delete("jobs/j/checkpoints/000015/state.safetensors").await.unwrap();
+        stage.put("jobs/j/checkpoints/000015/state.safetensors", "state 1x".into()).await.unwrap();
+        let other = tempfile::tempdir().unwrap();
+        assert_eq!(restore(&stage, "j", other.path()).await.unwrap().unwrap().progress, progress(10));
+    }
+
+    #[tokio::test]
+    async fn debris_does_not_count() {
+        let (stage, local) = (Stage::memory(), tempfile::tempdir().unwrap());
+        let file = local.path().join("state");
+        std::fs::write(&file, "state").unwrap();
+        stage.put("jobs/j/checkpoints/000005/state.safetensors", "st".into()).await.unwrap();
+        assert_eq!(last_step(&stage, "j").await.unwrap(), 0);
+        save(&stage, "j", &progress(5), &file).await.unwrap();
+        assert_eq!(last_step(&stage, "j").await.unwrap(), 5);
+        assert_eq!(restore(&stage, "j", local.path()).await.unwrap().unwrap().progress, progress(5));
+    }
+}

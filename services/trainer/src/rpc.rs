@@ -1,0 +1,63 @@
+//! The gRPC service: messages in, one call, messages out.
+
+use std::pin::Pin;
+
+use firn_kit::page::page;
+use firn_proto::trainer::v1::{
+    CancelJobRequest, CreateJobRequest, GetJobRequest, Job, JobEvent, ListJobsRequest, ListJobsResponse,
+    WatchJobRequest, trainer_service_server::TrainerService,
+};
+use futures_util::Stream;
+use tonic::{Request, Response, Status};
+
+use crate::{
+    error::page_status,
+    events,
+    queue::Jobs,
+    spec::{FieldError, Spec},
+};
+
+/// Longest request id in bytes.
+const LONGEST_REQUEST_ID: usize = 128;
+
+/// Answers calls.
+#[derive(Clone, Debug)]
+pub(crate) struct Rpc {
+    pub(crate) jobs: Jobs,
+}
+
+#[tonic::async_trait]
+impl TrainerService for Rpc {
+    async fn create_job(&self, request: Request<CreateJobRequest>) -> Result<Response<Job>, Status> {
+        let CreateJobRequest { spec, request_id } = request.into_inner();
+        let spec = Spec::check(spec.ok_or_else(|| FieldError::new("spec", "must be set"))?)?;
+        if request_id.len() > LONGEST_REQUEST_ID {
+            return Err(FieldError::new("request_id", format!("has more than {LONGEST_REQUEST_ID} bytes")).into());
+        }
+        Ok(Response::new(self.jobs.create(spec, request_id).await?))
+    }
+
+    async fn get_job(&self, request: Request<GetJobRequest>) -> Result<Response<Job>, Status> {
+        Ok(Response::new(self.jobs.get(&request.get_ref().name)?.to_proto()))
+    }
+
+    async fn list_jobs(&self, request: Request<ListJobsRequest>) -> Result<Response<ListJobsResponse>, Status> {
+        let request = request.into_inner();
+        let (jobs, next_page_token) =
+            page(self.jobs.list(), request.page_size, &request.page_token).map_err(page_status)?;
+        Ok(Response::new(ListJobsResponse { jobs, next_page_token }))
+    }
+
+    type WatchJobStream = Pin<Box<dyn Stream<Item = Result<JobEvent, Status>> + Send>>;
+
+    async fn watch_job(&self, request: Request<WatchJobRequest>) -> Result<Response<Self::WatchJobStream>, Status> {
+        let WatchJobRequest { name, cursor } = request.into_inner();
+        let (spec, events) = self.jobs.events(&name).await?;
+        let stream = events::watch(spec, events, cursor, self.jobs.stopped().clone());
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn cancel_job(&self, request: Request<CancelJobRequest>) -> Result<Response<Job>, Status> {
+        Ok(Response::new(self.jobs.cancel(&request.get_ref().name).await?))
+    }
+}

@@ -1,0 +1,396 @@
+//! The worker: takes one job after the other through its states.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use firn_kit::{Channel, Clock};
+use firn_llm::{
+    config::ModelConfig,
+    device::{Device, DeviceSpec},
+    model::{Adapter, Decoder, ModelError},
+    tokenizer::Tokenizer,
+    train::{Tuner, TunerConfig},
+};
+use firn_proto::{
+    dataprep::v1::data_prep_service_client::DataPrepServiceClient,
+    registry::v1::registry_service_client::RegistryServiceClient,
+};
+use firn_stage::Stage;
+use tokio::sync::mpsc;
+use tracing::Instrument as _;
+
+use crate::{
+    artifact,
+    checkpoint::{self, Progress},
+    config::Options,
+    dataset::{Dataset, HeldOut},
+    error::{StartError, WorkError},
+    evaluate::{self, EvaluateError, Model, Subject},
+    job::Job,
+    plan::Plan,
+    prepare,
+    queue::Jobs,
+    record::{Evaluation, SnapshotRef, State, StateRecord, write_steps},
+    register,
+    train::{self, Ended, Message, Settings, TrainError},
+};
+
+/// Tries to write a job's last state, and the pause after the first of them, which doubles.
+const END_TRIES: u32 = 5;
+const END_PAUSE: Duration = Duration::from_secs(1);
+
+/// Longest row in tokens if the job does not say; the base's context, if that is shorter.
+const DEFAULT_ROW_TOKENS: u32 = 1_024;
+
+/// Runs jobs.
+#[derive(Debug)]
+pub(crate) struct Runner {
+    jobs: Jobs,
+    stage: Stage,
+    clock: Clock,
+    device: Device,
+    data_prep: DataPrepServiceClient<Channel>,
+    registry: RegistryServiceClient<Channel>,
+    checkpoint_steps: u64,
+    scratch: PathBuf,
+}
+
+/// The base's folder and what was read from it; its weights go their own way.
+#[derive(Debug)]
+struct Base {
+    dir: PathBuf,
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+}
+
+impl Runner {
+    pub(crate) fn new(jobs: Jobs, stage: Stage, clock: Clock, options: &Options) -> Result<Self, StartError> {
+        let spec: DeviceSpec = options.device.parse()?;
+        Ok(Self {
+            jobs,
+            stage,
+            clock,
+            device: Device::open(spec)?,
+            data_prep: DataPrepServiceClient::new(firn_kit::channel(&options.data_prep_endpoint)?),
+            registry: RegistryServiceClient::new(firn_kit::channel(&options.registry_endpoint)?),
+            checkpoint_steps: options.checkpoint_steps.get(),
+            scratch: options.scratch(),
+        })
+    }
+
+    /// Runs jobs until the service stops.
+    pub(crate) async fn run(self) {
+        loop {
+            let job = tokio::select! {
+                biased;
+                () = self.jobs.stopped().cancelled() => return,
+                job = self.jobs.next() => job,
+            };
+            let span = tracing::info_span!("job.run", job = job.id());
+            self.work(&job).instrument(span).await;
+        }
+    }
+
+    /// Takes a job as far as it goes, and writes how it ended.
+    async fn work(&self, job: &Arc<Job>) {
+        // A folder of its own for each try: a thread of a service that was dropped may still hold the one before.
+        let scratch = self.scratch.join(job.id()).join(uuid::Uuid::now_v7().simple().to_string());
+        let outcome = match tokio::fs::create_dir_all(&scratch).await {
+            Ok(()) => self.attempt(job, &scratch).await,
+            Err(source) => Err(WorkError::Scratch { folder: scratch.display().to_string(), source }),
+        };
+        if let Err(error) = tokio::fs::remove_dir_all(&scratch).await {
+            tracing::debug!(%error, "failed to remove the scratch folder");
+        }
+        // Gone only if no other try left something there.
+        let _ = tokio::fs::remove_dir(self.scratch.join(job.id())).await;
+        match outcome {
+            Ok(version) => {
+                tracing::info!(version, "job succeeded");
+                self.end(job, State::Succeeded, |record| record.version.clone_from(&version)).await;
+            }
+            // What else fails while the service stops fails because of that.
+            Err(_) if self.jobs.stopped().is_cancelled() => {
+                tracing::info!("job stopped; the next start goes on with it")
+            }
+            Err(WorkError::Cancelled) => self.end(job, State::Cancelled, |_| {}).await,
+            Err(error) => {
+                let text = format!("{}: {error}", place(&job.record(), &error));
+                tracing::warn!(error = text, "job failed");
+                self.end(job, State::Failed, |record| record.error.clone_from(&text)).await;
+            }
+        }
+    }
+
+    async fn attempt(&self, job: &Arc<Job>, scratch: &Path) -> Result<String, WorkError> {
+        if job.state() == State::Registering
+            && let Some(path) = self.stage.finished_folder(&job.path("artifact")).await?
+        {
+            return self.register(job, &path).await;
+        }
+        self.enter(job, State::Validating, |_| {}).await?;
+        let (base, decoder) = self.open_base(job).await?;
+        let base = Arc::new(base);
+
+        self.enter(job, State::Preparing, |_| {}).await?;
+        let snapshot = self.snapshot(job, &base).await?;
+        let (plan, held_out) = self.dataset(job, &base, &snapshot, scratch).await?;
+        let held_out = Arc::new(held_out);
+        let model = Arc::new(Model { decoder, adapter: None });
+        if job.state() < State::Running {
+            let evaluation = self.evaluate(job, "base", &model, &base, &held_out).await?;
+            let steps = plan.steps();
+            let change = |record: &mut StateRecord| {
+                (record.snapshot, record.base_evaluation, record.steps) = (Some(snapshot), evaluation, steps);
+            };
+            self.enter(job, State::Running, change).await?;
+        }
+
+        let trained = Arc::new(self.train(job, model, plan, scratch).await?);
+        self.enter(job, State::Evaluating, |_| {}).await?;
+        if job.state() < State::Registering {
+            let evaluation = self.evaluate(job, "tuned model", &trained, &base, &held_out).await?;
+            self.enter(job, State::Registering, |record| record.tuned_evaluation = evaluation).await?;
+        }
+        let path = self.artifact(job, &base, &trained, scratch).await?;
+        self.check(job)?;
+        self.register(job, &path).await
+    }
+
+    /// Checks the base and loads it.
+    async fn open_base(&self, job: &Arc<Job>) -> Result<(Base, Decoder), WorkError> {
+        let dir = job.spec.spec.base_dir(self.stage.local_root())?;
+        let device = self.device.clone();
+        blocking(move || {
+            let config = ModelConfig::from_dir(&dir)?;
+            let tokenizer = Tokenizer::from_dir(&dir)?;
+            let decoder = Decoder::load(&dir, &device)?;
+            Ok((Base { dir, config, tokenizer }, decoder))
+        })
+        .await
+    }
+
+    /// The snapshot that the job trains on: the one it began with, or a new one.
+    async fn snapshot(&self, job: &Arc<Job>, base: &Base) -> Result<SnapshotRef, WorkError> {
+        if let Some(snapshot) = job.record().snapshot {
+            return Ok(snapshot);
+        }
+        let mut request = job.spec.spec.snapshot_request();
+        if request.max_tokens == 0 {
+            // Data-prep does not know how much the base can read.
+            request.max_tokens = u32::try_from(base.config.context).unwrap_or(u32::MAX).min(DEFAULT_ROW_TOKENS);
+        }
+        let tell = |rows| job.progress("rows read by data-prep", rows, 0);
+        tokio::select! {
+            biased;
+            () = self.jobs.stopped().cancelled() => Err(WorkError::Stopping),
+            () = job.cancel.cancelled() => Err(WorkError::Cancelled),
+            snapshot = prepare::snapshot(&self.data_prep, &request, tell) => Ok(snapshot?),
+        }
+    }
+
+    async fn dataset(
+        &self,
+        job: &Arc<Job>,
+        base: &Arc<Base>,
+        snapshot: &SnapshotRef,
+        scratch: &Path,
+    ) -> Result<(Plan, HeldOut), WorkError> {
+        let dir = self.stage.fetch_dir(&snapshot.path, &scratch.join("dataset")).await?;
+        let (base, job) = (Arc::clone(base), Arc::clone(job));
+        blocking(move || {
+            let Dataset { train, held_out } = Dataset::read(&dir, &base.config)?;
+            Ok((Plan::new(train, &job.spec.spec.hyperparameters)?, held_out))
+        })
+        .await
+    }
+
+    async fn evaluate(
+        &self,
+        job: &Arc<Job>,
+        name: &'static str,
+        model: &Arc<Model>,
+        base: &Arc<Base>,
+        held_out: &Arc<HeldOut>,
+    ) -> Result<Option<Evaluation>, WorkError> {
+        self.check(job)?;
+        let stop = self.stopper(job);
+        let (subject, model, base, held_out) =
+            (Arc::clone(job), Arc::clone(model), Arc::clone(base), Arc::clone(held_out));
+        let work = move || {
+            let tell = |what: &str, done, total| subject.progress(what, done, total);
+            let whom = Subject { name, model: &model, tokenizer: &base.tokenizer };
+            Ok(evaluate::evaluate(&whom, &held_out, &subject.spec.spec, &tell, &stop))
+        };
+        match blocking(work).await? {
+            Err(EvaluateError::Stopped) => Err(self.interrupted()),
+            evaluation => evaluation.map_err(WorkError::Evaluate),
+        }
+    }
+
+    /// Runs the steps that are left, with checkpoints on the stage.
+    async fn train(&self, job: &Arc<Job>, model: Arc<Model>, plan: Plan, scratch: &Path) -> Result<Model, WorkError> {
+        let restored = checkpoint::restore(&self.stage, job.id(), scratch).await?;
+        if let Some(restored) = &restored {
+            tracing::info!(step = restored.progress.step, steps = plan.steps(), "training goes on from a checkpoint");
+        }
+        let (hyper, lora) = (job.spec.spec.hyperparameters.clone(), job.spec.spec.lora.clone());
+        let settings = Settings {
+            schedule: hyper.schedule()?,
+            budget_seconds: hyper.budget_seconds,
+            checkpoint_steps: self.checkpoint_steps,
+            scratch: scratch.to_owned(),
+        };
+        let (sender, receiver) = mpsc::channel(train::MESSAGES);
+        let (device, stop) = (self.device.clone(), self.stopper(job));
+        let looping = blocking(move || {
+            let decoder = model.decoder.clone();
+            drop(model);
+            let lora = lora.map(|lora| lora.config()).transpose()?;
+            let adapter = lora.map(|lora| Adapter::new(decoder.config(), lora, hyper.seed, &device));
+            let mut tuner = Tuner::new(decoder, adapter, &TunerConfig { optimizer: hyper.optimizer() });
+            let mut progress = Progress::default();
+            if let Some(restored) = restored {
+                tuner.load_state(&restored.file).map_err(ModelError::from)?;
+                progress = restored.progress;
+            }
+            Ok(train::train(tuner, &plan, &settings, progress, &sender, &stop)?)
+        });
+        // If the stage fails the receiver goes, and with it the loop.
+        let (ended, received) = tokio::join!(looping, self.receive(job, receiver));
+        received?;
+        match ended? {
+            Ended::Done(tuner) => {
+                let (decoder, adapter) = tuner.into_parts();
+                Ok(Model { decoder, adapter })
+            }
+            Ended::Stopped => Err(self.interrupted()),
+        }
+    }
+
+    /// Takes what the loop tells: metrics to those who watch, checkpoints to the stage.
+    async fn receive(&self, job: &Arc<Job>, mut messages: mpsc::Receiver<Message>) -> Result<(), WorkError> {
+        let mut unwritten = vec![];
+        while let Some(message) = messages.recv().await {
+            match message {
+                Message::Step(step) => {
+                    unwritten.push(step);
+                    job.step(step);
+                }
+                Message::Checkpoint(progress, file) => {
+                    // Metrics first: a checkpoint whose steps are unknown would leave a gap.
+                    write_steps(&self.stage, job.id(), &unwritten).await?;
+                    unwritten.clear();
+                    checkpoint::save(&self.stage, job.id(), &progress, &file).await?;
+                    tracing::info!(step = progress.step, "checkpoint written");
+                    if let Err(error) = tokio::fs::remove_file(&file).await {
+                        tracing::debug!(%error, "failed to remove a local checkpoint");
+                    }
+                }
+            }
+        }
+        Ok(write_steps(&self.stage, job.id(), &unwritten).await?)
+    }
+
+    async fn artifact(
+        &self,
+        job: &Arc<Job>,
+        base: &Arc<Base>,
+        trained: &Arc<Model>,
+        scratch: &Path,
+    ) -> Result<String, WorkError> {
+        let dir = scratch.join("artifact");
+        let (named, model, into) = (job.spec.spec.base.clone(), Arc::clone(trained), dir.clone());
+        let weights = blocking(move || {
+            std::fs::create_dir_all(&into)
+                .map_err(|source| WorkError::Scratch { folder: into.display().to_string(), source })?;
+            Ok(artifact::save(&model, &named, &into)?)
+        })
+        .await?;
+        let parameters = trained.adapter.as_ref().map_or_else(|| base.config.parameters(), Adapter::parameters);
+        Ok(artifact::write(&self.stage, job, &base.dir, &weights, parameters).await?)
+    }
+
+    /// From here on a wish to cancel comes too late: the version may be there already.
+    async fn register(&self, job: &Arc<Job>, path: &str) -> Result<String, WorkError> {
+        tokio::select! {
+            biased;
+            () = self.jobs.stopped().cancelled() => Err(WorkError::Stopping),
+            version = register::register(&self.registry, job, path) => Ok(version?),
+        }
+    }
+
+    /// Enters a state, unless the job was there before the service was restarted.
+    async fn enter(
+        &self,
+        job: &Arc<Job>,
+        state: State,
+        change: impl FnOnce(&mut StateRecord),
+    ) -> Result<(), WorkError> {
+        self.check(job)?;
+        if job.state() < state {
+            job.enter(&self.stage, &self.clock, state, change).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes a job's last state. If the stage does not take it, those who watch learn that; the next start tries again.
+    async fn end(&self, job: &Arc<Job>, state: State, change: impl Fn(&mut StateRecord)) {
+        let mut pause = END_PAUSE;
+        for left in (0..END_TRIES).rev() {
+            let Err(error) = job.enter(&self.stage, &self.clock, state, &change).await else { return };
+            tracing::error!(%error, left, "failed to write the job's last state");
+            if left == 0 {
+                let mut record = job.record();
+                change(&mut record);
+                (record.sequence, record.state, record.time) = (record.sequence + 1, State::Failed, self.clock.now());
+                record.error = format!("{}: {error} (the job had {})", state.name(), state.name());
+                return job.show(record);
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.jobs.stopped().cancelled() => return,
+            }
+            pause *= 2;
+        }
+    }
+
+    fn check(&self, job: &Arc<Job>) -> Result<(), WorkError> {
+        if self.stopper(job)() { Err(self.interrupted()) } else { Ok(()) }
+    }
+
+    /// Says whether the job is to end.
+    fn stopper(&self, job: &Arc<Job>) -> impl Fn() -> bool + Send + Sync + 'static {
+        let (stop, cancel) = (self.jobs.stopped().clone(), job.cancel.clone());
+        move || stop.is_cancelled() || cancel.is_cancelled()
+    }
+
+    /// Why a job ends early.
+    fn interrupted(&self) -> WorkError {
+        if self.jobs.stopped().is_cancelled() { WorkError::Stopping } else { WorkError::Cancelled }
+    }
+}
+
+/// Where a job failed.
+fn place(record: &StateRecord, error: &WorkError) -> String {
+    match (error, record.state) {
+        (WorkError::Train(TrainError::NotFinite { step, .. }), _) => format!("step {step}"),
+        (_, State::Running) if record.step > 0 => format!("step {}", record.step),
+        (_, state) => state.name().to_owned(),
+    }
+}
+
+/// Runs `work` on a thread that may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, WorkError> + Send + 'static,
+) -> Result<T, WorkError> {
+    let span = tracing::Span::current();
+    let result = tokio::task::spawn_blocking(move || span.in_scope(work)).await;
+    result.unwrap_or_else(|error| {
+        tracing::error!(%error, "worker crashed");
+        Err(WorkError::Crash)
+    })
+}
