@@ -1,0 +1,134 @@
+//! Who may ask: a bearer token, or this machine alone.
+
+use std::{convert::Infallible, fmt, hint::black_box, net::IpAddr, str::FromStr, sync::Arc};
+
+use axum::{
+    extract::{Request, State},
+    http::{HeaderMap, StatusCode, header},
+    middleware::Next,
+    response::Response,
+};
+
+use crate::error::ApiError;
+
+/// A secret that callers send. It is never shown.
+#[derive(Clone)]
+pub struct Token(Arc<str>);
+
+impl Token {
+    /// Makes a token; an empty one is like none.
+    pub fn new(secret: impl Into<Arc<str>>) -> Self {
+        Self(secret.into())
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Compares in a time that does not depend on where the texts differ.
+    fn matches(&self, given: &str) -> bool {
+        let (ours, given) = (self.0.as_bytes(), given.as_bytes());
+        let mut different = u8::from(ours.len() != given.len());
+        for (index, byte) in given.iter().enumerate() {
+            different |= byte ^ ours.get(index % ours.len().max(1)).copied().unwrap_or(0);
+        }
+        black_box(different) == 0
+    }
+}
+
+impl FromStr for Token {
+    type Err = Infallible;
+
+    fn from_str(secret: &str) -> Result<Self, Infallible> {
+        Ok(Self::new(secret))
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+/// The rule for callers of `/v1`.
+#[derive(Clone, Debug)]
+pub(crate) enum Access {
+    /// They send this.
+    Bearer(Token),
+    /// They are on this machine, and say so: a web page that makes a browser ask here under a name of its own is not.
+    Local,
+    /// Something in front has checked them.
+    Open,
+}
+
+/// Refuses what the rule does not allow.
+pub(crate) async fn check(State(access): State<Access>, request: Request, next: Next) -> Result<Response, ApiError> {
+    let headers = request.headers();
+    match &access {
+        Access::Bearer(token) => {
+            if !bearer(headers).is_some_and(|given| token.matches(given)) {
+                return Err(ApiError::unauthorized());
+            }
+        }
+        Access::Local => {
+            if !is_local(headers) {
+                let message = "without a token, only localhost or an IP address may be asked for";
+                return Err(ApiError::refused(StatusCode::FORBIDDEN, message).code("wrong_host"));
+            }
+        }
+        Access::Open => {}
+    }
+    Ok(next.run(request).await)
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+fn is_local(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(header::HOST).and_then(|host| host.to_str().ok()) else { return false };
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(name: header::HeaderName, value: &str) -> HeaderMap {
+        HeaderMap::from_iter([(name, value.parse().unwrap())])
+    }
+
+    #[test]
+    fn only_the_token_itself_matches() {
+        let token = Token::new("s3cret");
+        assert!(token.matches("s3cret"));
+        for wrong in ["", "s3cre", "s3crett", "s3creT", "s3crets3cret"] {
+            assert!(!token.matches(wrong), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn bearer_tokens_are_found() {
+        assert_eq!(bearer(&headers(header::AUTHORIZATION, "Bearer abc")), Some("abc"));
+        assert_eq!(bearer(&headers(header::AUTHORIZATION, "bearer  abc")), Some("abc"));
+        assert_eq!(bearer(&headers(header::AUTHORIZATION, "Basic abc")), None);
+        assert_eq!(bearer(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn local_hosts_are_localhost_and_addresses() {
+        for host in ["localhost", "LOCALHOST:8080", "127.0.0.1:8080", "[::1]:8080", "[::1]", "10.0.0.1"] {
+            assert!(is_local(&headers(header::HOST, host)), "{host}");
+        }
+        for host in ["evil.example", "evil.example:8080", "localhost.evil.example", ""] {
+            assert!(!is_local(&headers(header::HOST, host)), "{host}");
+        }
+        assert!(!is_local(&HeaderMap::new()));
+    }
+}

@@ -1,0 +1,114 @@
+//! Configuration: flags, or environment variables of the same meaning.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use firn_kit::TelemetryArgs;
+
+use crate::auth::Token;
+
+/// Firn's HTTP door: OpenAI routes and a page to chat on.
+#[derive(clap::Parser, Clone, Debug)]
+#[command(
+    name = "firn-gateway",
+    version = firn_kit::build_info::VERSION,
+    mut_arg("health_listen", |arg| arg.default_value("127.0.0.1:7105"))
+)]
+pub struct Config {
+    /// What to log.
+    #[command(flatten)]
+    pub telemetry: TelemetryArgs,
+    /// Where to listen, whom to ask and whom to answer.
+    #[command(flatten)]
+    pub options: Options,
+}
+
+/// Where to listen, whom to ask and whom to answer.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Options {
+    /// Address for HTTP.
+    #[arg(long, env = "FIRN_HTTP", default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
+    pub http: SocketAddr,
+    /// Address for GET /livez and /readyz; none if not given.
+    #[arg(long, env = "FIRN_HEALTH_LISTEN", value_name = "ADDRESS")]
+    pub health_listen: Option<SocketAddr>,
+    /// Inference.
+    #[arg(long, env = "FIRN_INFERENCE_ENDPOINT", default_value = "http://127.0.0.1:7004", value_name = "URL")]
+    pub inference_endpoint: String,
+    /// Trainer.
+    #[arg(long, env = "FIRN_TRAINER_ENDPOINT", default_value = "http://127.0.0.1:7002", value_name = "URL")]
+    pub trainer_endpoint: String,
+    /// Model registry.
+    #[arg(long, env = "FIRN_REGISTRY_ENDPOINT", default_value = "http://127.0.0.1:7003", value_name = "URL")]
+    pub registry_endpoint: String,
+    /// Data-prep.
+    #[arg(long, env = "FIRN_DATA_PREP_ENDPOINT", default_value = "http://127.0.0.1:7001", value_name = "URL")]
+    pub data_prep_endpoint: String,
+    /// Largest body of a request in bytes; it is kept in memory.
+    #[arg(long, env = "FIRN_MAX_BODY_BYTES", default_value_t = 1 << 20)]
+    pub max_body_bytes: usize,
+    /// Most connections at once; others wait in the system's queue.
+    #[arg(long, env = "FIRN_MAX_CONNECTIONS", default_value_t = 512)]
+    pub max_connections: usize,
+    /// Seconds after which an answer ends, however far it is.
+    #[arg(long = "answer-timeout-seconds", env = "FIRN_ANSWER_TIMEOUT_SECONDS", default_value = "600", value_parser = seconds)]
+    pub answer_timeout: Duration,
+    /// Seconds that open requests get to finish at shutdown; then they are cut.
+    #[arg(long = "grace-seconds", env = "FIRN_GRACE_SECONDS", default_value = "20", value_parser = seconds)]
+    pub grace: Duration,
+    /// Callers of /v1 must send this as `Authorization: Bearer …`.
+    #[arg(long, env = "FIRN_GATEWAY_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub token: Option<Token>,
+    /// Listen beyond this machine without a token: something in front checks callers.
+    #[arg(long, env = "FIRN_NO_AUTH", value_parser = clap::builder::BoolishValueParser::new())]
+    pub no_auth: bool,
+}
+
+impl Default for Options {
+    /// As the flags' defaults say, without a health port.
+    fn default() -> Self {
+        Self {
+            http: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            health_listen: None,
+            inference_endpoint: "http://127.0.0.1:7004".to_owned(),
+            trainer_endpoint: "http://127.0.0.1:7002".to_owned(),
+            registry_endpoint: "http://127.0.0.1:7003".to_owned(),
+            data_prep_endpoint: "http://127.0.0.1:7001".to_owned(),
+            max_body_bytes: 1 << 20,
+            max_connections: 512,
+            answer_timeout: Duration::from_secs(600),
+            grace: Duration::from_secs(20),
+            token: None,
+            no_auth: false,
+        }
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| format!("`{text}` is not a number of seconds"))?;
+    Duration::try_from_secs_f64(seconds).map_err(|_| format!("`{text}` is not a length of time"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[test]
+    fn nothing_must_be_given() {
+        let config = Config::try_parse_from(["firn-gateway"]).unwrap();
+        assert_eq!(config.options.health_listen.unwrap().to_string(), "127.0.0.1:7105");
+        let options = Options { health_listen: None, ..config.options };
+        assert_eq!(format!("{options:?}"), format!("{:?}", Options::default()));
+    }
+
+    #[test]
+    fn a_token_is_not_shown() {
+        let config = Config::try_parse_from(["firn-gateway", "--token=hush-hush"]).unwrap();
+        assert!(config.options.token.is_some());
+        assert!(!format!("{config:?}").contains("hush"));
+    }
+}

@@ -1,0 +1,102 @@
+//! What other services have, as plain JSON lists.
+
+use axum::{
+    Json,
+    extract::{Query, State, rejection::QueryRejection},
+};
+use firn_kit::clock::from_proto;
+use firn_proto::{
+    dataprep::v1::{ListSnapshotsRequest, Snapshot, SnapshotState},
+    registry::v1::{Alias, ListModelsRequest, Model},
+    trainer::v1::{Evaluation, Job, JobState, ListJobsRequest},
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::{
+    error::ApiError,
+    routes::{App, within},
+};
+
+/// Which page.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct Paging {
+    #[serde(default)]
+    page_size: i32,
+    #[serde(default)]
+    page_token: String,
+}
+
+type Page = Result<Query<Paging>, QueryRejection>;
+
+fn paging(page: Page) -> Result<Paging, ApiError> {
+    page.map(|Query(paging)| paging).map_err(|rejection| ApiError::field("page_size", rejection.body_text()))
+}
+
+fn list(data: Vec<Value>, next_page_token: &str) -> Json<Value> {
+    Json(json!({"object": "list", "data": data, "next_page_token": next_page_token}))
+}
+
+/// `GET /v1/jobs`.
+pub(crate) async fn jobs(State(app): State<App>, page: Page) -> Result<Json<Value>, ApiError> {
+    let Paging { page_size, page_token } = paging(page)?;
+    let request = within(ListJobsRequest { page_size, page_token });
+    let page = app.trainer.clone().list_jobs(request).await?.into_inner();
+    Ok(list(page.jobs.into_iter().map(job).collect(), &page.next_page_token))
+}
+
+/// `GET /v1/registry/models`.
+pub(crate) async fn models(State(app): State<App>, page: Page) -> Result<Json<Value>, ApiError> {
+    let Paging { page_size, page_token } = paging(page)?;
+    let request = within(ListModelsRequest { page_size, page_token });
+    let page = app.registry.clone().list_models(request).await?.into_inner();
+    Ok(list(page.models.into_iter().map(model).collect(), &page.next_page_token))
+}
+
+/// `GET /v1/datasets`.
+pub(crate) async fn datasets(State(app): State<App>, page: Page) -> Result<Json<Value>, ApiError> {
+    let Paging { page_size, page_token } = paging(page)?;
+    let request = within(ListSnapshotsRequest { page_size, page_token });
+    let page = app.data_prep.clone().list_snapshots(request).await?.into_inner();
+    Ok(list(page.snapshots.into_iter().map(snapshot).collect(), &page.next_page_token))
+}
+
+fn job(job: Job) -> Value {
+    let state = state(JobState::as_str_name(&job.state()), "JOB_STATE_");
+    let time = job.create_time.as_ref().and_then(|time| from_proto(time).ok()).map(|time| time.to_string());
+    let spec = job.spec.unwrap_or_default();
+    json!({
+        "name": job.name, "state": state, "error": job.error, "model": spec.model, "base": spec.base,
+        "step": job.step, "steps": job.steps, "snapshot": job.snapshot, "version": job.version,
+        "train_tokens": job.train_tokens, "train_seconds": job.train_seconds, "create_time": time,
+        "base_evaluation": job.base_evaluation.map(evaluation), "tuned_evaluation": job.tuned_evaluation.map(evaluation),
+    })
+}
+
+fn evaluation(of: Evaluation) -> Value {
+    json!({
+        "loss": of.loss, "rows": of.rows, "field_recall": of.field_recall,
+        "sample_prompt": of.sample_prompt, "sample_answer": of.sample_answer,
+    })
+}
+
+fn model(model: Model) -> Value {
+    let alias = |alias: Alias| json!({"name": alias.name, "version": alias.version, "sequence": alias.sequence});
+    let aliases: Vec<Value> = model.aliases.into_iter().map(alias).collect();
+    json!({"name": model.name, "versions": model.versions, "aliases": aliases})
+}
+
+fn snapshot(snapshot: Snapshot) -> Value {
+    let state = state(SnapshotState::as_str_name(&snapshot.state()), "SNAPSHOT_STATE_");
+    let time = snapshot.create_time.as_ref().and_then(|time| from_proto(time).ok()).map(|time| time.to_string());
+    json!({
+        "name": snapshot.name, "state": state, "error": snapshot.error, "rows": snapshot.rows,
+        "train_rows": snapshot.train_rows, "held_out_rows": snapshot.held_out_rows,
+        "train_tokens": snapshot.train_tokens, "truncated_rows": snapshot.truncated_rows,
+        "duplicate_rows": snapshot.duplicate_rows, "create_time": time,
+    })
+}
+
+fn state(name: &str, prefix: &str) -> String {
+    name.strip_prefix(prefix).unwrap_or(name).to_owned()
+}

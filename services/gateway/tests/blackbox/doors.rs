@@ -1,0 +1,140 @@
+//! Who gets in, and what is there besides answers.
+
+use firn_gateway::{StartError, Token};
+
+use super::*;
+
+#[tokio::test]
+async fn a_token_is_asked_for_where_there_is_one() {
+    let running = Running::start_with(Options { token: Some(Token::new("s3cret")), ..Options::default() }).await;
+    let get = |path: &str, token: Option<&str>| {
+        let request = Request::get(path).header("host", "gateway.example");
+        let request = match token {
+            Some(token) => request.header("authorization", format!("Bearer {token}")),
+            None => request,
+        };
+        request.body(Body::default()).unwrap()
+    };
+    for wrong in [None, Some("s3cre"), Some("")] {
+        let response = running.send(get("/v1/models", wrong)).await;
+        assert_eq!(response.headers()[header::WWW_AUTHENTICATE], "Bearer");
+        let (status, body) = json_of(response).await;
+        assert_eq!((status.as_u16(), &body["error"]["code"]), (401, &json!("invalid_api_key")));
+    }
+    assert_eq!(running.send(get("/v1/models", Some("s3cret"))).await.status(), 200);
+    assert_eq!(running.send(get("/healthz", None)).await.status(), 200);
+    assert_eq!(running.send(get("/", None)).await.status(), 200);
+    let response = running.post("/v1/chat/completions", &question(json!({}))).await;
+    assert_eq!(response.status(), 401);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn without_a_token_it_answers_this_machine_alone() {
+    let open = |options| Gateway::bind_with(Options { http: "0.0.0.0:0".parse().unwrap(), ..options });
+    let error = open(Options::default()).await.unwrap_err();
+    assert!(matches!(&error, StartError::Unguarded { .. }) && error.to_string().contains("--no-auth"), "{error}");
+    let empty = Options { token: Some(Token::new("")), ..Options::default() };
+    assert!(open(empty).await.is_err(), "an empty token is none");
+    assert!(open(Options { no_auth: true, ..Options::default() }).await.is_ok());
+    assert!(open(Options { token: Some(Token::new("x")), ..Options::default() }).await.is_ok());
+
+    let running = Running::start().await;
+    let rebound = Request::get("/v1/models").header("host", "evil.example").body(Body::default()).unwrap();
+    assert_eq!(running.send(rebound).await.status(), 403);
+    let simple = Request::post("/v1/chat/completions").header("host", "localhost").header("content-type", "text/plain");
+    let body = question(json!({})).to_string();
+    assert_eq!(running.send(simple.body(Body::from(body)).unwrap()).await.status(), 415);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_body_has_a_limit_and_must_be_json() {
+    let running = Running::start_with(Options { max_body_bytes: 1000, ..Options::default() }).await;
+    let long = question(json!({"user": "x".repeat(2000)}));
+    let (status, body) = json_of(running.post("/v1/chat/completions", &long).await).await;
+    assert_eq!(
+        (status.as_u16(), body["error"]["message"].as_str().unwrap()),
+        (413, "the body has more than 1000 bytes")
+    );
+    let broken =
+        Request::post("/v1/completions").header("host", "localhost").header("content-type", "application/json");
+    let (status, body) = json_of(running.send(broken.body(Body::from("{")).unwrap()).await).await;
+    assert_eq!(status, 400);
+    assert!(body["error"]["message"].as_str().unwrap().starts_with("the body is not JSON"));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn models_jobs_and_versions_are_listed() {
+    let running = Running::start().await;
+    let (_, models) = running.get("/v1/models").await;
+    let ids: Vec<_> = models["data"].as_array().unwrap().iter().map(|model| &model["id"]).collect();
+    assert_eq!(ids, ["base", "offers@best"]);
+    assert_eq!(models["data"][0]["object"], "model");
+    assert_eq!(running.get("/v1/models/offers@best").await.1["parent"], "base");
+    assert_eq!(running.get("/v1/models/none").await.0, 404);
+
+    let (_, jobs) = running.get("/v1/jobs?page_size=2").await;
+    assert_eq!((jobs["data"].as_array().unwrap().len(), &jobs["next_page_token"]), (2, &json!("next")));
+    let job = &jobs["data"][0];
+    assert_eq!((&job["state"], &job["create_time"]), (&json!("RUNNING"), &json!("1970-01-01T00:00:00Z")));
+    assert_eq!(running.get("/v1/jobs?page_size=many").await.0, 400);
+
+    let (_, registry) = running.get("/v1/registry/models").await;
+    assert_eq!(registry["data"][0]["aliases"][0]["version"], 2);
+    assert_eq!(running.get("/v1/datasets").await.0, 501, "the fake has none");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn the_page_asks_nobody_else() {
+    let running = Running::start().await;
+    let request = Request::get("/").header("host", "localhost").body(Body::default()).unwrap();
+    let response = running.send(request).await;
+    let policy = response.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap().to_owned();
+    assert!(policy.contains("default-src 'none'") && policy.contains("connect-src 'self'"), "{policy}");
+    let page = text_of(response).await;
+    assert!(!page.contains("http://") && !page.contains("https://") && page.contains("v1/chat/completions"));
+    let (status, body) = running.get("/nowhere").await;
+    assert_eq!((status.as_u16(), &body["error"]["code"]), (404, &json!("unknown_url")));
+    assert_eq!(running.get("/v1/chat/completions").await.0, 405);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn it_is_ready_while_it_runs_and_open_answers_finish() {
+    let health = Some("127.0.0.1:0".parse().unwrap());
+    let running = Running::start_with(Options { health_listen: health, ..Options::default() }).await;
+    let probe = async |path: &str| {
+        let request = Request::get(path).header("host", "x").body(Body::default()).unwrap();
+        connect(running.health.unwrap()).await.send_request(request).await.unwrap().status().as_u16()
+    };
+    assert_eq!((probe("/livez").await, probe("/readyz").await), (200, 200));
+    let (pieces, _gone) = running.fake.script();
+    pieces.send(Ok(fake::delta("one"))).await.unwrap();
+    let response = running.post("/v1/chat/completions", &question(json!({"stream": true}))).await;
+    running.shutdown.cancel();
+    while probe("/readyz").await != 503 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    pieces.send(Ok(fake::finish(firn_proto::inference::v1::FinishReason::Stop))).await.unwrap();
+    assert!(text_of(response).await.ends_with("data: [DONE]\n\n"));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_service_that_is_not_there_is_unavailable() {
+    let options = Options { http: "127.0.0.1:0".parse().unwrap(), ..Options::default() };
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let inference_endpoint = format!("http://{}", free.local_addr().unwrap());
+    drop(free);
+    let gateway = Gateway::bind_with(Options { inference_endpoint, ..options }).await.unwrap();
+    let (address, shutdown) = (gateway.local_addr(), CancellationToken::new());
+    let task = tokio::spawn(gateway.run(shutdown.clone()));
+    let asked = connect(address).await.send_request(post("/v1/chat/completions", &question(json!({})))).await.unwrap();
+    let (status, body) = json_of(asked).await;
+    assert_eq!((status.as_u16(), &body["error"]["code"]), (503, &json!("unavailable")));
+    shutdown.cancel();
+    within(task).await.unwrap();
+}

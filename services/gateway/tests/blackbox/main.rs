@@ -1,0 +1,102 @@
+//! The gateway over HTTP, in front of an inference service that says what the test wants.
+
+#![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod answers;
+mod doors;
+mod fake;
+
+use std::{future::Future, net::SocketAddr, time::Duration};
+
+use firn_gateway::{Gateway, Options};
+use http_body_util::{BodyExt as _, Full};
+use hyper::{Request, Response, StatusCode, body::Incoming, client::conn::http1::SendRequest, header};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+type Body = Full<hyper::body::Bytes>;
+
+/// A running gateway with its fake services.
+struct Running {
+    address: SocketAddr,
+    health: Option<SocketAddr>,
+    fake: fake::Fake,
+    shutdown: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    async fn start() -> Self {
+        Self::start_with(Options::default()).await
+    }
+
+    async fn start_with(options: Options) -> Self {
+        let shutdown = CancellationToken::new();
+        let (fake, services) = fake::Fake::start().await;
+        let options = Options {
+            http: "127.0.0.1:0".parse().unwrap(),
+            inference_endpoint: services.clone(),
+            trainer_endpoint: services.clone(),
+            registry_endpoint: services.clone(),
+            data_prep_endpoint: services,
+            ..options
+        };
+        let gateway = Gateway::bind_with(options).await.unwrap();
+        let (address, health) = (gateway.local_addr(), gateway.health_addr());
+        let task = tokio::spawn(gateway.run(shutdown.clone()));
+        Self { address, health, fake, shutdown, task }
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        within(self.task).await.unwrap();
+    }
+
+    async fn send(&self, request: Request<Body>) -> Response<Incoming> {
+        within(connect(self.address).await.send_request(request)).await.unwrap()
+    }
+
+    async fn get(&self, path: &str) -> (StatusCode, Value) {
+        json_of(self.send(Request::get(path).header("host", "localhost").body(Body::default()).unwrap()).await).await
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> Response<Incoming> {
+        self.send(post(path, body)).await
+    }
+}
+
+fn post(path: &str, body: &Value) -> Request<Body> {
+    let request = Request::post(path).header("host", "localhost").header("content-type", "application/json");
+    request.body(Body::from(body.to_string())).unwrap()
+}
+
+async fn connect(address: SocketAddr) -> SendRequest<Body> {
+    let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+async fn text_of(response: Response<Incoming>) -> String {
+    let bytes = within(response.into_body().collect()).await.unwrap().to_bytes();
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+async fn json_of(response: Response<Incoming>) -> (StatusCode, Value) {
+    let status = response.status();
+    let text = text_of(response).await;
+    (status, serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}")))
+}
+
+/// No test waits longer than this.
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), future).await.unwrap()
+}
+
+fn question(extra: Value) -> Value {
+    let mut body = json!({"model": "offers@best", "messages": [{"role": "user", "content": "hi"}]});
+    body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    body
+}
