@@ -1,1 +1,115 @@
-fn main() {}
+//! The `firn` command line. Results go to stdout, everything else to stderr; the exit status is 0 only if the work is
+//! done.
+
+mod base;
+mod clients;
+mod commands;
+mod flags;
+mod progress;
+mod stack;
+mod world;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+/// Fine-tunes a language model on your own rows and serves it.
+#[derive(Debug, Parser)]
+#[command(
+    name = "firn",
+    version = firn_kit::build_info::VERSION,
+    after_help = "Examples:\n  firn quickstart                         the whole way on invented offers, in minutes\n  \
+                  firn up                                 the services on this machine, with a page to chat on\n  \
+                  firn llm --train --project-name out --data-path rows.csv --text-column text\n  \
+                  firn chat --model offers@latest         talk to a tuned model of a running stack"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Quickstart(commands::quickstart::QuickstartArgs),
+    Up(commands::up::UpArgs),
+    Init(commands::init::InitArgs),
+    Llm(Box<commands::llm::LlmArgs>),
+    Score(commands::score::ScoreArgs),
+    Generate(commands::generate::GenerateArgs),
+    Template(commands::template::TemplateArgs),
+    Jobs(commands::jobs::JobsArgs),
+    Models(commands::models::ModelsArgs),
+    Datasets(commands::datasets::DatasetsArgs),
+    Chat(commands::chat::ChatArgs),
+    Bench(commands::bench::BenchArgs),
+    Pretrain(commands::pretrain::PretrainArgs),
+}
+
+fn main() -> ExitCode {
+    let args = flags::with_hyphens(std::env::args_os());
+    if let Some(message) = flags::unsupported(&args) {
+        eprintln!("error: {message}");
+        return ExitCode::from(2);
+    }
+    let cli = match parse(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no failures.
+            let code = u8::try_from(error.exit_code()).unwrap_or(2);
+            return if error.print().is_ok() { ExitCode::from(code) } else { ExitCode::FAILURE };
+        }
+    };
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", sentence(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn parse(args: Vec<OsString>) -> Result<Cli, clap::Error> {
+    let matches = Cli::command().try_get_matches_from(args)?;
+    Cli::from_arg_matches(&matches)
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    match cli.command {
+        Command::Score(args) => return commands::score::run(&args),
+        Command::Generate(args) => return commands::generate::run(&args),
+        Command::Template(args) => return commands::template::run(&args),
+        Command::Bench(args) => return commands::bench::run(&args),
+        Command::Pretrain(args) => return commands::pretrain::run(&args),
+        _ => {}
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(async {
+        match cli.command {
+            Command::Quickstart(args) => commands::quickstart::run(&args).await,
+            Command::Up(args) => commands::up::run(&args).await,
+            Command::Init(args) => commands::init::run(&args).await,
+            Command::Llm(args) => commands::llm::run(*args).await,
+            Command::Jobs(args) => commands::jobs::run(&args).await,
+            Command::Models(args) => commands::models::run(&args).await,
+            Command::Datasets(args) => commands::datasets::run(&args).await,
+            Command::Chat(args) => commands::chat::run(&args).await,
+            _ => Ok(()),
+        }
+    });
+    // Blocking work that was told to stop may still be in its last step.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+    result
+}
+
+/// The whole chain of causes in one line, each cause once; a gRPC status by its message.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    for cause in error.chain() {
+        let text = cause.downcast_ref::<tonic::Status>().map_or_else(|| cause.to_string(), clients::describe);
+        if !parts.iter().any(|part| part.contains(&text)) {
+            parts.push(text);
+        }
+    }
+    parts.join(": ")
+}

@@ -19,4 +19,4 @@ mod vocabulary;
 mod tests;
 
 pub(crate) use corpus::{Document, corpus};
-pub(crate) use offers::{Offer, offers, to_csv};
+pub(crate) use offers::{offers, to_csv};

@@ -1,0 +1,119 @@
+//! `firn bench`: throughput on random weights and tokens.
+
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use firn_llm::config::{ModelConfig, RopeScaling};
+use firn_llm::device::{Device, DeviceSpec};
+use firn_llm::model::{Adapter, Decoder, LoraConfig};
+use firn_llm::train::{Document, Tuner, TunerConfig, pack};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::json;
+
+/// Measures throughput on random weights of a named architecture.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  firn bench train --arch plain-6x256 --seq 256 --batch 8 --rank 8 --steps 10 --json"
+)]
+pub(crate) struct BenchArgs {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// LoRA training steps, all linear layers, loss on every token.
+    Train(TrainArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct TrainArgs {
+    /// plain-6x256, firn-tiny or smollm2_135m.
+    #[arg(long)]
+    arch: String,
+    /// Tokens of a sequence.
+    #[arg(long, default_value_t = 256)]
+    seq: usize,
+    /// Sequences a step.
+    #[arg(long, default_value_t = 8)]
+    batch: usize,
+    /// Rank of the adapter.
+    #[arg(long, default_value_t = 16)]
+    rank: usize,
+    /// Steps that are timed, after one that is not.
+    #[arg(long, default_value_t = 10)]
+    steps: usize,
+    /// auto, cpu, cuda:N or vulkan.
+    #[arg(long, default_value = "auto", value_parser = str::parse::<DeviceSpec>)]
+    device: DeviceSpec,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+fn architecture(name: &str) -> Result<ModelConfig> {
+    let llama = |vocab, hidden, intermediate, layers, heads, kv_heads| ModelConfig {
+        vocab,
+        hidden,
+        intermediate,
+        layers,
+        heads,
+        kv_heads,
+        head_dim: hidden / heads,
+        rms_eps: 1e-5,
+        rope_theta: 1e4,
+        rope_scaling: RopeScaling::None,
+        tied: true,
+        context: 4096,
+    };
+    Ok(match name {
+        "plain-6x256" => llama(4096, 256, 704, 6, 8, 4),
+        "firn-tiny" => llama(4096, 192, 512, 6, 6, 2),
+        "smollm2_135m" => llama(49152, 576, 1536, 30, 9, 3),
+        other => bail!("unknown architecture {other:?}: use plain-6x256, firn-tiny or smollm2_135m"),
+    })
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &BenchArgs) -> Result<()> {
+    let What::Train(args) = &args.what;
+    let begin = Instant::now();
+    let device = Device::open(args.device)?;
+    let config = architecture(&args.arch)?;
+    let decoder = Decoder::random(config.clone(), 1, &device);
+    let adapter = Adapter::new(&config, LoraConfig::all_linear(args.rank), 2, &device);
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    let mut document = || Document {
+        ids: (0..args.seq).map(|_| rng.random_range(0..config.vocab as u32)).collect(),
+        loss_mask: vec![1; args.seq],
+    };
+    let documents: Vec<_> = (0..args.batch).map(|_| document()).collect();
+    let blocks = pack(&documents, args.seq);
+    let mut tuner = Tuner::new(decoder, Some(adapter), &TunerConfig::default());
+    let first = tuner.step(&blocks, 1e-4);
+    let first_seconds = begin.elapsed().as_secs_f64();
+    let mut seconds = Vec::with_capacity(args.steps);
+    let mut last = first;
+    for _ in 0..args.steps.max(1) {
+        let begin = Instant::now();
+        last = tuner.step(&blocks, 1e-4);
+        seconds.push(begin.elapsed().as_secs_f64());
+    }
+    seconds.sort_by(f64::total_cmp);
+    let median = seconds[seconds.len() / 2];
+    let speed = last.tokens as f64 / median;
+    if args.json {
+        println!(
+            "{}",
+            json!({
+                "arch": args.arch, "parameters": config.parameters(), "seq": args.seq, "batch": args.batch,
+                "rank": args.rank, "median_step_seconds": median, "tokens_per_second": speed,
+                "first_step_seconds": first_seconds, "loss": first.loss, "grad_norm": first.grad_norm,
+            })
+        );
+    } else {
+        println!("{speed:.0} tokens/s, {:.1} ms a step", median * 1e3);
+    }
+    Ok(())
+}

@@ -1,0 +1,127 @@
+//! `firn models`: what the registry keeps and what is served.
+
+use anyhow::Result;
+use firn_proto::inference::v1::ListModelsRequest as ServedRequest;
+use firn_proto::registry::v1::{GetVersionRequest, ListModelsRequest, ListVersionsRequest, SetAliasRequest, Version};
+use serde_json::json;
+
+use crate::clients::{Endpoints, request};
+
+/// Lists models and versions, moves aliases, tells what is served.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  firn models list\n  firn models show offers\n  firn models alias offers best 3\n  firn models served"
+)]
+pub(crate) struct ModelsArgs {
+    #[command(subcommand)]
+    what: What,
+    #[command(flatten)]
+    endpoints: Endpoints,
+    /// Print JSON, an object a line.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// All models.
+    List,
+    /// The versions of a model.
+    Show {
+        /// Model's name.
+        model: String,
+    },
+    /// Points an alias to a version.
+    Alias {
+        /// Model's name.
+        model: String,
+        /// Alias.
+        alias: String,
+        /// Version's number.
+        version: u64,
+    },
+    /// What inference answers for now.
+    Served,
+}
+
+/// Runs the command.
+pub(crate) async fn run(args: &ModelsArgs) -> Result<()> {
+    let mut client = args.endpoints.registry()?;
+    match &args.what {
+        What::List => {
+            let mut page_token = String::new();
+            loop {
+                let message = ListModelsRequest { page_size: 0, page_token };
+                let page = client.list_models(request(message)).await?.into_inner();
+                for model in &page.models {
+                    let aliases: Vec<String> = model
+                        .aliases
+                        .iter()
+                        .map(|alias| format!("{}→{}", alias.name.rsplit('/').next().unwrap_or_default(), alias.version))
+                        .collect();
+                    if args.json {
+                        println!("{}", json!({ "name": model.name, "versions": model.versions, "aliases": aliases }));
+                    } else {
+                        println!("{}  {} versions  {}", model.name, model.versions, aliases.join(" "));
+                    }
+                }
+                page_token = page.next_page_token;
+                if page_token.is_empty() {
+                    return Ok(());
+                }
+            }
+        }
+        What::Show { model } => {
+            let parent = format!("models/{}", model.trim_start_matches("models/"));
+            let mut page_token = String::new();
+            loop {
+                let message = ListVersionsRequest { parent: parent.clone(), page_size: 0, page_token };
+                let page = client.list_versions(request(message)).await?.into_inner();
+                page.versions.iter().for_each(|version| print(version, args.json));
+                page_token = page.next_page_token;
+                if page_token.is_empty() {
+                    return Ok(());
+                }
+            }
+        }
+        What::Alias { model, alias, version } => {
+            let model = model.trim_start_matches("models/");
+            let name = format!("models/{model}/aliases/{alias}");
+            client.set_alias(request(SetAliasRequest { name: name.clone(), version: *version })).await?;
+            let version = client.get_version(request(GetVersionRequest { name })).await?.into_inner();
+            print(&version, args.json);
+        }
+        What::Served => {
+            let served = args.endpoints.inference()?.list_models(request(ServedRequest {})).await?.into_inner();
+            for model in served.models {
+                if args.json {
+                    println!("{}", json!({ "id": model.id, "version": model.version, "parent": model.parent }));
+                } else {
+                    println!("{:<32} {}", model.id, model.version);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn print(version: &Version, as_json: bool) {
+    let metrics: serde_json::Map<_, _> =
+        version.metrics.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
+    if as_json {
+        println!(
+            "{}",
+            json!({
+                "name": version.name, "path": version.path, "aliases": version.aliases, "metrics": metrics,
+                "files": version.files.iter().map(|file| &file.path).collect::<Vec<_>>(),
+            })
+        );
+        return;
+    }
+    println!("{}  [{}]  {}", version.name, version.aliases.join(", "), version.path);
+    let mut names: Vec<_> = version.metrics.iter().collect();
+    names.sort_by_key(|(name, _)| name.as_str());
+    for (name, value) in names {
+        println!("    {name:<24} {value:.4}");
+    }
+}

@@ -1,0 +1,85 @@
+//! `firn score`: log-probabilities of given tokens.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use firn_llm::device::{Device, DeviceSpec};
+use firn_llm::model::{Adapter, Decoder};
+use firn_llm::tokenizer::{Message, Tokenizer};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::template::each_line;
+
+/// Log-probability of each token given those before it: a JSON line in, a JSON line out.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  echo '{\"text\":\"Good morning\"}' > rows.jsonl\n  firn score --model base --input rows.jsonl"
+)]
+pub(crate) struct ScoreArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// JSON lines with one of "ids", "text" and "messages".
+    #[arg(long, value_name = "FILE")]
+    input: PathBuf,
+}
+
+/// A checkpoint on disk, with an adapter or without.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ModelArgs {
+    /// Checkpoint folder.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// PEFT folder.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) adapter: Option<PathBuf>,
+    /// auto, cpu, cuda:N or vulkan.
+    #[arg(long, default_value = "auto", value_parser = str::parse::<DeviceSpec>)]
+    pub(crate) device: DeviceSpec,
+}
+
+impl ModelArgs {
+    /// Loads the decoder and the adapter.
+    pub(crate) fn load(&self) -> Result<(Decoder, Option<Adapter>)> {
+        let device = Device::open(self.device)?;
+        let decoder = Decoder::load(&self.model, &device)?;
+        let adapter = self.adapter.as_ref().map(|dir| Adapter::load(dir, decoder.config(), &device)).transpose()?;
+        Ok((decoder, adapter))
+    }
+}
+
+#[derive(Deserialize)]
+struct Row {
+    ids: Option<Vec<u32>>,
+    text: Option<String>,
+    messages: Option<Vec<Message>>,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &ScoreArgs) -> Result<()> {
+    let (decoder, adapter) = args.model.load()?;
+    // Ids alone need no tokenizer.
+    let mut tokenizer = None;
+    each_line(&args.input, |row: Row| {
+        let ids = match (row.ids, row.text, row.messages) {
+            (Some(ids), None, None) => ids,
+            (None, text, messages) if text.is_some() != messages.is_some() => {
+                let tokenizer = match &tokenizer {
+                    Some(tokenizer) => tokenizer,
+                    None => tokenizer.insert(Tokenizer::from_dir(&args.model.model)?),
+                };
+                match (text, messages) {
+                    (Some(text), _) => tokenizer.encode(&text, true)?,
+                    (_, messages) => tokenizer.render(&messages.unwrap_or_default(), false)?.ids,
+                }
+            }
+            _ => bail!("a row needs exactly one of \"ids\", \"text\" and \"messages\""),
+        };
+        let scores = decoder.score(&ids, adapter.as_ref())?;
+        let sum: f64 = scores.iter().copied().map(f64::from).sum();
+        let mut logprobs: Vec<Option<f32>> = vec![None; usize::from(!ids.is_empty())];
+        logprobs.extend(scores.into_iter().map(Some));
+        println!("{}", json!({ "ids": ids, "logprobs": logprobs, "sum": sum }));
+        Ok(())
+    })
+}

@@ -1,0 +1,45 @@
+//! `firn up`: the services on this machine.
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use firn_kit::{TelemetryArgs, telemetry};
+use firn_llm::device::DeviceSpec;
+
+use crate::base;
+use crate::stack::{Addresses, Stack};
+
+/// Runs all services in this process, for the page and for clients, until Ctrl-C or SIGTERM.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  firn up\n  firn up --stage stage --http 127.0.0.1:8080\n  firn chat --model base")]
+pub(crate) struct UpArgs {
+    /// Folder for everything that is made.
+    #[arg(long, env = "FIRN_STAGE", default_value = "stage", value_name = "FOLDER")]
+    stage: String,
+    /// Base checkpoint to serve: a folder, or a path on the stage.
+    #[arg(long, env = "FIRN_BASE", default_value = base::BUNDLED, value_name = "FOLDER")]
+    base: String,
+    /// auto, cpu, cuda:N or vulkan.
+    #[arg(long, default_value = "auto", value_parser = str::parse::<DeviceSpec>)]
+    device: DeviceSpec,
+    /// Address of the page and the HTTP API.
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
+    http: SocketAddr,
+    #[command(flatten)]
+    telemetry: TelemetryArgs,
+}
+
+/// Runs the command.
+pub(crate) async fn run(args: &UpArgs) -> Result<()> {
+    let _guard = telemetry::init("firn", &args.telemetry)?;
+    let shutdown = firn_kit::shutdown_token()?;
+    let stack = Stack::start(&args.stage, args.device, &args.base, &Addresses::fixed(args.http), &shutdown).await?;
+    println!("{stack}");
+    let outcome = tokio::select! {
+        biased;
+        () = shutdown.cancelled() => Ok(()),
+        error = stack.failed() => Err(error),
+    };
+    // The first failure is the one to tell.
+    outcome.and(stack.stop().await)
+}
