@@ -1,0 +1,5 @@
+//! What a user does, against real processes.
+#![expect(clippy::unwrap_used, reason = "a test stops at the first thing that is not as it should be")]
+
+mod errors;
+mod journey;
