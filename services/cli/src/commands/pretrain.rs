@@ -23,6 +23,8 @@ use crate::world;
 const TOKENIZER_DOCUMENTS: usize = 20_000;
 /// Ids of the tokenizer.
 const VOCABULARY: usize = 2048;
+/// Width of an attention head.
+const HEAD: usize = 32;
 /// Documents that are measured, not trained on.
 const HELD_OUT: usize = 500;
 
@@ -42,6 +44,12 @@ pub(crate) struct PretrainArgs {
     /// First document's number: another part of the same endless text.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Width of the model, in heads of 32.
+    #[arg(long, default_value_t = 128)]
+    hidden_size: usize,
+    /// Blocks of the model.
+    #[arg(long, default_value_t = 5)]
+    layers: usize,
     /// Tokens of a packed block.
     #[arg(long, default_value_t = 512)]
     block_size: usize,
@@ -65,15 +73,16 @@ pub(crate) struct PretrainArgs {
     device: DeviceSpec,
 }
 
-fn shape(vocab: usize) -> ModelConfig {
+fn shape(args: &PretrainArgs, vocab: usize) -> ModelConfig {
+    let heads = args.hidden_size / HEAD;
     ModelConfig {
         vocab,
-        hidden: 128,
-        intermediate: 384,
-        layers: 5,
-        heads: 4,
-        kv_heads: 4,
-        head_dim: 32,
+        hidden: args.hidden_size,
+        intermediate: 3 * args.hidden_size,
+        layers: args.layers,
+        heads,
+        kv_heads: heads,
+        head_dim: HEAD,
         rms_eps: 1e-5,
         rope_theta: 10_000.0,
         rope_scaling: RopeScaling::None,
@@ -84,13 +93,14 @@ fn shape(vocab: usize) -> ModelConfig {
 
 /// Runs the command.
 pub(crate) fn run(args: &PretrainArgs) -> Result<()> {
+    ensure!(args.hidden_size % HEAD == 0 && args.hidden_size > 0, "--hidden-size must be a multiple of {HEAD}");
     std::fs::create_dir_all(&args.out).with_context(|| format!("failed to make {}", args.out.display()))?;
     let device = Device::open(args.device)?;
-    let corpus: Vec<world::Document> = world::corpus(args.seed, args.documents + HELD_OUT).collect();
     let tokenizer_dir = args.from.as_ref().unwrap_or(&args.out);
     if args.from.is_none() {
         eprintln!("training the tokenizer");
-        train_tokenizer(&args.out, corpus.iter().take(TOKENIZER_DOCUMENTS).map(plain_text), VOCABULARY)?;
+        let texts = world::corpus(args.seed, 0..TOKENIZER_DOCUMENTS.min(args.documents)).map(|text| plain_text(&text));
+        train_tokenizer(&args.out, texts, VOCABULARY)?;
     } else if *tokenizer_dir != args.out {
         for name in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
             std::fs::copy(tokenizer_dir.join(name), args.out.join(name))
@@ -98,11 +108,11 @@ pub(crate) fn run(args: &PretrainArgs) -> Result<()> {
         }
     }
     let tokenizer = Tokenizer::from_dir(tokenizer_dir)?;
-    let documents = corpus.iter().map(|text| document(&tokenizer, text)).collect::<Result<Vec<_>>>()?;
+    let documents = documents(&tokenizer, args.seed, args.documents + HELD_OUT)?;
     let (train, held_out) = documents.split_at(args.documents);
     let decoder = match &args.from {
         Some(dir) => Decoder::load(dir, &device)?,
-        None => Decoder::random(shape(tokenizer.vocab_size()), args.seed, &device),
+        None => Decoder::random(shape(args, tokenizer.vocab_size()), args.seed, &device),
     };
     eprintln!(
         "{} parameters, {} documents, {} tokens, {} workers",
@@ -184,7 +194,8 @@ fn card(args: &PretrainArgs, config: &ModelConfig, run: &Run, loss: HeldOutLoss)
          | optimiser | AdamW, peak rate {lr:e}, {scheduler:?} schedule, {warmup} of it warm-up, weight decay 0.01 |\n\
          | time | {seconds:.0} s on {device} |\n\
          | held-out loss | {loss:.4} nats a token on {held_out} tokens of {held_out_documents} further documents |\n\n\
-         Make it again:\n\n```\nfirn pretrain --out base --documents {documents} --seed {seed} --block-size {block} \
+         Make it again:\n\n```\nfirn pretrain --out base --documents {documents} --seed {seed} --hidden-size {hidden} --layers {layers} \
+         --block-size {block} \
          --batch-size {batch} --lr {lr} --budget-seconds {budget}\n```\n",
         parameters = config.parameters(),
         layers = config.layers,
@@ -206,6 +217,25 @@ fn card(args: &PretrainArgs, config: &ModelConfig, run: &Run, loss: HeldOutLoss)
         held_out = loss.tokens,
         held_out_documents = HELD_OUT,
     )
+}
+
+/// The first `count` documents as ids, in order, from all cores.
+fn documents(tokenizer: &Tokenizer, seed: u64, count: usize) -> Result<Vec<Document>> {
+    let share = count.div_ceil(std::thread::available_parallelism().map_or(1, usize::from));
+    let encode = |begin: usize| {
+        let texts = world::corpus(seed, begin..count.min(begin + share));
+        texts.map(|text| document(tokenizer, &text)).collect::<Result<Vec<_>>>()
+    };
+    let shares = std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            (0..count).step_by(share.max(1)).map(|begin| scope.spawn(move || encode(begin))).collect();
+        threads.into_iter().map(|thread| thread.join()).collect::<Vec<_>>()
+    });
+    let mut documents = Vec::with_capacity(count);
+    for share in shares {
+        documents.extend(share.map_err(|_| anyhow::anyhow!("a thread that wrote documents panicked"))??);
+    }
+    Ok(documents)
 }
 
 fn plain_text(document: &world::Document) -> String {

@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use super::{
@@ -36,10 +38,10 @@ impl Serialize for Document {
     }
 }
 
-/// `n_documents` documents; document `i` depends on the seed and `i` alone. Of 100, about 60 are records retold in prose,
+/// The documents of an endless text; document `i` depends on the seed and `i` alone. Of 100, about 60 are records retold in prose,
 /// 15 stories, 10 copying drills and 15 chats with short replies.
-pub(crate) fn corpus(seed: u64, n_documents: usize) -> impl Iterator<Item = Document> {
-    (0..n_documents).map(move |index| document(&mut Dice::new(seed, index as u64)))
+pub(crate) fn corpus(seed: u64, indices: Range<usize>) -> impl Iterator<Item = Document> {
+    indices.map(move |index| document(&mut Dice::new(seed, index as u64)))
 }
 
 fn document(dice: &mut Dice) -> Document {

@@ -11,16 +11,16 @@ fn all_text(document: &Document) -> String {
 
 #[test]
 fn the_same_seed_gives_the_same_world() {
-    let documents: Vec<_> = corpus(7, 300).collect();
-    assert_eq!(documents, corpus(7, 300).collect::<Vec<_>>());
-    assert_ne!(documents, corpus(8, 300).collect::<Vec<_>>());
+    let documents: Vec<_> = corpus(7, 0..300).collect();
+    assert_eq!(documents, corpus(7, 0..300).collect::<Vec<_>>());
+    assert_ne!(documents, corpus(8, 0..300).collect::<Vec<_>>());
     assert_eq!(offers(7, 50), offers(7, 80)[..50]);
     assert_ne!(offers(7, 50), offers(8, 50));
 }
 
 #[test]
 fn the_corpus_never_shows_the_task() {
-    for document in corpus(1, 5_000) {
+    for document in corpus(1, 0..5_000) {
         let text = all_text(&document);
         let lower = text.to_lowercase();
         assert!(!lower.contains("is offering a"), "{text}");
@@ -31,7 +31,7 @@ fn the_corpus_never_shows_the_task() {
 
 #[test]
 fn documents_are_distinct() {
-    let distinct: HashSet<_> = corpus(2, 2_000).collect();
+    let distinct: HashSet<_> = corpus(2, 0..2_000).collect();
     assert!(distinct.len() >= 1_980, "{} distinct documents of 2000", distinct.len());
 }
 
@@ -49,7 +49,7 @@ fn retellings_repeat_values_word_for_word() {
 
 #[test]
 fn chat_replies_are_short() {
-    for document in corpus(4, 5_000) {
+    for document in corpus(4, 0..5_000) {
         if let Document::Chat(turns) = document {
             for (_, reply) in turns.iter().filter(|(role, _)| *role == "assistant") {
                 assert!(reply.len() <= 45, "{reply}");
@@ -60,7 +60,7 @@ fn chat_replies_are_short() {
 
 #[test]
 fn documents_are_neither_tiny_nor_long() {
-    for document in corpus(5, 5_000) {
+    for document in corpus(5, 0..5_000) {
         let length = all_text(&document).len();
         assert!((20..=900).contains(&length), "{length}: {}", all_text(&document));
     }
@@ -68,7 +68,7 @@ fn documents_are_neither_tiny_nor_long() {
 
 #[test]
 fn documents_are_json_lines() {
-    for document in corpus(6, 200) {
+    for document in corpus(6, 0..200) {
         let line = serde_json::to_string(&document).unwrap();
         let value: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert!(value["text"].is_string() || value["messages"][0]["content"].is_string(), "{line}");
