@@ -38,6 +38,7 @@ enum Command {
     Score(commands::score::ScoreArgs),
     Generate(commands::generate::GenerateArgs),
     Template(commands::template::TemplateArgs),
+    Tools(commands::tools::ToolsArgs),
     Jobs(commands::jobs::JobsArgs),
     Models(commands::models::ModelsArgs),
     Datasets(commands::datasets::DatasetsArgs),
@@ -79,6 +80,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Score(args) => return commands::score::run(&args),
         Command::Generate(args) => return commands::generate::run(&args),
         Command::Template(args) => return commands::template::run(&args),
+        Command::Tools(args) => return commands::tools::run(&args),
         Command::Bench(args) => return commands::bench::run(&args),
         Command::Pretrain(args) => return commands::pretrain::run(&args),
         _ => {}

@@ -3,7 +3,7 @@
 //! The shape is 6 layers of 256, 4096 ids, 8 sequences of 256 tokens, rank 8 on all linear layers, loss on every token.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use firn_llm::config::{ModelConfig, RopeScaling};
+use firn_llm::config::{ModelConfig, Widths};
 use firn_llm::device::Device;
 use firn_llm::model::{Adapter, Decoder, LoraConfig};
 use firn_llm::train::{Document, Tuner, TunerConfig, pack, plain};
@@ -12,20 +12,15 @@ const SEQUENCE: u32 = 256;
 const BATCH: u32 = 8;
 
 fn steps(criterion: &mut Criterion) {
-    let config = ModelConfig {
+    let config = ModelConfig::llama(Widths {
         vocab: 4096,
         hidden: 256,
         intermediate: 704,
         layers: 6,
         heads: 8,
         kv_heads: 4,
-        head_dim: 32,
-        rms_eps: 1e-5,
-        rope_theta: 1e4,
-        rope_scaling: RopeScaling::None,
-        tied: true,
         context: 512,
-    };
+    });
     let device = Device::cpu();
     let decoder = Decoder::random(config.clone(), 1, &device);
     let adapter = Adapter::new(&config, LoraConfig::all_linear(8), 2, &device);

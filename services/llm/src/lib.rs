@@ -14,6 +14,8 @@ pub mod model;
 #[cfg(feature = "engine")]
 mod ops;
 #[cfg(feature = "engine")]
+pub mod quant;
+#[cfg(feature = "engine")]
 pub mod scratch;
 pub mod template;
 pub mod tokenizer;

@@ -12,7 +12,7 @@ use tokenizers::pre_tokenizers::digits::Digits;
 use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::{AddedToken, ModelWrapper, Tokenizer};
 
-use crate::config::{ModelConfig, RopeScaling};
+use crate::config::ModelConfig;
 
 /// Ends a document; padding too.
 pub const END_OF_TEXT: &str = "<|endoftext|>";
@@ -81,13 +81,13 @@ pub fn train_tokenizer<S: AsRef<str> + Send>(
 /// # Errors
 /// A file can't be written.
 pub fn write_config(dir: &Path, config: &ModelConfig, eos: &[u32]) -> Result<(), ScratchError> {
-    debug_assert_eq!(config.rope_scaling, RopeScaling::None);
+    let rope = config.attention.first().map_or(1e4, |layer| layer.rope.theta);
     let value = json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": config.vocab,
         "hidden_size": config.hidden, "intermediate_size": config.intermediate,
-        "num_hidden_layers": config.layers, "num_attention_heads": config.heads,
+        "num_hidden_layers": config.layers(), "num_attention_heads": config.heads,
         "num_key_value_heads": config.kv_heads, "head_dim": config.head_dim, "hidden_act": "silu",
-        "rms_norm_eps": f64::from(config.rms_eps), "rope_theta": config.rope_theta,
+        "rms_norm_eps": f64::from(config.rms_eps), "rope_theta": rope,
         "max_position_embeddings": config.context, "tie_word_embeddings": config.tied, "attention_bias": false,
         "mlp_bias": false, "initializer_range": 0.02, "bos_token_id": null, "eos_token_id": eos,
         "torch_dtype": "bfloat16",

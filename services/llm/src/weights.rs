@@ -107,17 +107,39 @@ impl Weights {
     /// # Errors
     /// It is not there, or is not of a float type.
     pub fn read(&self, name: &str) -> Result<(Vec<f32>, Vec<usize>), WeightsError> {
+        self.with(name, |view| {
+            let values = to_f32(view).ok_or_else(|| WeightsError::Mismatch {
+                path: self.path.clone(),
+                name: name.to_owned(),
+                found: format!("{:?}", view.dtype()),
+                expected: "f32, f16 or bf16".to_owned(),
+            })?;
+            Ok((values, view.shape().to_vec()))
+        })
+    }
+
+    /// How a tensor is stored: bf16 or, for every other type, f32.
+    pub fn stored_type(&self, name: &str) -> StoredType {
+        let dtype = self.with(name, |view| Ok(view.dtype()));
+        if matches!(dtype, Ok(Dtype::BF16)) { StoredType::Bf16 } else { StoredType::F32 }
+    }
+
+    /// A tensor's bytes, whatever their type.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn bytes(&self, name: &str) -> Result<Vec<u8>, WeightsError> {
+        self.with(name, |view| Ok(view.data().to_vec()))
+    }
+
+    fn with<T>(
+        &self,
+        name: &str,
+        read: impl FnOnce(&TensorView<'_>) -> Result<T, WeightsError>,
+    ) -> Result<T, WeightsError> {
         let missing = || WeightsError::Missing { path: self.path.clone(), name: name.to_owned() };
         let (file, map) = &self.shards[*self.index.get(name).ok_or_else(missing)?];
-        let tensors = parse(file, map)?;
-        let view = tensors.tensor(name).map_err(|_| missing())?;
-        let values = to_f32(&view).ok_or_else(|| WeightsError::Mismatch {
-            path: self.path.clone(),
-            name: name.to_owned(),
-            found: format!("{:?}", view.dtype()),
-            expected: "f32, f16 or bf16".to_owned(),
-        })?;
-        Ok((values, view.shape().to_vec()))
+        read(&parse(file, map)?.tensor(name).map_err(|_| missing())?)
     }
 
     /// A tensor's values as f32, checked against its shape.
@@ -135,6 +157,23 @@ impl Weights {
             found: format!("of shape {found:?}"),
             expected: format!("{shape:?}"),
         })
+    }
+
+    /// A tensor's values as f32, checked against its shape, all of them numbers.
+    ///
+    /// # Errors
+    /// As [`Weights::read_shaped`], or a value is not finite.
+    pub fn read_finite(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, WeightsError> {
+        let values = self.read_shaped(name, shape)?;
+        match values.iter().position(|value| !value.is_finite()) {
+            None => Ok(values),
+            Some(at) => Err(WeightsError::Mismatch {
+                path: self.path.clone(),
+                name: name.to_owned(),
+                found: format!("{} at value {at}", values[at]),
+                expected: "finite values".to_owned(),
+            }),
+        }
     }
 }
 

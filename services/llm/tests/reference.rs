@@ -6,89 +6,110 @@ use std::path::PathBuf;
 
 use firn_llm::device::Device;
 use firn_llm::generate::{Sampling, Sequence, answer_greedily, step};
-use firn_llm::model::{Adapter, Decoder};
+use firn_llm::model::{Adapter, Decoder, prove};
 use firn_llm::tokenizer::{Message, Tokenizer};
-use firn_llm::train::{AdamWConfig, Document, Tuner, TunerConfig, pack};
-use firn_llm::weights::Weights;
+use firn_llm::train::{AdamWConfig, Document, Pair, PairLogs, Preference, Tuner, TunerConfig, pack, pack_pairs};
+use firn_llm::weights::{StoredType, Weights};
 use serde_json::Value;
 
-fn folder() -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/llama"))
+const FAMILIES: [&str; 5] = ["llama", "mistral", "qwen2", "qwen3", "gemma3"];
+
+/// A family's tiny checkpoint and what the Python stack computes from it.
+struct Reference {
+    family: &'static str,
+    folder: PathBuf,
+    golden: Weights,
+    json: Value,
+    model: Decoder,
 }
 
-fn golden() -> (Weights, Value) {
-    let text = std::fs::read_to_string(folder().join("golden.json")).expect("golden.json");
-    (
-        Weights::open_file(&folder().join("golden.safetensors")).expect("golden"),
-        serde_json::from_str(&text).expect("json"),
-    )
-}
+impl Reference {
+    fn new(family: &'static str) -> Self {
+        let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures")).join(family);
+        let text = std::fs::read_to_string(folder.join("golden.json")).expect("golden.json");
+        Self {
+            family,
+            golden: Weights::open_file(&folder.join("golden.safetensors")).expect("golden"),
+            json: serde_json::from_str(&text).expect("json"),
+            model: Decoder::load(&folder, &Device::cpu()).expect("the checkpoint loads"),
+            folder,
+        }
+    }
 
-fn model() -> Decoder {
-    Decoder::load(&folder(), &Device::cpu()).expect("the checkpoint loads")
-}
+    fn all() -> impl Iterator<Item = Self> {
+        FAMILIES.into_iter().map(Self::new)
+    }
 
-fn adapter(name: &str) -> Adapter {
-    Adapter::load(&folder().join(name), model().config(), &Device::cpu()).expect("the adapter loads")
-}
+    fn values(&self, name: &str) -> Vec<f32> {
+        self.golden.read(name).expect(name).0
+    }
 
-/// Integer tensors are small here: they are read through the safetensors crate.
-fn ids(name: &str) -> Vec<Vec<u32>> {
-    let bytes = std::fs::read(folder().join("golden.safetensors")).expect("golden");
-    let file = safetensors::SafeTensors::deserialize(&bytes).expect("golden");
-    let view = file.tensor(name).expect("tensor");
-    let values: Vec<u32> =
-        view.data().as_chunks::<4>().0.iter().map(|b| u32::try_from(i32::from_le_bytes(*b)).expect("id")).collect();
-    values.chunks(*view.shape().last().expect("shape")).map(<[u32]>::to_vec).collect()
-}
+    fn adapter(&self, name: &str) -> Adapter {
+        Adapter::load(&self.folder.join(name), self.model.config(), &Device::cpu()).expect("the adapter loads")
+    }
 
-fn worst(found: &[f32], expected: &[f32]) -> f32 {
-    assert_eq!(found.len(), expected.len());
-    found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    /// Integer tensors are small here: they are read through the safetensors crate.
+    fn ids(&self, name: &str) -> Vec<Vec<u32>> {
+        let bytes = std::fs::read(self.folder.join("golden.safetensors")).expect("golden");
+        let file = safetensors::SafeTensors::deserialize(&bytes).expect("golden");
+        let view = file.tensor(name).expect("tensor");
+        let id = |bytes: &[u8; 4]| u32::try_from(i32::from_le_bytes(*bytes)).expect("id");
+        let values: Vec<u32> = view.data().as_chunks::<4>().0.iter().map(id).collect();
+        values.chunks(*view.shape().last().expect("shape")).map(<[u32]>::to_vec).collect()
+    }
+
+    fn logits(&self, model: &Decoder, adapter: Option<&Adapter>) -> Vec<f32> {
+        self.ids("input_ids").iter().flat_map(|ids| model.logits(ids, adapter).expect("logits")).collect()
+    }
+
+    fn assert_close(&self, name: &str, found: &[f32], tolerance: f32) {
+        let expected = self.values(name);
+        assert_eq!(found.len(), expected.len());
+        let worst = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst < tolerance, "{} {name}: {worst}", self.family);
+    }
 }
 
 #[test]
 fn logits_agree_with_and_without_an_adapter() {
-    let (golden, _) = golden();
-    let model = model();
-    for (name, adapter) in [
-        ("logits", None),
-        ("adapter_init_logits", Some(adapter("adapter_init"))),
-        ("adapter_final_logits", Some(adapter("adapter_final"))),
-    ] {
-        let expected = golden.read(name).expect(name).0;
-        let found: Vec<f32> =
-            ids("input_ids").iter().flat_map(|ids| model.logits(ids, adapter.as_ref()).expect("logits")).collect();
-        let worst = worst(&found, &expected);
-        assert!(worst < 2e-4, "{name}: {worst}");
+    for reference in Reference::all() {
+        let (first, last) = (reference.adapter("adapter_init"), reference.adapter("adapter_final"));
+        for (name, adapter) in
+            [("logits", None), ("adapter_init_logits", Some(&first)), ("adapter_final_logits", Some(&last))]
+        {
+            reference.assert_close(name, &reference.logits(&reference.model, adapter), 2e-4);
+        }
     }
 }
 
 #[test]
 fn greedy_answers_agree_alone_and_in_a_batch() {
-    let model = model();
-    let expected = ids("greedy");
-    let prompts: Vec<Vec<u32>> = expected.iter().map(|ids| ids[..12].to_vec()).collect();
-    let answers = answer_greedily(&model, None, &prompts, &[], 20, &|| ()).expect("answers");
-    for (answer, expected) in answers.iter().zip(&expected) {
-        assert_eq!(answer, &expected[12..]);
+    for reference in Reference::all() {
+        let expected = reference.ids("greedy");
+        let prompts: Vec<Vec<u32>> = expected.iter().map(|ids| ids[..12].to_vec()).collect();
+        let answers = answer_greedily(&reference.model, None, &prompts, &[], 20, &|| ()).expect("answers");
+        for (answer, expected) in answers.iter().zip(&expected) {
+            assert_eq!(answer, &expected[12..], "{}", reference.family);
+        }
     }
 }
 
 #[test]
 fn a_sequence_does_not_depend_on_its_neighbours_or_their_adapters() {
-    let (model, adapter) = (model(), adapter("adapter_final"));
-    let prompts = ids("input_ids");
+    // The family with every kind of state: two windows, two rotary tables.
+    let reference = Reference::new("gemma3");
+    let (model, adapter) = (&reference.model, reference.adapter("adapter_final"));
+    let prompts = reference.ids("input_ids");
     let run = |which: &[usize]| {
         let mut sequences: Vec<Sequence> = which
             .iter()
-            .map(|&i| Sequence::new(&model, prompts[i % 2][..8 + i].to_vec(), Sampling::greedy(), true).expect("fits"))
+            .map(|&i| Sequence::new(model, prompts[i % 2][..8 + i].to_vec(), Sampling::greedy(), true).expect("fits"))
             .collect();
         let mut out = vec![Vec::new(); which.len()];
         for _ in 0..10 {
             let mut batch: Vec<_> =
                 sequences.iter_mut().zip(which).map(|(s, i)| (s, (i % 3 == 0).then_some(&adapter))).collect();
-            for (out, token) in out.iter_mut().zip(step(&model, &mut batch).expect("step")) {
+            for (out, token) in out.iter_mut().zip(step(model, &mut batch).expect("step")) {
                 out.push(token.id);
             }
         }
@@ -102,12 +123,11 @@ fn a_sequence_does_not_depend_on_its_neighbours_or_their_adapters() {
 
 #[test]
 fn scores_are_the_log_softmax_of_the_logits() {
-    let (golden, _) = golden();
-    let model = model();
-    let logits = golden.read("logits").expect("logits").0;
-    let vocab = model.config().vocab;
-    for (row, ids) in ids("input_ids").iter().enumerate() {
-        let scores = model.score(ids, None).expect("scores");
+    let reference = Reference::new("llama");
+    let logits = reference.values("logits");
+    let vocab = reference.model.config().vocab;
+    for (row, ids) in reference.ids("input_ids").iter().enumerate() {
+        let scores = reference.model.score(ids, None).expect("scores");
         assert_eq!(scores.len(), ids.len() - 1);
         for (at, score) in scores.iter().enumerate() {
             let logits = &logits[(row * ids.len() + at) * vocab..][..vocab];
@@ -120,51 +140,110 @@ fn scores_are_the_log_softmax_of_the_logits() {
 
 #[test]
 fn eight_sft_steps_agree() {
-    let (golden, json) = golden();
-    let (sft_ids, sft_mask) = (ids("sft_ids"), ids("sft_mask"));
-    let config = TunerConfig { optimizer: AdamWConfig { weight_decay: 0.01, ..AdamWConfig::default() } };
-    let mut tuner = Tuner::new(model(), Some(adapter("adapter_init")), &config);
-    for step in 0..8 {
-        let documents = [0, 1].map(|row| Document {
-            ids: sft_ids[step * 2 + row].clone(),
-            loss_mask: sft_mask[step * 2 + row].iter().map(|bit| u8::try_from(*bit).expect("bit")).collect(),
-        });
-        // Both documents in one block, and in one each, must give the same step.
-        let blocks = pack(&documents, if step % 2 == 0 { 80 } else { 40 });
-        let report = tuner.step(&blocks, 2e-3);
-        let loss = json["sft"]["losses"][step].as_f64().expect("loss");
-        let norm = json["sft"]["grad_norms"][step].as_f64().expect("norm");
-        assert!((report.loss - loss).abs() < 1e-4, "step {step}: loss {} for {loss}", report.loss);
-        assert!((report.grad_norm / norm - 1.0).abs() < 1e-3, "step {step}: norm {} for {norm}", report.grad_norm);
+    for reference in Reference::all() {
+        let (family, sft) = (reference.family, &reference.json["sft"]);
+        let (ids, mask) = (reference.ids("sft_ids"), reference.ids("sft_mask"));
+        let config = TunerConfig { optimizer: AdamWConfig { weight_decay: 0.01, ..AdamWConfig::default() } };
+        let mut tuner = Tuner::new(reference.model.clone(), Some(reference.adapter("adapter_init")), &config);
+        for step in 0..8 {
+            let documents = [0, 1].map(|row| Document {
+                ids: ids[step * 2 + row].clone(),
+                loss_mask: mask[step * 2 + row].iter().map(|bit| u8::try_from(*bit).expect("bit")).collect(),
+            });
+            // Both documents in one block, and in one each, must give the same step.
+            let blocks = pack(&documents, if step % 2 == 0 { 80 } else { 40 });
+            let report = tuner.step(&blocks, 2e-3);
+            let loss = sft["losses"][step].as_f64().expect("loss");
+            let norm = sft["grad_norms"][step].as_f64().expect("norm");
+            assert!((report.loss - loss).abs() < 1e-4, "{family} step {step}: loss {} for {loss}", report.loss);
+            let ratio = report.grad_norm / norm;
+            assert!((ratio - 1.0).abs() < 1e-3, "{family} step {step}: norm {} for {norm}", report.grad_norm);
+        }
+        let (decoder, adapter) = tuner.into_parts();
+        reference.assert_close("adapter_final_logits", &reference.logits(&decoder, adapter.as_ref()), 1e-3);
     }
-    let (decoder, adapter) = tuner.into_parts();
-    let expected = golden.read("adapter_final_logits").expect("logits").0;
-    let found: Vec<f32> =
-        ids("input_ids").iter().flat_map(|ids| decoder.logits(ids, adapter.as_ref()).expect("logits")).collect();
-    let worst = worst(&found, &expected);
-    assert!(worst < 2e-3, "after eight steps: {worst}");
+}
+
+#[test]
+fn five_dpo_steps_agree() {
+    for reference in Reference::all() {
+        let (family, dpo) = (reference.family, &reference.json["dpo"]);
+        let masks = reference.ids("dpo_mask");
+        let documents = |name: &str| -> Vec<Document> {
+            let rows = reference.ids(name).into_iter().zip(&masks);
+            rows.map(|(ids, mask)| Document { ids, loss_mask: mask.iter().map(|bit| u8::from(*bit > 0)).collect() })
+                .collect()
+        };
+        let pairs: Vec<Pair> = documents("dpo_chosen")
+            .into_iter()
+            .zip(documents("dpo_rejected"))
+            .map(|(chosen, rejected)| Pair { chosen, rejected })
+            .collect();
+        // TRL's and PyTorch's DPO clip nothing here, and decay as in the SFT steps.
+        let optimizer = AdamWConfig { weight_decay: 0.01, max_grad_norm: 0.0, ..AdamWConfig::default() };
+        let mut tuner =
+            Tuner::new(reference.model.clone(), Some(reference.adapter("adapter_final")), &TunerConfig { optimizer });
+        let numbers = |value: &Value| -> Vec<f64> {
+            value.as_array().expect("list").iter().map(|n| n.as_f64().expect("number")).collect()
+        };
+        let assert_near = |what: &str, found: Vec<f64>, expected: &Value| {
+            for (found, expected) in found.iter().zip(numbers(expected)) {
+                assert!((found - expected).abs() < 1e-3, "{family} {what}: {found} for {expected}");
+            }
+        };
+        for (index, step) in dpo["steps"].as_array().expect("steps").iter().enumerate() {
+            // Pairs side by side in one block, and in blocks of their own, must give the same step.
+            let blocks = pack_pairs(&pairs, if index % 2 == 0 { 96 } else { 48 });
+            let report = tuner.step_pairs(&blocks, Preference::Dpo { beta: 0.1 }, 5e-4);
+            let side = |of: &[PairLogs], side: fn(&PairLogs) -> f64| of.iter().map(side).collect::<Vec<_>>();
+            assert_near("loss", vec![report.step.loss], &serde_json::json!([step["loss"]]));
+            assert_near("chosen", side(&report.pairs, |pair| pair.chosen), &step["chosen_logps"]);
+            assert_near("rejected", side(&report.pairs, |pair| pair.rejected), &step["rejected_logps"]);
+            assert_near("reference", side(&report.reference, |pair| pair.chosen), &dpo["ref_chosen_logps"]);
+            assert_near("reference", side(&report.reference, |pair| pair.rejected), &dpo["ref_rejected_logps"]);
+        }
+    }
+}
+
+#[test]
+fn a_merge_computes_what_base_and_adapter_do() {
+    for reference in Reference::all() {
+        let adapter = reference.adapter("adapter_dpo");
+        let merged = reference.model.merge(&adapter);
+        reference.assert_close("merged_logits", &reference.logits(&merged, None), 3e-4);
+        let dir = tempfile::tempdir().expect("dir");
+        std::fs::copy(reference.folder.join("config.json"), dir.path().join("config.json")).expect("copied");
+        merged.save(dir.path(), StoredType::F32).expect("saved");
+        let read = Decoder::load(dir.path(), &Device::cpu()).expect("the merged checkpoint loads");
+        let proof = prove(&reference.model, &adapter, &read, &reference.ids("input_ids")).expect("proof");
+        assert!(proof.largest_logit_difference < 3e-4 && proof.tokens == 64, "{}: {proof:?}", reference.family);
+        // The base alone is something else: the proof can fail.
+        let wrong = prove(&reference.model, &adapter, &reference.model, &reference.ids("input_ids")).expect("proof");
+        assert!(wrong.largest_logit_difference > 0.01, "{}: {wrong:?}", reference.family);
+    }
 }
 
 #[test]
 fn tokenizer_and_template_agree() {
-    let (_, json) = golden();
-    let tokenizer = Tokenizer::from_dir(&folder()).expect("tokenizer");
-    for case in json["tokenize"].as_array().expect("cases") {
-        let found = tokenizer.encode(case["text"].as_str().expect("text"), false).expect("ids");
-        assert_eq!(serde_json::json!(found), case["ids"]);
-    }
-    for case in json["chat"].as_array().expect("cases") {
-        let messages: Vec<Message> = serde_json::from_value(case["messages"].clone()).expect("messages");
-        let found = tokenizer.render(&messages, case["add_generation_prompt"] == true).expect("rendered");
-        assert_eq!(found.text, case["text"].as_str().expect("text"));
-        assert_eq!(serde_json::json!(found.ids), case["ids"]);
-        assert_eq!(serde_json::json!(found.assistant_mask), case["assistant_mask"]);
+    for reference in Reference::all() {
+        let tokenizer = Tokenizer::from_dir(&reference.folder).expect("tokenizer");
+        for case in reference.json["tokenize"].as_array().expect("cases") {
+            let found = tokenizer.encode(case["text"].as_str().expect("text"), false).expect("ids");
+            assert_eq!(serde_json::json!(found), case["ids"], "{}", reference.family);
+        }
+        for case in reference.json["chat"].as_array().expect("cases") {
+            let messages: Vec<Message> = serde_json::from_value(case["messages"].clone()).expect("messages");
+            let found = tokenizer.render(&messages, case["add_generation_prompt"] == true).expect("rendered");
+            assert_eq!(found.text, case["text"].as_str().expect("text"), "{}", reference.family);
+            assert_eq!(serde_json::json!(found.ids), case["ids"], "{}", reference.family);
+            assert_eq!(serde_json::json!(found.assistant_mask), case["assistant_mask"], "{}", reference.family);
+        }
     }
 }
 
 #[test]
 fn streamed_text_is_whole_and_complete() {
-    let tokenizer = Tokenizer::from_dir(&folder()).expect("tokenizer");
+    let tokenizer = Tokenizer::from_dir(&Reference::new("llama").folder).expect("tokenizer");
     let text = "naïve café – 東京 🚀 end";
     let mut decoder = tokenizer.decoder();
     let mut streamed = String::new();
@@ -179,10 +258,12 @@ fn streamed_text_is_whole_and_complete() {
 
 #[test]
 fn saved_state_resumes_bit_for_bit() {
-    let sft_ids = ids("sft_ids");
+    let reference = Reference::new("llama");
+    let sft_ids = reference.ids("sft_ids");
     let blocks =
         |step: usize| pack(&[Document { ids: sft_ids[step].clone(), loss_mask: vec![1; sft_ids[step].len()] }], 64);
-    let start = || Tuner::new(model(), Some(adapter("adapter_init")), &TunerConfig::default());
+    let start =
+        || Tuner::new(reference.model.clone(), Some(reference.adapter("adapter_init")), &TunerConfig::default());
     let dir = tempfile::tempdir().expect("dir");
     let mut whole = start();
     let run = |tuner: &mut Tuner, steps: std::ops::Range<usize>| {

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use firn_llm::config::{ModelConfig, RopeScaling};
+use firn_llm::config::{ModelConfig, Widths};
 use firn_llm::device::{Device, DeviceSpec};
 use firn_llm::model::{Adapter, Decoder, LoraConfig};
 use firn_llm::train::{Document, Tuner, TunerConfig, pack};
@@ -53,19 +53,8 @@ struct TrainArgs {
 }
 
 fn architecture(name: &str) -> Result<ModelConfig> {
-    let llama = |vocab, hidden, intermediate, layers, heads, kv_heads| ModelConfig {
-        vocab,
-        hidden,
-        intermediate,
-        layers,
-        heads,
-        kv_heads,
-        head_dim: hidden / heads,
-        rms_eps: 1e-5,
-        rope_theta: 1e4,
-        rope_scaling: RopeScaling::None,
-        tied: true,
-        context: 4096,
+    let llama = |vocab, hidden, intermediate, layers, heads, kv_heads| {
+        ModelConfig::llama(Widths { vocab, hidden, intermediate, layers, heads, kv_heads, context: 4096 })
     };
     Ok(match name {
         "plain-6x256" => llama(4096, 256, 704, 6, 8, 4),

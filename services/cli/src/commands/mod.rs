@@ -12,4 +12,5 @@ pub(crate) mod pretrain;
 pub(crate) mod quickstart;
 pub(crate) mod score;
 pub(crate) mod template;
+pub(crate) mod tools;
 pub(crate) mod up;

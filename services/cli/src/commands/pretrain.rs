@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use firn_llm::config::{ModelConfig, RopeScaling};
+use firn_llm::config::{ModelConfig, Widths};
 use firn_llm::device::{Device, DeviceSpec};
 use firn_llm::model::Decoder;
 use firn_llm::scratch::{END_OF_TEXT, train_tokenizer, write_config};
@@ -75,20 +75,15 @@ pub(crate) struct PretrainArgs {
 
 fn shape(args: &PretrainArgs, vocab: usize) -> ModelConfig {
     let heads = args.hidden_size / HEAD;
-    ModelConfig {
+    ModelConfig::llama(Widths {
         vocab,
         hidden: args.hidden_size,
         intermediate: 3 * args.hidden_size,
         layers: args.layers,
         heads,
         kv_heads: heads,
-        head_dim: HEAD,
-        rms_eps: 1e-5,
-        rope_theta: 10_000.0,
-        rope_scaling: RopeScaling::None,
-        tied: true,
         context: 1024,
-    }
+    })
 }
 
 /// Runs the command.
@@ -198,7 +193,7 @@ fn card(args: &PretrainArgs, config: &ModelConfig, run: &Run, loss: HeldOutLoss)
          --block-size {block} \
          --batch-size {batch} --lr {lr} --budget-seconds {budget}\n```\n",
         parameters = config.parameters(),
-        layers = config.layers,
+        layers = config.layers(),
         hidden = config.hidden,
         vocab = config.vocab,
         documents = args.documents,

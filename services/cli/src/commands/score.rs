@@ -1,10 +1,11 @@
 //! `firn score`: log-probabilities of given tokens.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use firn_llm::device::{Device, DeviceSpec};
 use firn_llm::model::{Adapter, Decoder};
+use firn_llm::quant::Quantization;
 use firn_llm::tokenizer::{Message, Tokenizer};
 use serde::Deserialize;
 use serde_json::json;
@@ -33,6 +34,9 @@ pub(crate) struct ModelArgs {
     /// PEFT folder.
     #[arg(long, value_name = "DIR")]
     pub(crate) adapter: Option<PathBuf>,
+    /// Keep the base's linear layers as none, int8, int4 (NF4) or int4-double.
+    #[arg(long, default_value = "none", value_parser = str::parse::<Quantization>)]
+    quantization: Quantization,
     /// auto, cpu, cuda:N or vulkan.
     #[arg(long, default_value = "auto", value_parser = str::parse::<DeviceSpec>)]
     pub(crate) device: DeviceSpec,
@@ -42,39 +46,44 @@ impl ModelArgs {
     /// Loads the decoder and the adapter.
     pub(crate) fn load(&self) -> Result<(Decoder, Option<Adapter>)> {
         let device = Device::open(self.device)?;
-        let decoder = Decoder::load(&self.model, &device)?;
+        let decoder = Decoder::load_quantized(&self.model, &device, self.quantization)?;
         let adapter = self.adapter.as_ref().map(|dir| Adapter::load(dir, decoder.config(), &device)).transpose()?;
         Ok((decoder, adapter))
     }
 }
 
+/// A row of tokens, in one of three ways.
 #[derive(Deserialize)]
-struct Row {
+pub(crate) struct Row {
     ids: Option<Vec<u32>>,
     text: Option<String>,
     messages: Option<Vec<Message>>,
 }
 
+/// A row's ids; ids alone need no tokenizer, which is opened at the first row that does.
+pub(crate) fn ids_of(row: Row, model: &Path, tokenizer: &mut Option<Tokenizer>) -> Result<Vec<u32>> {
+    match (row.ids, row.text, row.messages) {
+        (Some(ids), None, None) => Ok(ids),
+        (None, text, messages) if text.is_some() != messages.is_some() => {
+            let tokenizer = match tokenizer {
+                Some(tokenizer) => tokenizer,
+                None => tokenizer.insert(Tokenizer::from_dir(model)?),
+            };
+            match (text, messages) {
+                (Some(text), _) => Ok(tokenizer.encode(&text, true)?),
+                (_, messages) => Ok(tokenizer.render(&messages.unwrap_or_default(), false)?.ids),
+            }
+        }
+        _ => bail!("a row needs exactly one of \"ids\", \"text\" and \"messages\""),
+    }
+}
+
 /// Runs the command.
 pub(crate) fn run(args: &ScoreArgs) -> Result<()> {
     let (decoder, adapter) = args.model.load()?;
-    // Ids alone need no tokenizer.
     let mut tokenizer = None;
     each_line(&args.input, |row: Row| {
-        let ids = match (row.ids, row.text, row.messages) {
-            (Some(ids), None, None) => ids,
-            (None, text, messages) if text.is_some() != messages.is_some() => {
-                let tokenizer = match &tokenizer {
-                    Some(tokenizer) => tokenizer,
-                    None => tokenizer.insert(Tokenizer::from_dir(&args.model.model)?),
-                };
-                match (text, messages) {
-                    (Some(text), _) => tokenizer.encode(&text, true)?,
-                    (_, messages) => tokenizer.render(&messages.unwrap_or_default(), false)?.ids,
-                }
-            }
-            _ => bail!("a row needs exactly one of \"ids\", \"text\" and \"messages\""),
-        };
+        let ids = ids_of(row, &args.model.model, &mut tokenizer)?;
         let scores = decoder.score(&ids, adapter.as_ref())?;
         let sum: f64 = scores.iter().copied().map(f64::from).sum();
         let mut logprobs: Vec<Option<f32>> = vec![None; usize::from(!ids.is_empty())];

@@ -22,7 +22,7 @@ pub struct KvCache {
 impl KvCache {
     /// An empty cache.
     pub fn new(config: &ModelConfig, device: &Device) -> Self {
-        let layers = (0..config.layers).map(|_| [None, None]).collect();
+        let layers = (0..config.layers()).map(|_| [None, None]).collect();
         Self { layers, length: 0, width: config.kv_heads * config.head_dim, device: device.clone() }
     }
 

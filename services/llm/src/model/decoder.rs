@@ -5,16 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use burn::tensor::{Int, Tensor, TensorData};
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 
-use super::{Adapter, AdapterError, KvCache};
-use crate::config::{ConfigError, ModelConfig, Module};
+use super::{Adapter, AdapterError, KvCache, Layer, Weight};
+use crate::config::{ConfigError, ModelConfig, Module, Norm};
 use crate::device::Device;
-use crate::ops::attention::{self, Heads};
+use crate::ops::attention::{self, Documents, Heads};
 use crate::ops::rope::RopeTable;
-use crate::ops::{cross_entropy, norm, swiglu, tensor, to_vec};
-use crate::weights::{self, NamedTensor, StoredType, Weights, WeightsError};
+use crate::ops::{cross_entropy, norm, to_vec};
+use crate::weights::{self, NamedTensor, StoredType, WeightsError};
 
 /// Why a model could not be opened, saved or run.
 #[derive(Debug, thiserror::Error)]
@@ -47,14 +45,6 @@ pub enum ModelError {
     },
 }
 
-/// One block's weights.
-#[derive(Clone, Debug)]
-pub(crate) struct Layer {
-    pub(crate) input_norm: Tensor<1>,
-    pub(crate) linears: [Tensor<2>; 7],
-    pub(crate) post_norm: Tensor<1>,
-}
-
 /// A decoder's weights on a device. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Decoder {
@@ -64,7 +54,8 @@ pub struct Decoder {
     pub(crate) norm: Tensor<1>,
     /// `None` if tied.
     pub(crate) head: Option<Tensor<2>>,
-    pub(crate) rope: Arc<RopeTable>,
+    /// One a block; blocks with the same parameters share a table.
+    pub(crate) ropes: Vec<Arc<RopeTable>>,
     pub(crate) device: Device,
 }
 
@@ -79,84 +70,27 @@ pub(crate) struct Run<'a> {
 /// A parameter in checkpoint order, for loading, saving, initialising and training alike.
 enum Parameter<'a> {
     Matrix(&'a mut Tensor<2>),
-    Vector(&'a mut Tensor<1>),
+    Bias(&'a mut Tensor<1>),
+    Norm(&'a mut Tensor<1>),
 }
 
 impl Decoder {
-    /// Loads a checkpoint folder, one tensor at a time.
-    ///
-    /// # Errors
-    /// A file is missing or does not fit its configuration.
-    pub fn load(dir: &Path, device: &Device) -> Result<Self, ModelError> {
-        let config = ModelConfig::from_dir(dir)?;
-        let weights = Weights::open_dir(dir)?;
-        let mut decoder = Self::zeros(config, device);
-        for (name, parameter) in decoder.parameters_mut() {
-            match parameter {
-                Parameter::Matrix(slot) => {
-                    let shape = slot.dims();
-                    *slot = tensor(weights.read_shaped(&name, &shape)?, shape, &device.burn);
-                }
-                Parameter::Vector(slot) => {
-                    let shape = slot.dims();
-                    *slot = tensor(weights.read_shaped(&name, &shape)?, shape, &device.burn);
-                }
-            }
-        }
-        Ok(decoder)
-    }
-
-    /// Random weights: normal with deviation 0.02, scaled down by depth where a layer writes to the residual stream
-    /// (Radford et al. 2019), norms 1.
-    pub fn random(config: ModelConfig, seed: u64, device: &Device) -> Self {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let depth = ((2 * config.layers) as f32).sqrt();
-        let mut decoder = Self::zeros(config, device);
-        for (name, parameter) in decoder.parameters_mut() {
-            match parameter {
-                Parameter::Matrix(slot) => {
-                    let shape = slot.dims();
-                    let residual = name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight");
-                    let deviation = if residual { 0.02 / depth } else { 0.02 };
-                    let values = (0..shape[0] * shape[1]).map(|_| normal(&mut rng) * deviation).collect();
-                    *slot = tensor(values, shape, &device.burn);
-                }
-                Parameter::Vector(slot) => *slot = Tensor::ones(slot.dims(), &device.burn),
-            }
-        }
-        decoder
-    }
-
-    fn zeros(config: ModelConfig, device: &Device) -> Self {
-        let burn = &device.burn;
-        let layer = || Layer {
-            input_norm: Tensor::zeros([config.hidden], burn),
-            linears: Module::ALL.map(|module| Tensor::zeros(config.linear_shape(module), burn)),
-            post_norm: Tensor::zeros([config.hidden], burn),
-        };
-        Self {
-            embedding: Tensor::zeros([config.vocab, config.hidden], burn),
-            layers: (0..config.layers).map(|_| layer()).collect(),
-            norm: Tensor::zeros([config.hidden], burn),
-            head: (!config.tied).then(|| Tensor::zeros([config.vocab, config.hidden], burn)),
-            rope: Arc::new(RopeTable::new(&config)),
-            config,
-            device: device.clone(),
-        }
-    }
-
     /// Writes `model.safetensors`; `config.json` and the tokenizer are the caller's to copy.
     ///
     /// # Errors
     /// The file can't be written.
     pub fn save(&self, dir: &Path, stored: StoredType) -> Result<(), ModelError> {
         let mut copy = self.clone();
+        let offset = self.config.norm_offset;
         let tensors: Vec<_> = copy
             .parameters_mut()
             .into_iter()
             .map(|(name, parameter)| match parameter {
                 Parameter::Matrix(t) => NamedTensor { name, shape: t.dims().to_vec(), values: to_vec(t.clone()) },
-                Parameter::Vector(t) => NamedTensor { name, shape: t.dims().to_vec(), values: to_vec(t.clone()) },
+                Parameter::Bias(t) => NamedTensor { name, shape: t.dims().to_vec(), values: to_vec(t.clone()) },
+                Parameter::Norm(t) => {
+                    NamedTensor { name, shape: t.dims().to_vec(), values: to_vec(t.clone() - offset) }
+                }
             })
             .collect();
         Ok(weights::write(&dir.join("model.safetensors"), &tensors, stored)?)
@@ -165,6 +99,11 @@ impl Decoder {
     /// Shape of the model.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// Bytes that the blocks' linear layers take.
+    pub fn linear_bytes(&self) -> usize {
+        self.layers.iter().flat_map(|layer| &layer.linears).map(|linear| linear.weight.bytes()).sum()
     }
 
     /// Where it computes.
@@ -177,7 +116,7 @@ impl Decoder {
         let mut copy = self.clone();
         let parts = copy.parameters_mut().into_iter().map(|(_, parameter)| match parameter {
             Parameter::Matrix(t) => t.clone().flatten::<1>(0, 1),
-            Parameter::Vector(t) => t.clone(),
+            Parameter::Bias(t) | Parameter::Norm(t) => t.clone(),
         });
         Tensor::cat(parts.collect(), 0)
     }
@@ -195,31 +134,52 @@ impl Decoder {
                     let shape = slot.dims();
                     *slot = take(shape[0] * shape[1]).reshape(shape);
                 }
-                Parameter::Vector(slot) => *slot = take(slot.dims()[0]),
+                Parameter::Bias(slot) | Parameter::Norm(slot) => *slot = take(slot.dims()[0]),
             }
         }
     }
 
     fn parameters_mut(&mut self) -> Vec<(String, Parameter<'_>)> {
+        let placement = self.config.norms;
         let mut all = vec![("model.embed_tokens.weight".to_owned(), Parameter::Matrix(&mut self.embedding))];
         for (index, layer) in self.layers.iter_mut().enumerate() {
-            let name = |part: &str| format!("model.layers.{index}.{part}.weight");
-            all.push((name("input_layernorm"), Parameter::Vector(&mut layer.input_norm)));
-            for (module, weight) in Module::ALL.into_iter().zip(&mut layer.linears) {
-                all.push((name(&module.path()), Parameter::Matrix(weight)));
+            let name = |part: &str, kind: &str| format!("model.layers.{index}.{part}.{kind}");
+            for (norm, weight) in Norm::ALL.into_iter().zip(&mut layer.norms) {
+                all.extend(weight.as_mut().map(|w| (name(norm.path(placement), "weight"), Parameter::Norm(w))));
             }
-            all.push((name("post_attention_layernorm"), Parameter::Vector(&mut layer.post_norm)));
+            for (module, linear) in Module::ALL.into_iter().zip(&mut layer.linears) {
+                let path = module.path();
+                if let Weight::Dense(weight) = &mut linear.weight {
+                    all.push((name(&path, "weight"), Parameter::Matrix(weight)));
+                }
+                all.extend(linear.bias.as_mut().map(|bias| (name(&path, "bias"), Parameter::Bias(bias))));
+            }
         }
-        all.push(("model.norm.weight".to_owned(), Parameter::Vector(&mut self.norm)));
+        all.push(("model.norm.weight".to_owned(), Parameter::Norm(&mut self.norm)));
         if let Some(head) = &mut self.head {
             all.push(("lm_head.weight".to_owned(), Parameter::Matrix(head)));
         }
         all
     }
 
-    pub(crate) fn heads(&self) -> Heads {
+    /// Heads of block `index`.
+    pub(crate) fn heads(&self, index: usize) -> Heads {
         let config = &self.config;
-        Heads { kv: config.kv_heads, group: config.heads / config.kv_heads, dim: config.head_dim }
+        Heads {
+            kv: config.kv_heads,
+            group: config.heads / config.kv_heads,
+            dim: config.head_dim,
+            scale: config.score_scale,
+            window: config.attention[index].window,
+        }
+    }
+
+    /// Documents of a packed block whose embedded rows are `x`.
+    pub(crate) fn documents<'a>(&self, ranges: &'a [Range<usize>], x: &Tensor<2>) -> Documents<'a> {
+        let mut windows: Vec<_> = self.config.attention.iter().map(|layer| layer.window).collect();
+        windows.sort_unstable();
+        windows.dedup();
+        Documents::new(ranges, x, &windows)
     }
 
     pub(crate) fn head_weight(&self) -> &Tensor<2> {
@@ -242,7 +202,8 @@ impl Decoder {
         let ids: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
         let count = ids.len();
         let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, [count]), &self.device.burn);
-        self.embedding.clone().select(0, ids)
+        let rows = self.embedding.clone().select(0, ids);
+        if self.config.embedding_scale == 1.0 { rows } else { rows * self.config.embedding_scale }
     }
 
     /// Runs the new tokens of several sequences through all blocks, in one batch, and extends their caches. Gives the
@@ -258,24 +219,20 @@ impl Decoder {
         }
         let mut x = self.embed(&ids);
         for (index, layer) in self.layers.iter().enumerate() {
-            let apply = |module: Module, x: &Tensor<2>, runs: &[Run<'_>]| {
-                let y = x.clone().matmul(layer.linears[module.index()].clone().transpose());
-                add_adapters(y, x, runs, &spans, index, module)
+            let heads = self.heads(index);
+            let adapters: Vec<_> = runs.iter().map(|run| run.adapter).collect();
+            let linear = |module: Module, x: &Tensor<2>| {
+                add_adapters(layer.linears[module.index()].apply(x), x, &adapters, &spans, index, module)
             };
-            let (h, _) = norm::forward(&x, &layer.input_norm, self.config.rms_eps);
-            let q = self.rope.apply(apply(Module::Q, &h, runs), &positions, false);
-            let k = self.rope.apply(apply(Module::K, &h, runs), &positions, false);
-            let v = apply(Module::V, &h, runs);
-            let outputs = runs.iter_mut().zip(&spans).map(|(run, span)| {
-                let rows = |t: &Tensor<2>| t.clone().slice([span.clone()]);
-                let [keys, values] = run.cache.extend(index, [rows(&k), rows(&v)]);
-                attention::attend(rows(&q), keys, values, self.heads())
-            });
-            let o = Tensor::cat(outputs.collect(), 0);
-            x = x + apply(Module::O, &o, runs);
-            let (h, _) = norm::forward(&x, &layer.post_norm, self.config.rms_eps);
-            let a = swiglu::forward(&apply(Module::Gate, &h, runs), &apply(Module::Up, &h, runs));
-            x = x + apply(Module::Down, &a, runs);
+            let attend = |q: &Tensor<2>, k: &Tensor<2>, v: &Tensor<2>| {
+                let outputs = runs.iter_mut().zip(&spans).map(|(run, span)| {
+                    let rows = |t: &Tensor<2>| t.clone().slice([span.clone()]);
+                    let [keys, values] = run.cache.extend(index, [rows(k), rows(v)]);
+                    attention::attend(rows(q), keys, values, heads)
+                });
+                Tensor::cat(outputs.collect(), 0)
+            };
+            x = self.block(index, x, &positions, linear, attend).0;
         }
         for run in runs.iter_mut() {
             run.cache.advance(run.ids.len());
@@ -313,7 +270,7 @@ impl Decoder {
 fn add_adapters(
     y: Tensor<2>,
     x: &Tensor<2>,
-    runs: &[Run<'_>],
+    adapters: &[Option<&Adapter>],
     spans: &[Range<usize>],
     layer: usize,
     module: Module,
@@ -321,14 +278,14 @@ fn add_adapters(
     let [rows, width] = y.dims();
     let mut y = y;
     let mut start = 0;
-    while start < runs.len() {
-        let adapter = runs[start].adapter;
-        let same = |run: &Run<'_>| match (run.adapter, adapter) {
+    while start < adapters.len() {
+        let adapter = adapters[start];
+        let same = |other: &Option<&Adapter>| match (*other, adapter) {
             (Some(a), Some(b)) => std::ptr::eq(a, b),
             (None, None) => true,
             _ => false,
         };
-        let end = start + runs[start..].iter().take_while(|run| same(run)).count();
+        let end = start + adapters[start..].iter().take_while(|other| same(other)).count();
         if let Some(pair) = adapter.and_then(|adapter| adapter.pair(layer, module)) {
             let span = spans[start].start..spans[end - 1].end;
             if span == (0..rows) {
@@ -340,10 +297,4 @@ fn add_adapters(
         start = end;
     }
     y
-}
-
-/// A standard normal variate by Box and Muller's transform.
-fn normal(rng: &mut ChaCha8Rng) -> f32 {
-    let (u, v): (f32, f32) = (rng.random_range(f32::EPSILON..1.0), rng.random());
-    (-2.0 * u.ln()).sqrt() * (std::f32::consts::TAU * v).cos()
 }

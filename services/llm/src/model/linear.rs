@@ -1,37 +1,48 @@
-//! A linear layer with an optional low-rank adapter: `y = x·Wᵀ + s·(x·Aᵀ)·Bᵀ` (Hu et al. 2021). No dense `W + BA` ever
-//! exists, and a frozen `W` has no gradient.
+//! A linear layer with an optional low-rank adapter: `y = x·Wᵀ + b + s·(x·Aᵀ)·Bᵀ` (Hu et al. 2021). No dense `W + BA`
+//! ever exists, and a frozen `W` has no gradient.
 
 use burn::tensor::Tensor;
 
-use super::LoraPair;
+use super::{LoraPair, Weight};
 
-/// Weight `[out, in]` with the adapter that is trained on it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Linear<'a> {
-    pub(crate) weight: &'a Tensor<2>,
-    pub(crate) lora: Option<&'a LoraPair>,
+/// Weight `[out, in]` and bias `[out]` as a checkpoint has them.
+#[derive(Clone, Debug)]
+pub(crate) struct Linear {
+    pub(crate) weight: Weight,
+    pub(crate) bias: Option<Tensor<1>>,
 }
 
 /// Gradients of a linear layer's parameters.
 #[derive(Debug, Default)]
 pub(crate) struct LinearGradients {
     pub(crate) weight: Option<Tensor<2>>,
+    pub(crate) bias: Option<Tensor<1>>,
     pub(crate) a: Option<Tensor<2>>,
     pub(crate) b: Option<Tensor<2>>,
 }
 
-impl Linear<'_> {
+impl Linear {
+    /// Output `[n, out]` without an adapter.
+    pub(crate) fn apply(&self, x: &Tensor<2>) -> Tensor<2> {
+        let y = x.clone().matmul(self.weight.tensor().transpose());
+        match &self.bias {
+            Some(bias) => y + bias.clone().unsqueeze::<2>(),
+            None => y,
+        }
+    }
+
     /// Output `[n, out]`, and `x·Aᵀ` `[n, r]` for the backward.
-    pub(crate) fn forward(&self, x: &Tensor<2>) -> (Tensor<2>, Option<Tensor<2>>) {
-        let y = x.clone().matmul(self.weight.clone().transpose());
-        let Some(lora) = self.lora else { return (y, None) };
+    pub(crate) fn forward(&self, lora: Option<&LoraPair>, x: &Tensor<2>) -> (Tensor<2>, Option<Tensor<2>>) {
+        let y = self.apply(x);
+        let Some(lora) = lora else { return (y, None) };
         let (delta, inner) = lora.delta(x);
         (y + delta, Some(inner))
     }
 
-    /// Gradient of `x`, and of the parameters that are trained: the adapter if there is one, else the weight.
+    /// Gradient of `x`, and of the parameters that are trained: the adapter if there is one, else weight and bias.
     pub(crate) fn backward(
         &self,
+        lora: Option<&LoraPair>,
         dy: &Tensor<2>,
         x: &Tensor<2>,
         inner: Option<&Tensor<2>>,
@@ -40,9 +51,10 @@ impl Linear<'_> {
         let mut gradients = LinearGradients::default();
         if train_weight {
             gradients.weight = Some(dy.clone().transpose().matmul(x.clone()));
+            gradients.bias = self.bias.as_ref().map(|_| dy.clone().sum_dim(0).flatten::<1>(0, 1));
         }
-        let mut dx = dy.clone().matmul(self.weight.clone());
-        if let (Some(lora), Some(inner)) = (self.lora, inner) {
+        let mut dx = dy.clone().matmul(self.weight.tensor());
+        if let (Some(lora), Some(inner)) = (lora, inner) {
             let dinner = dy.clone().matmul(lora.b.clone()) * lora.scale;
             gradients.b = Some(dy.clone().transpose().matmul(inner.clone()) * lora.scale);
             gradients.a = Some(dinner.clone().transpose().matmul(x.clone()));

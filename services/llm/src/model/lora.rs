@@ -115,7 +115,7 @@ impl Adapter {
     pub fn new(model: &ModelConfig, config: LoraConfig, seed: u64, device: &Device) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let scale = config.scale();
-        let layers = (0..model.layers)
+        let layers = (0..model.layers())
             .map(|_| {
                 Module::ALL.map(|module| {
                     config.targets.contains(&module).then(|| {
@@ -173,8 +173,8 @@ impl Adapter {
         let config = LoraConfig { r, alpha, rslora, targets };
         let weights = Weights::open_file(&dir.join(FILE))?;
         let scale = config.scale();
-        let mut layers = Vec::with_capacity(model.layers);
-        for layer in 0..model.layers {
+        let mut layers = Vec::with_capacity(model.layers());
+        for layer in 0..model.layers() {
             let mut pairs: [Option<LoraPair>; 7] = Default::default();
             for &module in &config.targets {
                 let [output, input] = model.linear_shape(module);

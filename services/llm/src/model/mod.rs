@@ -1,13 +1,20 @@
 //! The decoder: one model for every family, described by its configuration.
 
+mod block;
+mod build;
 mod cache;
 mod decoder;
 mod linear;
 mod lora;
+mod merge;
+mod weight;
 
+pub(crate) use block::{Layer, Saved};
 pub use cache::KvCache;
+pub(crate) use decoder::Run;
 pub use decoder::{Decoder, ModelError};
-pub(crate) use decoder::{Layer, Run};
 pub(crate) use linear::{Linear, LinearGradients};
 pub(crate) use lora::LoraPair;
 pub use lora::{Adapter, AdapterError, LoraConfig};
+pub use merge::{MergeProof, prove};
+pub(crate) use weight::Weight;

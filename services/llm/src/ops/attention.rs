@@ -8,6 +8,7 @@ use std::ops::Range;
 use burn::tensor::{Bool, Int, Tensor, TensorData, activation};
 
 use super::{update, view};
+use crate::device::BurnDevice;
 
 /// Heads of a layer.
 #[derive(Clone, Copy, Debug)]
@@ -16,13 +17,13 @@ pub(crate) struct Heads {
     /// Query heads that share a key head.
     pub(crate) group: usize,
     pub(crate) dim: usize,
+    /// Factor of the scores before the softmax.
+    pub(crate) scale: f32,
+    /// A row sees itself and so many minus one before it; `None`: all.
+    pub(crate) window: Option<usize>,
 }
 
 impl Heads {
-    fn scale(self) -> f32 {
-        (self.dim as f32).sqrt().recip()
-    }
-
     /// `[l, kv·group·dim]` → `[kv, group·l, dim]`.
     fn split_queries(self, x: Tensor<2>) -> Tensor<3> {
         let l = x.dims()[0];
@@ -53,15 +54,15 @@ impl Heads {
 pub(crate) struct Documents<'a> {
     ranges: &'a [Range<usize>],
     /// On an accelerator one masked product over the whole block beats many small ones: true where a row must not
-    /// look. On the CPU each document is computed alone, and there is no mask.
-    hidden: Option<Tensor<2, Bool>>,
+    /// look, for each window that a layer has. On the CPU each document is computed alone, and there is no mask.
+    hidden: Vec<(Option<usize>, Tensor<2, Bool>)>,
 }
 
 impl<'a> Documents<'a> {
-    /// Documents of the rows of `x`.
-    pub(crate) fn new(ranges: &'a [Range<usize>], x: &Tensor<2>) -> Self {
+    /// Documents of the rows of `x`, for layers with these windows.
+    pub(crate) fn new(ranges: &'a [Range<usize>], x: &Tensor<2>, windows: &[Option<usize>]) -> Self {
         if view(x).is_some() {
-            return Self { ranges, hidden: None };
+            return Self { ranges, hidden: Vec::new() };
         }
         let (n, device) = (x.dims()[0], x.device());
         let owners: Vec<i64> =
@@ -69,12 +70,29 @@ impl<'a> Documents<'a> {
         let owners = Tensor::<1, Int>::from_data(TensorData::new(owners, [n]), &device);
         let rows = owners.clone().reshape([n, 1]).expand([n, n]);
         let others = rows.not_equal(owners.reshape([1, n]).expand([n, n]));
-        let later = Tensor::<2, Bool>::tril_mask([n, n], 0, &device);
-        Self { ranges, hidden: Some(others.bool_or(later)) }
+        let hidden = windows.iter().map(|&window| {
+            let unseen = unseen(n, n, window, &device);
+            (window, others.clone().bool_or(unseen))
+        });
+        Self { ranges, hidden: hidden.collect() }
     }
 
     fn attended(&self, rows: usize) -> Vec<Range<usize>> {
-        if self.hidden.is_some() { vec![0..rows] } else { self.ranges.to_vec() }
+        if self.hidden.is_empty() { self.ranges.to_vec() } else { vec![0..rows] }
+    }
+
+    fn hidden(&self, window: Option<usize>) -> Option<&Tensor<2, Bool>> {
+        self.hidden.iter().find(|(of, _)| *of == window).map(|(_, mask)| mask)
+    }
+}
+
+/// True where the last `rows` of `keys` tokens must not look: at later tokens, and at those before their window.
+fn unseen(rows: usize, keys: usize, window: Option<usize>, device: &BurnDevice) -> Tensor<2, Bool> {
+    let first = (keys - rows) as i64;
+    let later = Tensor::tril_mask([rows, keys], first, device);
+    match window {
+        None => later,
+        Some(window) => later.bool_or(Tensor::triu_mask([rows, keys], first - window as i64 + 1, device)),
     }
 }
 
@@ -89,7 +107,7 @@ pub(crate) fn forward(
     let (mut outputs, mut probabilities) = (Vec::new(), Vec::new());
     for range in documents.attended(q.dims()[0]) {
         let rows = |x: &Tensor<2>| x.clone().slice([range.clone()]);
-        let (o, p) = masked(rows(q), rows(k), rows(v), heads, documents.hidden.as_ref());
+        let (o, p) = masked(rows(q), rows(k), rows(v), heads, documents.hidden(heads.window));
         outputs.push(o);
         probabilities.push(p);
     }
@@ -129,23 +147,22 @@ pub(crate) fn backward(
         let dout = heads.split_queries(rows(dout));
         dvs.push(heads.join_keys(p.clone().transpose().matmul(dout.clone())));
         let dp = dout.matmul(heads.split_keys(rows(v)).transpose());
-        let ds = softmax_gradient(dp, &p, heads.scale());
+        let ds = softmax_gradient(dp, &p, heads.scale);
         dks.push(heads.join_keys(ds.clone().transpose().matmul(heads.split_queries(rows(q)))));
         dqs.push(heads.join_queries(ds.matmul(heads.split_keys(rows(k)))));
     }
     [Tensor::cat(dqs, 0), Tensor::cat(dks, 0), Tensor::cat(dvs, 0)]
 }
 
-/// Softmax of scaled scores `[kv, group·rows, keys]`, where the last query row sees all keys and each row before it
-/// one less, or where `hidden` `[rows, keys]` says what is not seen.
+/// Softmax of scaled scores `[kv, group·rows, keys]`, where the last query row sees all keys of its window and each row
+/// before it one less, or where `hidden` `[rows, keys]` says what is not seen.
 fn causal_softmax(scores: Tensor<3>, heads: Heads, hidden: Option<&Tensor<2, Bool>>) -> Tensor<3> {
     let [kv, grouped, keys] = scores.dims();
     let rows = grouped / heads.group;
-    let scale = heads.scale();
+    let scale = heads.scale;
     if hidden.is_some() || view(&scores).is_none() {
-        let causal = || Tensor::tril_mask([rows, keys], (keys - rows) as i64, &scores.device());
         let hidden = hidden
-            .map_or_else(causal, Clone::clone)
+            .map_or_else(|| unseen(rows, keys, heads.window, &scores.device()), Clone::clone)
             .reshape([1, 1, rows, keys])
             .expand([kv, heads.group, rows, keys])
             .reshape([kv, grouped, keys]);
@@ -154,7 +171,8 @@ fn causal_softmax(scores: Tensor<3>, heads: Heads, hidden: Option<&Tensor<2, Boo
     update(scores, |values| {
         for (index, row) in values.chunks_exact_mut(keys).enumerate() {
             let visible = keys - rows + index % rows + 1;
-            let (seen, hidden) = row.split_at_mut(visible);
+            let (seen, later) = row.split_at_mut(visible);
+            let (before, seen) = seen.split_at_mut(heads.window.map_or(0, |window| visible.saturating_sub(window)));
             let top = seen.iter().fold(f32::NEG_INFINITY, |top, v| top.max(*v));
             let mut sum = 0.0;
             for v in seen.iter_mut() {
@@ -163,7 +181,8 @@ fn causal_softmax(scores: Tensor<3>, heads: Heads, hidden: Option<&Tensor<2, Boo
             }
             let norm = 1.0 / sum;
             seen.iter_mut().for_each(|v| *v *= norm);
-            hidden.fill(0.0);
+            before.fill(0.0);
+            later.fill(0.0);
         }
     })
 }

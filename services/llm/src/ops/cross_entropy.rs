@@ -11,26 +11,26 @@ const CHUNK: usize = 256;
 pub(crate) struct HeadLoss {
     /// Sum of the rows' negative log-likelihoods, nats.
     pub(crate) sum: f64,
-    /// Gradient of `weight · sum` for the hidden rows `[m, d]`.
+    /// Gradient of the weighted sum for the hidden rows `[m, d]`.
     pub(crate) dhidden: Tensor<2>,
     /// The same for the head `[v, d]`, if asked for.
     pub(crate) dhead: Option<Tensor<2>>,
 }
 
-/// Loss of `hidden` `[m, d]` against `targets` under the head `[v, d]`, with gradients scaled by `weight`.
+/// Loss of `hidden` `[m, d]` against `targets` under the head `[v, d]`; in the gradients each row has its weight.
 pub(crate) fn loss_and_gradients(
     hidden: &Tensor<2>,
     head: &Tensor<2>,
     targets: &[u32],
-    weight: f32,
+    weights: &[f32],
     with_head: bool,
 ) -> HeadLoss {
     let mut out = HeadLoss { sum: 0.0, dhidden: hidden.clone(), dhead: None };
     let mut pieces = Vec::new();
-    for (index, targets) in targets.chunks(CHUNK).enumerate() {
+    for (index, (targets, weights)) in targets.chunks(CHUNK).zip(weights.chunks(CHUNK)).enumerate() {
         let rows = hidden.clone().slice([index * CHUNK..index * CHUNK + targets.len()]);
         let logits = rows.clone().matmul(head.clone().transpose());
-        let (loss, dlogits) = softmax_loss(logits, targets, weight);
+        let (loss, dlogits) = softmax_loss(logits, targets, weights);
         out.sum += loss;
         pieces.push(dlogits.clone().matmul(head.clone()));
         if with_head {
@@ -55,19 +55,20 @@ pub(crate) fn log_probabilities(hidden: &Tensor<2>, head: &Tensor<2>, targets: &
     out
 }
 
-/// Sum of negative log-likelihoods, and `weight · (softmax − one-hot)`.
-fn softmax_loss(logits: Tensor<2>, targets: &[u32], weight: f32) -> (f64, Tensor<2>) {
+/// Sum of negative log-likelihoods, and `weight · (softmax − one-hot)` of each row.
+fn softmax_loss(logits: Tensor<2>, targets: &[u32], weights: &[f32]) -> (f64, Tensor<2>) {
     let [rows, vocab] = logits.dims();
     if view(&logits).is_none() {
         let device = logits.device();
         let loss = -to_vec(picked(activation::log_softmax(logits.clone(), 1), targets)).iter().sum::<f32>();
         let columns = Tensor::<1, Int>::arange(0..vocab as i64, &device).reshape([1, vocab]).expand([rows, vocab]);
         let hits = columns.equal(indices(targets, &logits).expand([rows, vocab])).float();
-        return (f64::from(loss), (activation::softmax(logits, 1) - hits) * weight);
+        let weights = Tensor::<2>::from_data(TensorData::new(weights.to_vec(), [rows, 1]), &device);
+        return (f64::from(loss), (activation::softmax(logits, 1) - hits) * weights);
     }
     let mut loss = 0.0;
     let dlogits = update(logits, |values| {
-        for (row, &target) in values.chunks_exact_mut(vocab).zip(targets) {
+        for ((row, &target), &weight) in values.chunks_exact_mut(vocab).zip(targets).zip(weights) {
             let top = row.iter().fold(f32::NEG_INFINITY, |top, v| top.max(*v));
             let at_target = row[target as usize] - top;
             let mut sum = 0.0;

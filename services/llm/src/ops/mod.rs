@@ -3,9 +3,9 @@
 
 pub(crate) mod attention;
 pub(crate) mod cross_entropy;
+pub(crate) mod glu;
 mod host;
 pub(crate) mod norm;
 pub(crate) mod rope;
-pub(crate) mod swiglu;
 
 pub(crate) use host::{tensor, to_vec, update, view};

@@ -5,7 +5,7 @@ use std::f64::consts::TAU;
 use burn::tensor::{Tensor, TensorData};
 
 use super::{update, view};
-use crate::config::{ModelConfig, RopeScaling};
+use crate::config::{Rope, RopeScaling};
 
 /// Cosine and sine of every position and frequency.
 #[derive(Debug)]
@@ -16,16 +16,17 @@ pub(crate) struct RopeTable {
 }
 
 impl RopeTable {
-    pub(crate) fn new(config: &ModelConfig) -> Self {
-        let half = config.head_dim / 2;
-        let frequencies: Vec<f64> = (0..half)
-            .map(|i| scaled(config.rope_theta.powf(-(i as f64) / half as f64), &config.rope_scaling))
-            .collect();
+    pub(crate) fn new(rope: &Rope, head_dim: usize, context: usize) -> Self {
+        let half = head_dim / 2;
+        let frequencies: Vec<f64> = (0..half).map(|i| frequency(rope, i, half)).collect();
+        let factor = match rope.scaling {
+            RopeScaling::Yarn { attention_factor, .. } => attention_factor,
+            _ => 1.0,
+        };
         let angles = |f: fn(f64) -> f64| -> Vec<f32> {
             // The reference multiplies position and frequency in f32.
-            (0..config.context)
-                .flat_map(|p| frequencies.iter().map(move |w| f(f64::from(p as f32 * *w as f32)) as f32))
-                .collect()
+            let of = |p: usize, w: f64| (f(f64::from(p as f32 * w as f32)) * factor) as f32;
+            (0..context).flat_map(|p| frequencies.iter().map(move |w| of(p, *w))).collect()
         };
         Self { cos: angles(f64::cos), sin: angles(f64::sin), half }
     }
@@ -67,8 +68,10 @@ impl RopeTable {
     }
 }
 
-fn scaled(frequency: f64, scaling: &RopeScaling) -> f64 {
-    match *scaling {
+/// Angular frequency of pair `i` of `half`, radians a token.
+fn frequency(rope: &Rope, i: usize, half: usize) -> f64 {
+    let frequency = rope.theta.powf(-(i as f64) / half as f64);
+    match rope.scaling {
         RopeScaling::None => frequency,
         RopeScaling::Linear { factor } => frequency / factor,
         RopeScaling::Llama3 { factor, low, high, original } => {
@@ -81,6 +84,16 @@ fn scaled(frequency: f64, scaling: &RopeScaling) -> f64 {
                 let blend = (original / wavelength - low) / (high - low);
                 (1.0 - blend) * frequency / factor + blend * frequency
             }
+        }
+        RopeScaling::Yarn { factor, beta_fast, beta_slow, original, truncate, .. } => {
+            // The pair that turns so often within the original context.
+            let pair = |turns: f64| half as f64 * (original / (turns * TAU)).ln() / rope.theta.ln();
+            let (low, high) = (pair(beta_fast), pair(beta_slow));
+            let (low, high) = if truncate { (low.floor(), high.ceil()) } else { (low, high) };
+            let (low, high) = (low.max(0.0), high.min((2 * half - 1) as f64));
+            let width = if low == high { 0.001 } else { high - low };
+            let divided = ((i as f64 - low) / width).clamp(0.0, 1.0);
+            frequency * (1.0 - divided) + frequency / factor * divided
         }
     }
 }

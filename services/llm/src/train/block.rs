@@ -1,39 +1,31 @@
-//! One transformer block with an explicit backward: it keeps what the backward needs, and no tape spans layers.
+//! The explicit backward of a transformer block: no tape spans layers.
 
 use burn::tensor::Tensor;
 
-use crate::config::Module;
-use crate::model::{Adapter, Decoder, Layer, Linear, LinearGradients};
+use crate::config::{Module, Norm};
+use crate::model::{Adapter, Decoder, LinearGradients, LoraPair, Saved};
 use crate::ops::attention::{self, Documents};
-use crate::ops::{norm, swiglu};
+use crate::ops::glu;
 
 /// What a block's backward needs of its forward.
-pub(crate) struct Saved {
-    x: Tensor<2>,
-    rstd: Tensor<2>,
-    h: Tensor<2>,
-    q: Tensor<2>,
-    k: Tensor<2>,
-    v: Tensor<2>,
+pub(crate) struct Kept {
+    saved: Saved,
     probabilities: Vec<Tensor<3>>,
-    o: Tensor<2>,
-    middle: Tensor<2>,
-    post_rstd: Tensor<2>,
-    post_h: Tensor<2>,
-    gate: Tensor<2>,
-    up: Tensor<2>,
-    activation: Tensor<2>,
+    /// `x·Aᵀ` of each adapted linear layer.
     inner: [Option<Tensor<2>>; 7],
 }
 
 /// Gradients of one block's parameters.
+#[derive(Default)]
 pub(crate) struct BlockGradients {
+    /// By [`Norm::index`], when all weights are trained.
+    pub(crate) norms: [Option<Tensor<1>>; 6],
+    /// By [`Module::index`].
     pub(crate) linears: [LinearGradients; 7],
-    /// Of the two norms' weights, when all weights are trained.
-    pub(crate) norms: Option<[Tensor<1>; 2]>,
 }
 
 /// A block of a decoder, with the adapter that is trained on it.
+#[derive(Clone, Copy)]
 pub(crate) struct BlockOf<'a> {
     pub(crate) decoder: &'a Decoder,
     pub(crate) index: usize,
@@ -41,81 +33,67 @@ pub(crate) struct BlockOf<'a> {
 }
 
 impl BlockOf<'_> {
-    fn layer(&self) -> &Layer {
-        &self.decoder.layers[self.index]
-    }
-
-    fn linear(&self, module: Module) -> Linear<'_> {
-        Linear {
-            weight: &self.layer().linears[module.index()],
-            lora: self.adapter.and_then(|adapter| adapter.pair(self.index, module)),
-        }
+    fn lora(&self, module: Module) -> Option<&LoraPair> {
+        self.adapter.and_then(|adapter| adapter.pair(self.index, module))
     }
 
     /// Output `[n, hidden]` of the block, and what its backward needs.
-    pub(crate) fn forward(&self, x: Tensor<2>, documents: &Documents<'_>, positions: &[usize]) -> (Tensor<2>, Saved) {
-        let (layer, eps, rope) = (self.layer(), self.decoder.config.rms_eps, &self.decoder.rope);
+    pub(crate) fn forward(&self, x: Tensor<2>, documents: &Documents<'_>, positions: &[usize]) -> (Tensor<2>, Kept) {
+        let (decoder, heads) = (self.decoder, self.decoder.heads(self.index));
+        let linears = &decoder.layers[self.index].linears;
         let mut inner: [Option<Tensor<2>>; 7] = Default::default();
-        let mut apply = |module: Module, x: &Tensor<2>| {
-            let (y, kept) = self.linear(module).forward(x);
+        let mut probabilities = Vec::new();
+        let linear = |module: Module, x: &Tensor<2>| {
+            let (y, kept) = linears[module.index()].forward(self.lora(module), x);
             inner[module.index()] = kept;
             y
         };
-        let (h, rstd) = norm::forward(&x, &layer.input_norm, eps);
-        let q = rope.apply(apply(Module::Q, &h), positions, false);
-        let k = rope.apply(apply(Module::K, &h), positions, false);
-        let v = apply(Module::V, &h);
-        let (o, probabilities) = attention::forward(&q, &k, &v, documents, self.decoder.heads());
-        let middle = x.clone() + apply(Module::O, &o);
-        let (post_h, post_rstd) = norm::forward(&middle, &layer.post_norm, eps);
-        let (gate, up) = (apply(Module::Gate, &post_h), apply(Module::Up, &post_h));
-        let activation = swiglu::forward(&gate, &up);
-        let y = middle.clone() + apply(Module::Down, &activation);
-        let saved =
-            Saved { x, rstd, h, q, k, v, probabilities, o, middle, post_rstd, post_h, gate, up, activation, inner };
-        (y, saved)
+        let attend = |q: &Tensor<2>, k: &Tensor<2>, v: &Tensor<2>| {
+            let (o, p) = attention::forward(q, k, v, documents, heads);
+            probabilities = p;
+            o
+        };
+        let (y, saved) = decoder.block(self.index, x, positions, linear, attend);
+        (y, Kept { saved, probabilities, inner })
     }
 
     /// Gradient of the input, and of the block's parameters.
     pub(crate) fn backward(
         &self,
         dy: Tensor<2>,
-        saved: Saved,
+        kept: Kept,
         documents: &Documents<'_>,
         positions: &[usize],
         train_weights: bool,
     ) -> (Tensor<2>, BlockGradients) {
-        let (layer, rope) = (self.layer(), &self.decoder.rope);
-        let mut linears: [LinearGradients; 7] = Default::default();
-        let mut back = |module: Module, dy: &Tensor<2>, x: &Tensor<2>| {
-            let inner = saved.inner[module.index()].as_ref();
-            let (dx, gradients) = self.linear(module).backward(dy, x, inner, train_weights);
+        let Kept { saved, probabilities, inner } = kept;
+        let (decoder, index) = (self.decoder, self.index);
+        let (heads, rope) = (decoder.heads(index), &decoder.ropes[index]);
+        let BlockGradients { mut norms, mut linears } = BlockGradients::default();
+        let mut norm = |which: Norm, dy: Tensor<2>| {
+            let (dx, gradient) = decoder.norm_backward(index, which, dy, &saved, train_weights);
+            norms[which.index()] = gradient;
+            dx
+        };
+        let mut linear = |module: Module, dy: &Tensor<2>, x: &Tensor<2>| {
+            let layer = &decoder.layers[index].linears[module.index()];
+            let inner = inner[module.index()].as_ref();
+            let (dx, gradients) = layer.backward(self.lora(module), dy, x, inner, train_weights);
             linears[module.index()] = gradients;
             dx
         };
-        let dactivation = back(Module::Down, &dy, &saved.activation);
-        let (dgate, dup) = swiglu::backward(&dactivation, &saved.gate, &saved.up);
-        let dpost = back(Module::Gate, &dgate, &saved.post_h) + back(Module::Up, &dup, &saved.post_h);
-        let dmiddle = dy + norm::backward(&dpost, &saved.middle, &layer.post_norm, &saved.post_rstd);
-        let dout = back(Module::O, &dmiddle, &saved.o);
-        let [dq, dk, dv] = attention::backward(
-            &dout,
-            &saved.q,
-            &saved.k,
-            &saved.v,
-            saved.probabilities,
-            documents,
-            self.decoder.heads(),
-        );
-        let (dq, dk) = (rope.apply(dq, positions, true), rope.apply(dk, positions, true));
-        let dh = back(Module::Q, &dq, &saved.h) + back(Module::K, &dk, &saved.h) + back(Module::V, &dv, &saved.h);
-        let norms = train_weights.then(|| {
-            [
-                norm::weight_gradient(&dh, &saved.x, &saved.rstd),
-                norm::weight_gradient(&dpost, &saved.middle, &saved.post_rstd),
-            ]
-        });
-        let dx = dmiddle + norm::backward(&dh, &saved.x, &layer.input_norm, &saved.rstd);
-        (dx, BlockGradients { linears, norms })
+        let ddown = norm(Norm::AfterMlp, dy.clone());
+        let dactivation = linear(Module::Down, &ddown, &saved.activation);
+        let (dgate, dup) = glu::backward(decoder.config.activation, &dactivation, &saved.gate, &saved.up);
+        let dmlp = linear(Module::Gate, &dgate, &saved.mlp) + linear(Module::Up, &dup, &saved.mlp);
+        let dmiddle = dy + norm(Norm::Mlp, dmlp);
+        let dattention = norm(Norm::AfterAttention, dmiddle.clone());
+        let dout = linear(Module::O, &dattention, &saved.o);
+        let [dq, dk, dv] = attention::backward(&dout, &saved.q, &saved.k, &saved.v, probabilities, documents, heads);
+        let dq = norm(Norm::Query, rope.apply(dq, positions, true));
+        let dk = norm(Norm::Key, rope.apply(dk, positions, true));
+        let dh = linear(Module::Q, &dq, &saved.h) + linear(Module::K, &dk, &saved.h) + linear(Module::V, &dv, &saved.h);
+        let dx = dmiddle + norm(Norm::Attention, dh);
+        (dx, BlockGradients { norms, linears })
     }
 }

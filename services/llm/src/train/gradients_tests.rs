@@ -3,28 +3,33 @@
 use burn::tensor::Tensor;
 
 use super::block_gradients;
-use crate::config::{ModelConfig, RopeScaling};
+use crate::config::{Activation, ModelConfig, NormPlacement, Widths};
 use crate::device::Device;
-use crate::model::{Adapter, Decoder, LoraConfig};
+use crate::model::{Adapter, Decoder, LoraConfig, Weight};
 use crate::ops::to_vec;
+use crate::quant::Quantization;
 use crate::train::plain::autodiff;
 use crate::train::{Block, Document, pack};
 
-fn config(tied: bool) -> ModelConfig {
-    ModelConfig {
-        vocab: 31,
-        hidden: 16,
-        intermediate: 24,
-        layers: 2,
-        heads: 4,
-        kv_heads: 2,
-        head_dim: 4,
-        rms_eps: 1e-5,
-        rope_theta: 1e4,
-        rope_scaling: RopeScaling::None,
-        tied,
-        context: 64,
-    }
+fn llama(tied: bool) -> ModelConfig {
+    let widths = Widths { vocab: 31, hidden: 16, intermediate: 24, layers: 2, heads: 4, kv_heads: 2, context: 64 };
+    ModelConfig { tied, ..ModelConfig::llama(widths) }
+}
+
+/// Everything that a family may have, at once.
+fn everything() -> ModelConfig {
+    let mut config = ModelConfig {
+        head_dim: 6,
+        score_scale: 0.3,
+        qkv_bias: true,
+        qk_norm: true,
+        activation: Activation::GeluTanh,
+        norms: NormPlacement::BeforeAndAfter,
+        embedding_scale: 4.0,
+        ..llama(true)
+    };
+    config.attention[0].window = Some(3);
+    config
 }
 
 fn block() -> Block {
@@ -47,9 +52,9 @@ fn assert_close(found: Tensor<1>, expected: Vec<f32>) {
 
 #[test]
 fn all_weights() {
-    for tied in [true, false] {
+    for config in [llama(true), llama(false), everything()] {
         let (device, block, weight) = (Device::cpu(), block(), 0.05);
-        let decoder = Decoder::random(config(tied), 5, &device);
+        let decoder = Decoder::random(config, 5, &device);
         let explicit = block_gradients(&decoder, None, &block, weight);
         let (loss, expected) = autodiff(&decoder, None, &block, weight);
         assert!((explicit.loss * f64::from(weight) - loss).abs() < 1e-4);
@@ -59,14 +64,39 @@ fn all_weights() {
 
 #[test]
 fn adapter_factors() {
-    let (device, block, weight) = (Device::cpu(), block(), 0.05);
-    let decoder = Decoder::random(config(true), 5, &device);
-    let mut adapter = Adapter::new(&config(true), LoraConfig::all_linear(3), 6, &device);
-    // A factor of zeros would hide errors in the other factor's gradient.
-    for factor in adapter.tensors_mut() {
-        *factor = factor.clone() + 0.03;
+    for config in [llama(true), everything()] {
+        let (device, block, weight) = (Device::cpu(), block(), 0.05);
+        let mut adapter = Adapter::new(&config, LoraConfig::all_linear(3), 6, &device);
+        let decoder = Decoder::random(config, 5, &device);
+        // A factor of zeros would hide errors in the other factor's gradient.
+        for factor in adapter.tensors_mut() {
+            *factor = factor.clone() + 0.03;
+        }
+        let explicit = block_gradients(&decoder, Some(&adapter), &block, weight);
+        let (_, expected) = autodiff(&decoder, Some(&adapter), &block, weight);
+        assert_close(explicit.gradient, expected);
     }
-    let explicit = block_gradients(&decoder, Some(&adapter), &block, weight);
-    let (_, expected) = autodiff(&decoder, Some(&adapter), &block, weight);
-    assert_close(explicit.gradient, expected);
+}
+
+#[test]
+fn adapter_on_a_quantised_base() {
+    let (device, block, weight) = (Device::cpu(), block(), 0.05);
+    let adapter = Adapter::new(&llama(true), LoraConfig::all_linear(3), 6, &device);
+    let dense = Decoder::random(llama(true), 5, &device);
+    for how in [Quantization::Int8, Quantization::Int4, Quantization::Int4Double] {
+        // The same weights twice: as codes, and as the values that the codes stand for.
+        let (mut packed, mut plain) = (dense.clone(), dense.clone());
+        for (layer, layers) in packed.layers.iter_mut().zip(&mut plain.layers) {
+            for (linear, plain) in layer.linears.iter_mut().zip(&mut layers.linears) {
+                let values = linear.weight.tensor();
+                linear.weight = Weight::new(to_vec(values.clone()), values.dims(), how, &device.burn);
+                plain.weight = Weight::Dense(linear.weight.tensor());
+            }
+        }
+        assert!(packed.linear_bytes() < dense.linear_bytes() / 3, "{how:?}");
+        let found = block_gradients(&packed, Some(&adapter), &block, weight);
+        let expected = block_gradients(&plain, Some(&adapter), &block, weight);
+        assert_eq!(to_vec(found.gradient), to_vec(expected.gradient), "{how:?}");
+        assert!((found.loss - block_gradients(&dense, Some(&adapter), &block, weight).loss).abs() > 0.0);
+    }
 }

@@ -5,10 +5,12 @@ mod block;
 mod gradients;
 mod pack;
 pub mod plain;
+mod preference;
 mod schedule;
 mod tuner;
 
 pub use adamw::AdamWConfig;
-pub use pack::{Block, Document, pack};
+pub use pack::{Block, Document, Pair, pack, pack_pairs};
+pub use preference::{PairLogs, Preference};
 pub use schedule::{Schedule, SchedulerKind};
-pub use tuner::{HeldOutLoss, StepReport, Tuner, TunerConfig, held_out_loss};
+pub use tuner::{HeldOutLoss, PairReport, StepReport, Tuner, TunerConfig, held_out_loss};

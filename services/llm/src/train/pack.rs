@@ -20,6 +20,8 @@ pub struct Block {
     /// Rows that predict a token with loss, and that token.
     pub(crate) rows: Vec<usize>,
     pub(crate) targets: Vec<u32>,
+    /// Which of `rows` belong to each document.
+    pub(crate) loss_rows: Vec<Range<usize>>,
 }
 
 impl Block {
@@ -39,13 +41,24 @@ impl Block {
         self.ids.extend_from_slice(&document.ids);
         self.documents.push(start..self.ids.len());
         self.positions.extend(0..document.ids.len());
+        let first = self.rows.len();
         for at in 1..document.ids.len() {
             if document.loss_mask[at] == 1 {
                 self.rows.push(start + at - 1);
                 self.targets.push(document.ids[at]);
             }
         }
+        self.loss_rows.push(first..self.rows.len());
     }
+}
+
+/// A chosen and a rejected answer to one prompt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pair {
+    /// Prompt and chosen answer; loss on the answer.
+    pub chosen: Document,
+    /// Prompt and rejected answer.
+    pub rejected: Document,
 }
 
 /// Blocks that may still take a document, so that packing stays linear in the number of documents.
@@ -54,21 +67,30 @@ const OPEN_BLOCKS: usize = 32;
 /// Packs documents, in the order given, each into the first open block with room (first fit). A document longer than a
 /// block gets one of its own; empty documents and documents without loss are left out.
 pub fn pack<'a>(documents: impl IntoIterator<Item = &'a Document>, block_size: usize) -> Vec<Block> {
+    first_fit(documents.into_iter().map(|document| [document]), block_size)
+}
+
+/// Packs pairs, as [`pack`] does, a pair's two documents one after the other.
+pub fn pack_pairs<'a>(pairs: impl IntoIterator<Item = &'a Pair>, block_size: usize) -> Vec<Block> {
+    first_fit(pairs.into_iter().map(|pair| [&pair.chosen, &pair.rejected]), block_size)
+}
+
+fn first_fit<'a, const N: usize>(units: impl Iterator<Item = [&'a Document; N]>, block_size: usize) -> Vec<Block> {
     let mut blocks: Vec<Block> = Vec::new();
-    for document in documents {
-        if !document.loss_mask.iter().skip(1).any(|bit| *bit == 1) {
+    for unit in units {
+        if !unit.iter().all(|document| document.loss_mask.iter().skip(1).any(|bit| *bit == 1)) {
             continue;
         }
+        let tokens: usize = unit.iter().map(|document| document.ids.len()).sum();
         let open = blocks.len().saturating_sub(OPEN_BLOCKS);
-        let fits = |block: &Block| block.tokens() + document.ids.len() <= block_size;
-        match blocks[open..].iter().position(fits) {
-            Some(at) => blocks[open + at].push(document),
+        let at = match blocks[open..].iter().position(|block| block.tokens() + tokens <= block_size) {
+            Some(at) => open + at,
             None => {
-                let mut block = Block::default();
-                block.push(document);
-                blocks.push(block);
+                blocks.push(Block::default());
+                blocks.len() - 1
             }
-        }
+        };
+        unit.into_iter().for_each(|document| blocks[at].push(document));
     }
     blocks
 }

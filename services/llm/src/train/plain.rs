@@ -8,7 +8,6 @@ use super::block::BlockOf;
 use super::gradients::select;
 use super::pack::Block;
 use crate::model::{Adapter, Decoder};
-use crate::ops::attention::Documents;
 use crate::ops::{norm, to_vec};
 
 /// Loss times `weight` of a block, and its gradient in the order of the tuner's parameters: those of the adapter if
@@ -35,7 +34,7 @@ pub fn autodiff(decoder: &Decoder, adapter: Option<&Adapter>, block: &Block, wei
 
 fn loss(decoder: &Decoder, adapter: Option<&Adapter>, block: &Block, weight: f32) -> Tensor<1> {
     let mut x = decoder.embed(&block.ids);
-    let documents = Documents::new(&block.documents, &x);
+    let documents = decoder.documents(&block.documents, &x);
     for index in 0..decoder.layers.len() {
         x = BlockOf { decoder, index, adapter }.forward(x, &documents, &block.positions).0;
     }

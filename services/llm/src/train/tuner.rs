@@ -5,10 +5,11 @@ use std::path::Path;
 use burn::tensor::Tensor;
 
 use super::adamw::{AdamW, AdamWConfig};
-use super::gradients::{BlockResult, block_gradients, loss_rows};
+use super::gradients::{BlockResult, block_gradients, log_probabilities, pair_gradients, pair_logs};
 use super::pack::Block;
+use super::preference::{PairLogs, Preference, StepSizes};
 use crate::model::{Adapter, Decoder, ModelError};
-use crate::ops::{cross_entropy, tensor, to_vec};
+use crate::ops::{tensor, to_vec};
 use crate::weights::{self, NamedTensor, StoredType, Weights, WeightsError};
 use crate::workers::Workers;
 
@@ -21,6 +22,17 @@ pub struct StepReport {
     pub grad_norm: f64,
     /// Tokens in the step's blocks.
     pub tokens: usize,
+}
+
+/// What a step on pairs reports.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PairReport {
+    /// Loss, gradient norm, tokens.
+    pub step: StepReport,
+    /// The model's log-probabilities of each pair, before the update.
+    pub pairs: Vec<PairLogs>,
+    /// The reference's; zeros where the objective has none.
+    pub reference: Vec<PairLogs>,
 }
 
 /// What to train.
@@ -38,6 +50,8 @@ pub struct Tuner {
     parameters: Tensor<1>,
     optimizer: AdamW,
     workers: Workers,
+    /// The decoder before training, where all of its weights are trained: what preferences refer to.
+    untrained: Option<Decoder>,
 }
 
 impl Tuner {
@@ -51,7 +65,9 @@ impl Tuner {
         };
         let workers = Workers::new(decoder.device.workers());
         let optimizer = AdamW::new(config.optimizer, &parameters);
-        Self { decoder, adapter, parameters, optimizer, workers }
+        // Tensors are shared until training replaces them.
+        let untrained = adapter.is_none().then(|| decoder.clone());
+        Self { decoder, adapter, parameters, optimizer, workers, untrained }
     }
 
     /// One optimiser step on these blocks. Blocks compute in parallel; their gradients are added in the blocks' order,
@@ -62,12 +78,40 @@ impl Tuner {
         let (decoder, adapter) = (&self.decoder, self.adapter.as_ref());
         let results = self.workers.map(blocks, |block| block_gradients(decoder, adapter, block, weight));
         let loss: f64 = results.iter().map(|result| result.loss).sum();
-        let sum = results.into_iter().map(|BlockResult { gradient, .. }| gradient).reduce(|sum, next| sum + next);
+        let grad_norm = self.update(results, learning_rate);
+        StepReport { loss: loss / loss_tokens.max(1) as f64, grad_norm, tokens: blocks.iter().map(Block::tokens).sum() }
+    }
+
+    /// One optimiser step on these blocks of pairs.
+    pub fn step_pairs(&mut self, blocks: &[Block], objective: Preference, learning_rate: f64) -> PairReport {
+        let answers = || blocks.iter().flat_map(|block| block.loss_rows.chunks_exact(2));
+        let chosen_tokens = answers().map(|pair| pair[0].len()).sum();
+        let sizes = StepSizes { pairs: answers().count().max(1), chosen_tokens };
+        let (decoder, adapter) = (&self.decoder, self.adapter.as_ref());
+        let base = self.untrained.as_ref().unwrap_or(decoder);
+        let results = self.workers.map(blocks, |block| {
+            let reference = match objective.needs_reference() {
+                true => pair_logs(&log_probabilities(base, None, block), block),
+                false => vec![PairLogs::default(); block.loss_rows.len() / 2],
+            };
+            (pair_gradients(decoder, adapter, block, objective, &reference, sizes), reference)
+        });
+        let (results, reference): (Vec<_>, Vec<_>) = results.into_iter().unzip();
+        let loss = results.iter().map(|result| result.loss).sum();
+        let pairs = results.iter().flat_map(|result| result.pairs.clone()).collect();
+        let grad_norm = self.update(results, learning_rate);
+        let step = StepReport { loss, grad_norm, tokens: blocks.iter().map(Block::tokens).sum() };
+        PairReport { step, pairs, reference: reference.concat() }
+    }
+
+    /// Applies the sum of the blocks' gradients; gives its norm before clipping.
+    fn update(&mut self, results: Vec<BlockResult>, learning_rate: f64) -> f64 {
+        let sum = results.into_iter().map(|result| result.gradient).reduce(|sum, next| sum + next);
         let gradient = sum.unwrap_or_else(|| self.parameters.zeros_like());
         let parameters = std::mem::replace(&mut self.parameters, Tensor::empty([1], &self.decoder.device.burn));
         let (parameters, grad_norm) = self.optimizer.step(parameters, gradient, learning_rate);
         self.set_parameters(parameters);
-        StepReport { loss: loss / loss_tokens.max(1) as f64, grad_norm, tokens: blocks.iter().map(Block::tokens).sum() }
+        grad_norm
     }
 
     fn set_parameters(&mut self, parameters: Tensor<1>) {
@@ -169,8 +213,7 @@ pub fn held_out_loss(
         }
     }
     let sums = Workers::new(decoder.device.workers()).map(blocks, |block| {
-        let hidden = loss_rows(decoder, adapter, block);
-        let logs = cross_entropy::log_probabilities(&hidden, decoder.head_weight(), &block.targets);
+        let logs = log_probabilities(decoder, adapter, block);
         done();
         -logs.into_iter().map(f64::from).sum::<f64>()
     });

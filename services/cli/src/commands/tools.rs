@@ -1,0 +1,166 @@
+//! `firn tools`: work on checkpoints on disk.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use firn_llm::device::{Device, DeviceSpec};
+use firn_llm::model::{Adapter, Decoder, MergeProof, prove};
+use firn_llm::tokenizer::Tokenizer;
+use firn_llm::weights::Weights;
+use serde_json::json;
+
+use super::score::{Row, ids_of};
+use super::template::each_line;
+
+/// Largest difference of a logit between base + adapter and merged weights that are stored in f32.
+const F32_LIMIT: f32 = 1e-3;
+/// The same where the merged weights are rounded to bf16, as the base's are.
+const BF16_LIMIT: f32 = 0.5;
+/// Share of tokens where both must greedily choose the same.
+const AGREEMENT: f64 = 0.95;
+/// Rows of made-up tokens that the proof uses without --input, and their length.
+const PROBES: (u32, u32) = (8, 48);
+/// Files beside the weights that make the result a whole checkpoint.
+const COMPANIONS: [&str; 10] = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+];
+
+/// Work on checkpoints on disk.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ToolsArgs {
+    #[command(subcommand)]
+    tool: Tool,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Tool {
+    MergeLlmAdapter(MergeArgs),
+}
+
+/// Folds an adapter into its base, and proves that the result computes what both did.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  firn tools merge-llm-adapter --base-model-path base --adapter-path out --output-folder merged"
+)]
+struct MergeArgs {
+    /// Checkpoint folder.
+    #[arg(long, value_name = "DIR")]
+    base_model_path: PathBuf,
+    /// PEFT folder.
+    #[arg(long, value_name = "DIR")]
+    adapter_path: PathBuf,
+    /// Folder for the merged checkpoint.
+    #[arg(long, value_name = "DIR")]
+    output_folder: PathBuf,
+    /// JSON lines with "ids", "text" or "messages" to compare on. Default: tokens at random.
+    #[arg(long, value_name = "FILE")]
+    input: Option<PathBuf>,
+    /// auto, cpu, cuda:N or vulkan.
+    #[arg(long, default_value = "auto", value_parser = str::parse::<DeviceSpec>)]
+    device: DeviceSpec,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &ToolsArgs) -> Result<()> {
+    match &args.tool {
+        Tool::MergeLlmAdapter(args) => merge(args),
+    }
+}
+
+fn merge(args: &MergeArgs) -> Result<()> {
+    let (from, into) = (&args.base_model_path, &args.output_folder);
+    ensure!(
+        !into.join("model.safetensors").exists(),
+        "{} holds a model already: name another --output-folder",
+        into.display()
+    );
+    let device = Device::open(args.device)?;
+    let base = Decoder::load(from, &device)?;
+    let adapter = Adapter::load(&args.adapter_path, base.config(), &device)?;
+    let rows = rows(args, base.config().vocab)?;
+    let stored = Weights::open_dir(from)?.stored_type("model.embed_tokens.weight");
+    std::fs::create_dir_all(into).with_context(|| format!("failed to make {}", into.display()))?;
+    base.merge(&adapter).save(into, stored)?;
+    for name in COMPANIONS {
+        // What training changed, the chat template above all, lies beside the adapter.
+        let source = [&args.adapter_path, from].into_iter().map(|dir| dir.join(name)).find(|file| file.is_file());
+        if let Some(source) = source {
+            std::fs::copy(&source, into.join(name)).with_context(|| format!("failed to copy {}", source.display()))?;
+        }
+    }
+    // What was written is what is proved, rounding and all.
+    let proof = prove(&base, &adapter, &Decoder::load(into, &device)?, &rows)?;
+    let limit = if stored == firn_llm::weights::StoredType::Bf16 { BF16_LIMIT } else { F32_LIMIT };
+    let accepted = proof.largest_logit_difference <= limit && proof.greedy_agreement >= AGREEMENT;
+    if !accepted {
+        discard(into)?;
+        bail!(
+            "the merge is refused: the largest logit difference is {} (at most {limit}), and {:.1} % of {} tokens agree \
+             (at least {:.0} %); serve base and adapter instead",
+            proof.largest_logit_difference,
+            proof.greedy_agreement * 100.0,
+            proof.tokens,
+            AGREEMENT * 100.0,
+        );
+    }
+    write_proof(into, &proof)?;
+    if args.json {
+        println!("{}", json!({ "output_folder": into, "proof": proof }));
+    } else {
+        println!(
+            "{}: largest logit difference {:.2e}, greedy agreement {:.1} % on {} tokens",
+            into.display(),
+            proof.largest_logit_difference,
+            proof.greedy_agreement * 100.0,
+            proof.tokens,
+        );
+    }
+    Ok(())
+}
+
+fn rows(args: &MergeArgs, vocab: usize) -> Result<Vec<Vec<u32>>> {
+    let Some(input) = &args.input else {
+        let (rows, length) = PROBES;
+        let vocab = u32::try_from(vocab).unwrap_or(u32::MAX);
+        // Fibonacci hashing: spread over the vocabulary, and the same on every run.
+        let id = |at: u32| at.wrapping_mul(0x9E37_79B9) % vocab;
+        return Ok((0..rows).map(|row| (0..length).map(|at| id(row * length + at + 1)).collect()).collect());
+    };
+    let mut tokenizer: Option<Tokenizer> = None;
+    let mut rows = Vec::new();
+    each_line(input, |row: Row| {
+        rows.push(ids_of(row, &args.base_model_path, &mut tokenizer)?);
+        Ok(())
+    })?;
+    ensure!(!rows.is_empty(), "{} has no rows", input.display());
+    Ok(rows)
+}
+
+fn write_proof(into: &Path, proof: &MergeProof) -> Result<()> {
+    let path = into.join("merge_proof.json");
+    std::fs::write(&path, format!("{:#}\n", json!(proof)))
+        .with_context(|| format!("failed to write {}", path.display()))
+}
+
+/// Removes what a refused merge wrote.
+fn discard(into: &Path) -> Result<()> {
+    for name in COMPANIONS.into_iter().chain(["model.safetensors"]) {
+        let file = into.join(name);
+        if file.is_file() {
+            std::fs::remove_file(&file).with_context(|| format!("failed to remove {}", file.display()))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,147 @@
+//! A decoder from values: one tensor at a time, so that no more than one is held twice.
+
+use std::convert::Infallible;
+use std::path::Path;
+use std::sync::Arc;
+
+use burn::tensor::Tensor;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::{Decoder, Layer, Linear, ModelError, Weight};
+use crate::config::{ModelConfig, Module, Norm, Rope};
+use crate::device::Device;
+use crate::ops::rope::RopeTable;
+use crate::ops::tensor;
+use crate::quant::Quantization;
+use crate::weights::Weights;
+
+/// What a parameter is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Matrix,
+    Bias,
+    Norm,
+}
+
+impl Decoder {
+    /// Loads a checkpoint folder.
+    ///
+    /// # Errors
+    /// A file is missing or does not fit its configuration.
+    pub fn load(dir: &Path, device: &Device) -> Result<Self, ModelError> {
+        Self::load_quantized(dir, device, Quantization::None)
+    }
+
+    /// Loads a checkpoint folder and quantises the blocks' linear layers. They can't be trained then.
+    ///
+    /// # Errors
+    /// A file is missing or does not fit its configuration.
+    pub fn load_quantized(dir: &Path, device: &Device, quantization: Quantization) -> Result<Self, ModelError> {
+        let config = ModelConfig::from_dir(dir)?;
+        let weights = Weights::open_dir(dir)?;
+        let source = |name: &str, shape: &[usize], _: Kind| Ok(weights.read_finite(name, shape)?);
+        Builder { source, offset: config.norm_offset, quantization, device }.decoder(config)
+    }
+
+    /// Random weights: normal with deviation 0.02, scaled down by depth where a layer writes to the residual stream
+    /// (Radford et al. 2019), biases 0, norms 1.
+    pub fn random(config: ModelConfig, seed: u64, device: &Device) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let depth = ((2 * config.layers()) as f32).sqrt();
+        let source = |name: &str, shape: &[usize], kind: Kind| {
+            let count = shape.iter().product();
+            let residual = name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight");
+            let deviation = if residual { 0.02 / depth } else { 0.02 };
+            Ok::<_, Infallible>(match kind {
+                Kind::Matrix => (0..count).map(|_| normal(&mut rng) * deviation).collect(),
+                Kind::Bias => vec![0.0; count],
+                Kind::Norm => vec![1.0; count],
+            })
+        };
+        match (Builder { source, offset: 0.0, quantization: Quantization::None, device }).decoder(config) {
+            Ok(decoder) => decoder,
+            Err(never) => match never {},
+        }
+    }
+}
+
+/// Asks `source` for the values of each parameter, by name and shape, in checkpoint order.
+struct Builder<'a, S> {
+    source: S,
+    /// Added to the norms' values.
+    offset: f32,
+    quantization: Quantization,
+    device: &'a Device,
+}
+
+impl<S, E> Builder<'_, S>
+where
+    S: FnMut(&str, &[usize], Kind) -> Result<Vec<f32>, E>,
+{
+    fn decoder(mut self, config: ModelConfig) -> Result<Decoder, E> {
+        let table = [config.vocab, config.hidden];
+        let embedding = self.matrix("model.embed_tokens.weight", table)?;
+        let layers = (0..config.layers()).map(|index| self.layer(index, &config)).collect::<Result<_, E>>()?;
+        let norm = self.vector("model.norm.weight", config.hidden, Kind::Norm)?;
+        let head = if config.tied { None } else { Some(self.matrix("lm_head.weight", table)?) };
+        let ropes = tables(&config);
+        Ok(Decoder { embedding, layers, norm, head, ropes, config, device: self.device.clone() })
+    }
+
+    fn layer(&mut self, index: usize, config: &ModelConfig) -> Result<Layer, E> {
+        let name = |part: &str, kind: &str| format!("model.layers.{index}.{part}.{kind}");
+        let mut norms: [Option<Tensor<1>>; 6] = Default::default();
+        for norm in Norm::ALL {
+            if let Some(width) = config.norm_width(norm) {
+                let name = name(norm.path(config.norms), "weight");
+                norms[norm.index()] = Some(self.vector(&name, width, Kind::Norm)?);
+            }
+        }
+        let mut linears = Vec::with_capacity(Module::ALL.len());
+        for module in Module::ALL {
+            let (path, shape) = (module.path(), config.linear_shape(module));
+            let values = (self.source)(&name(&path, "weight"), &shape, Kind::Matrix)?;
+            let weight = Weight::new(values, shape, self.quantization, &self.device.burn);
+            let bias = match config.has_bias(module) {
+                true => Some(self.vector(&name(&path, "bias"), shape[0], Kind::Bias)?),
+                false => None,
+            };
+            linears.push(Linear { weight, bias });
+        }
+        Ok(Layer { norms, linears })
+    }
+
+    fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<Tensor<2>, E> {
+        Ok(tensor((self.source)(name, &shape, Kind::Matrix)?, shape, &self.device.burn))
+    }
+
+    fn vector(&mut self, name: &str, width: usize, kind: Kind) -> Result<Tensor<1>, E> {
+        let mut values = (self.source)(name, &[width], kind)?;
+        if kind == Kind::Norm {
+            values.iter_mut().for_each(|value| *value += self.offset);
+        }
+        Ok(tensor(values, [width], &self.device.burn))
+    }
+}
+
+/// Rotary tables, one a block; blocks with the same parameters share one.
+fn tables(config: &ModelConfig) -> Vec<Arc<RopeTable>> {
+    let mut made: Vec<(&Rope, Arc<RopeTable>)> = Vec::new();
+    let mut tables = Vec::with_capacity(config.layers());
+    for rope in config.attention.iter().map(|layer| &layer.rope) {
+        let table = match made.iter().find(|(of, _)| *of == rope) {
+            Some((_, table)) => Arc::clone(table),
+            None => Arc::new(RopeTable::new(rope, config.head_dim, config.context)),
+        };
+        made.push((rope, Arc::clone(&table)));
+        tables.push(table);
+    }
+    tables
+}
+
+/// A standard normal variate by Box and Muller's transform.
+fn normal(rng: &mut ChaCha8Rng) -> f32 {
+    let (u, v): (f32, f32) = (rng.random_range(f32::EPSILON..1.0), rng.random());
+    (-2.0 * u.ln()).sqrt() * (std::f32::consts::TAU * v).cos()
+}

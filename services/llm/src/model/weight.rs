@@ -1,0 +1,42 @@
+//! A linear layer's weight, dense or quantised.
+
+use std::sync::Arc;
+
+use burn::tensor::Tensor;
+
+use crate::device::BurnDevice;
+use crate::ops::tensor;
+use crate::quant::{Quantization, Quantized};
+
+/// A matrix `[out, in]`.
+#[derive(Clone, Debug)]
+pub(crate) enum Weight {
+    Dense(Tensor<2>),
+    /// Frozen; dequantised for each product and dropped after it.
+    Packed(Arc<Quantized>, BurnDevice),
+}
+
+impl Weight {
+    pub(crate) fn new(values: Vec<f32>, shape: [usize; 2], how: Quantization, device: &BurnDevice) -> Self {
+        match Quantized::new(&values, shape, how) {
+            Some(packed) => Self::Packed(Arc::new(packed), device.clone()),
+            None => Self::Dense(tensor(values, shape, device)),
+        }
+    }
+
+    /// The matrix to compute with.
+    pub(crate) fn tensor(&self) -> Tensor<2> {
+        match self {
+            Self::Dense(tensor) => tensor.clone(),
+            Self::Packed(packed, device) => tensor(packed.dequantize(), packed.shape(), device),
+        }
+    }
+
+    /// Bytes that it takes on the device or the host.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Dense(tensor) => 4 * tensor.shape().num_elements(),
+            Self::Packed(packed, _) => packed.bytes(),
+        }
+    }
+}
