@@ -20,7 +20,7 @@ pub(crate) const PROMPT: &str = "Describe this offer to a customer.\n{{ row | to
 /// What the model learns to answer.
 pub(crate) const COMPLETION: &str = "Company {{ ORGANIZATION_NAME | trim }} is offering a {{ REWARD | trim }} \
 {{ REWARD_TYPE | trim }} reward on {{ PRODUCT_NAME | trim }} in {{ PRODUCT_CATEGORY | trim }}. \
-{{ PRODUCT_DESCRIPTION | trim }} To qualify: {{ QUALIFICATION | trim }}. More at {{ HYPERLINK | trim }}";
+{{ PRODUCT_DESCRIPTION | trim }} To qualify: {{ QUALIFICATION | trim | trim('.') }}. More at {{ HYPERLINK | trim }}";
 
 const MODEL: &str = "offers";
 const ALIAS: &str = "latest";
@@ -28,7 +28,7 @@ const ALIAS: &str = "latest";
 /// The whole way on 1,000 invented offers: prepares them, measures the base, fine-tunes it, registers and serves the
 /// result, and lets both answer a row that neither has seen.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  firn quickstart\n  firn quickstart --rows 2000 --epochs 4 --json")]
+#[command(after_help = "Examples:\n  firn quickstart\n  firn quickstart --rows 2000 --epochs 2 --json")]
 pub(crate) struct QuickstartArgs {
     /// Folder for everything that is made.
     #[arg(long, default_value = "stage", value_name = "FOLDER")]
@@ -40,7 +40,7 @@ pub(crate) struct QuickstartArgs {
     #[arg(long, default_value_t = 100)]
     held_out_rows: u32,
     /// Passes over the rows.
-    #[arg(long, default_value_t = 3.0)]
+    #[arg(long, default_value_t = 1.0)]
     epochs: f64,
     /// Seed of offers, order and initialisation.
     #[arg(long, default_value_t = 42)]
@@ -92,7 +92,7 @@ async fn tune(args: &QuickstartArgs, stack: &Stack) -> Result<()> {
         }),
         lora: Some(LoraSpec { r: 16, alpha: 32.0, target_modules: Vec::new() }),
         hyperparameters: Some(Hyperparameters {
-            learning_rate: Some(4e-3),
+            learning_rate: Some(3e-3),
             epochs: Some(args.epochs),
             batch_size: Some(4),
             block_size: Some(512),
