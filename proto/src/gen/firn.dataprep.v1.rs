@@ -2,7 +2,7 @@
 /// How a row becomes text.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RowFormat {
-    #[prost(oneof = "row_format::Format", tags = "1, 2, 3")]
+    #[prost(oneof = "row_format::Format", tags = "1, 2, 3, 4, 5")]
     pub format: ::core::option::Option<row_format::Format>,
 }
 /// Nested message and enum types in `RowFormat`.
@@ -18,7 +18,34 @@ pub mod row_format {
         /// A column with a JSON list of {role, content}; loss on the assistant's turns.
         #[prost(message, tag = "3")]
         Messages(super::MessagesFormat),
+        /// Rows that are tokens already.
+        #[prost(message, tag = "4")]
+        Tokens(super::TokensFormat),
+        /// A prompt, a chosen and a rejected answer in three columns.
+        #[prost(message, tag = "5")]
+        Preference(super::PreferenceFormat),
     }
+}
+/// Columns `input_ids` and `labels`, lists of the same length: a label is the id, or -100 where there is no loss. Or
+/// `prompt_ids`, `chosen_ids` and `rejected_ids`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TokensFormat {
+    /// The rows have `prompt_ids`, `chosen_ids` and `rejected_ids`.
+    #[prost(bool, tag = "1")]
+    pub pairs: bool,
+}
+/// Columns of a preference. The prompt is text or a JSON list of {role, content}; the answers are text.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PreferenceFormat {
+    /// The prompt's column.
+    #[prost(string, tag = "1")]
+    pub prompt: ::prost::alloc::string::String,
+    /// The chosen answer's column.
+    #[prost(string, tag = "2")]
+    pub chosen: ::prost::alloc::string::String,
+    /// The rejected answer's column.
+    #[prost(string, tag = "3")]
+    pub rejected: ::prost::alloc::string::String,
 }
 /// Text in one column.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

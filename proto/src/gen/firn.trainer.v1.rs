@@ -48,6 +48,16 @@ pub struct Hyperparameters {
     /// Stop after so many seconds of steps, with the schedule fitted to that; 0: no budget.
     #[prost(double, tag = "11")]
     pub budget_seconds: f64,
+    /// `bfd` packs whole rows into blocks, `none` gives each row a block of its own, `wrapped` joins all rows and cuts them
+    /// at the block size. Default `bfd`.
+    #[prost(string, tag = "12")]
+    pub packing: ::prost::alloc::string::String,
+    /// Batches whose gradients are added before an update. 0: 1.
+    #[prost(uint32, tag = "13")]
+    pub gradient_accumulation: u32,
+    /// Strength of the pull to the reference (DPO) or weight of the odds (ORPO). Default 0.1.
+    #[prost(double, optional, tag = "14")]
+    pub beta: ::core::option::Option<f64>,
 }
 /// What to train on what.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -76,6 +86,16 @@ pub struct JobSpec {
     /// Held-out rows that are answered greedily, base and tuned, for field_recall. 0: none.
     #[prost(uint32, tag = "8")]
     pub answered_rows: u32,
+    /// What is minimised.
+    #[prost(enumeration = "Objective", tag = "9")]
+    pub objective: i32,
+    /// How the frozen base is kept while an adapter is trained: `none`, `int8`, `int4` (NF4) or `int4-double`. Empty: `none`.
+    #[prost(string, tag = "10")]
+    pub quantization: ::prost::alloc::string::String,
+    /// PEFT folder to go on from, an absolute path or a path on the stage; its rank, scale and targets count. Empty: a new
+    /// adapter.
+    #[prost(string, tag = "11")]
+    pub adapter: ::prost::alloc::string::String,
 }
 /// A job.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -144,6 +164,9 @@ pub struct Evaluation {
     /// The model's greedy answer to it.
     #[prost(string, tag = "5")]
     pub sample_answer: ::prost::alloc::string::String,
+    /// Share of held-out pairs whose chosen answer is the more probable one.
+    #[prost(double, optional, tag = "6")]
+    pub preference_accuracy: ::core::option::Option<f64>,
 }
 /// One optimiser step.
 #[derive(Clone, Copy, PartialEq, ::prost::Message)]
@@ -317,6 +340,43 @@ impl JobState {
             "JOB_STATE_SUCCEEDED" => Some(Self::Succeeded),
             "JOB_STATE_FAILED" => Some(Self::Failed),
             "JOB_STATE_CANCELLED" => Some(Self::Cancelled),
+            _ => None,
+        }
+    }
+}
+/// What is minimised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Objective {
+    /// Like LIKELIHOOD.
+    Unspecified = 0,
+    /// The negative log-likelihood of the tokens that carry loss.
+    Likelihood = 1,
+    /// Direct preference optimisation: rows are preferences.
+    Dpo = 2,
+    /// Odds-ratio preference optimisation: rows are preferences.
+    Orpo = 3,
+}
+impl Objective {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "OBJECTIVE_UNSPECIFIED",
+            Self::Likelihood => "OBJECTIVE_LIKELIHOOD",
+            Self::Dpo => "OBJECTIVE_DPO",
+            Self::Orpo => "OBJECTIVE_ORPO",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "OBJECTIVE_UNSPECIFIED" => Some(Self::Unspecified),
+            "OBJECTIVE_LIKELIHOOD" => Some(Self::Likelihood),
+            "OBJECTIVE_DPO" => Some(Self::Dpo),
+            "OBJECTIVE_ORPO" => Some(Self::Orpo),
             _ => None,
         }
     }

@@ -3,9 +3,7 @@
 use std::ffi::OsString;
 
 /// Flags of AutoTrain that this version does not have, each with the way out.
-const UNSUPPORTED: [(&str, &str); 16] = [
-    ("quantization", "train on the unquantised base"),
-    ("merge-adapter", "serve the adapter: the base is shared, so nothing is gained by a merge"),
+const UNSUPPORTED: [(&str, &str); 12] = [
     ("token", "put the base on disk or on the stage: nothing is fetched"),
     ("push-to-hub", "copy the result folder yourself"),
     ("repo-id", "copy the result folder yourself"),
@@ -13,11 +11,9 @@ const UNSUPPORTED: [(&str, &str); 16] = [
     ("use-flash-attention-2", "leave it out"),
     ("mixed-precision", "leave it out: the CPU computes in f32"),
     ("auto-find-batch-size", "name --batch-size"),
-    ("gradient-accumulation", "raise --batch-size"),
     ("lora-dropout", "leave it out"),
     ("valid-split", "use --held-out-rows"),
-    ("model-ref", "only --trainer sft and default are there"),
-    ("dpo-beta", "only --trainer sft and default are there"),
+    ("model-ref", "leave it out: the reference is the base without its adapter"),
     ("unsloth", "leave it out"),
     ("distributed-backend", "leave it out"),
 ];
@@ -60,8 +56,8 @@ mod tests {
 
     #[test]
     fn an_unsupported_flag_is_named_with_a_way_out() {
-        let message = unsupported(&["firn", "llm", "--quantization=int4"].map(Into::into)).unwrap();
-        assert!(message.contains("--quantization") && message.contains("unquantised"), "{message}");
+        let message = unsupported(&["firn", "llm", "--lora-dropout=0.1"].map(Into::into)).unwrap();
+        assert!(message.contains("--lora-dropout") && message.contains("leave it out"), "{message}");
         assert_eq!(unsupported(&["firn", "llm", "--epochs"].map(Into::into)), None);
     }
 }

@@ -10,6 +10,14 @@ use crate::{
     template::{RowTemplate, TemplateError},
 };
 
+const INPUT_IDS: &str = "input_ids";
+const LABELS: &str = "labels";
+const PROMPT_IDS: &str = "prompt_ids";
+const CHOSEN_IDS: &str = "chosen_ids";
+const REJECTED_IDS: &str = "rejected_ids";
+/// The label of a token without loss.
+const IGNORED: i64 = -100;
+
 /// How a row becomes text.
 #[derive(Debug)]
 pub(crate) enum Format {
@@ -19,6 +27,28 @@ pub(crate) enum Format {
     Prompt { prompt: Box<RowTemplate>, completion: Box<RowTemplate>, system: Option<String> },
     /// A chat in one column.
     Messages { column: String },
+    /// Tokens already: `input_ids` and `labels`, or a prompt's and two answers' ids.
+    Tokens { pairs: bool },
+    /// A prompt and two answers, the chosen and the rejected one, in three columns.
+    Preference { prompt: String, chosen: String, rejected: String },
+}
+
+impl Format {
+    /// Columns that hold what is trained on; none where templates choose.
+    fn own_columns(&self) -> Vec<&str> {
+        match self {
+            Self::Text { column } | Self::Messages { column } => vec![column],
+            Self::Prompt { .. } => Vec::new(),
+            Self::Tokens { pairs: false } => vec![INPUT_IDS, LABELS],
+            Self::Tokens { pairs: true } => vec![PROMPT_IDS, CHOSEN_IDS, REJECTED_IDS],
+            Self::Preference { prompt, chosen, rejected } => vec![prompt, chosen, rejected],
+        }
+    }
+
+    /// Rows go through the base's chat template.
+    pub(crate) fn has_chats(&self) -> bool {
+        !matches!(self, Self::Text { .. } | Self::Tokens { .. })
+    }
 }
 
 /// Why one row could not be turned into tokens.
@@ -33,13 +63,34 @@ pub(crate) enum EncodeError {
     Tokenizer(#[from] TokenizerError),
 }
 
-/// One row in tokens.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Encoded {
-    /// Tokens, at most `max_tokens`.
+/// Tokens, at most `max_tokens`.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Tokens {
     pub(crate) ids: Vec<u32>,
     /// 1 for each token that carries loss when it is predicted. The first token is predicted by nothing: always 0.
     pub(crate) mask: Vec<u8>,
+}
+
+impl Tokens {
+    /// Keeps the first `most` tokens; true if that cut some off.
+    fn cut(&mut self, most: usize) -> bool {
+        let longer = self.ids.len() > most;
+        self.ids.truncate(most);
+        self.mask.truncate(most);
+        if let Some(first) = self.mask.first_mut() {
+            *first = 0;
+        }
+        longer
+    }
+}
+
+/// One row in tokens.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Encoded {
+    /// The row; of a preference, its prompt and chosen answer.
+    pub(crate) tokens: Tokens,
+    /// A preference's prompt and rejected answer.
+    pub(crate) rejected: Option<Tokens>,
     /// Tokens were cut off.
     pub(crate) truncated: bool,
     /// What is asked and what the row answers; none for ready-made text.
@@ -80,56 +131,67 @@ impl Encoder {
 
     /// Refuses a format that names a column that the file lacks.
     pub(crate) fn check_columns(&self, file: &str, columns: &[String]) -> Result<(), EncodeError> {
-        match &self.format {
-            Format::Text { column } | Format::Messages { column } if columns.contains(column) => Ok(()),
-            Format::Text { column } | Format::Messages { column } => Err(EncodeError::Column {
-                column: column.clone(),
+        if let Format::Prompt { prompt, completion, .. } = &self.format {
+            prompt.check_columns(file, columns)?;
+            return Ok(completion.check_columns(file, columns)?);
+        }
+        match self.format.own_columns().into_iter().find(|own| !columns.iter().any(|column| column == own)) {
+            None => Ok(()),
+            Some(lacking) => Err(EncodeError::Column {
+                column: lacking.to_owned(),
                 reason: format!("is not in {file} (it has {})", columns.join(", ")),
             }),
-            Format::Prompt { prompt, completion, .. } => {
-                prompt.check_columns(file, columns)?;
-                Ok(completion.check_columns(file, columns)?)
-            }
         }
     }
 
     /// Turns a row into tokens; `ask` adds the question, which only held-out rows need.
     pub(crate) fn encode(&self, row: &Row, ask: bool) -> Result<Encoded, EncodeError> {
-        let (mut ids, mut mask, question) = match &self.format {
+        let mut row = match &self.format {
             Format::Text { column } => {
                 let ids = self.text(text_of(row, column)?)?;
                 let mask = vec![1; ids.len()];
-                (ids, mask, None)
+                Encoded { tokens: Tokens { ids, mask }, ..Encoded::default() }
+            }
+            Format::Tokens { pairs: false } => Encoded { tokens: labelled(row)?, ..Encoded::default() },
+            Format::Tokens { pairs: true } => {
+                let answer = |column| answered(row, column);
+                let (tokens, rejected) = (answer(CHOSEN_IDS)?, Some(answer(REJECTED_IDS)?));
+                Encoded { tokens, rejected, ..Encoded::default() }
+            }
+            Format::Preference { prompt, chosen, rejected } => {
+                let asked = prompt_of(row, prompt)?;
+                let chat = |column: &str| -> Result<Vec<Message>, EncodeError> {
+                    let answer = Message::new("assistant", text_of(row, column)?);
+                    Ok(asked.iter().cloned().chain([answer]).collect())
+                };
+                let chosen = chat(chosen)?;
+                let question = if ask { self.question(&chosen)? } else { None };
+                let rejected = Some(self.chat(&chat(rejected)?)?);
+                Encoded { tokens: self.chat(&chosen)?, rejected, question, ..Encoded::default() }
             }
             format => {
                 let messages = messages_of(format, row)?;
-                let (ids, mask) = self.chat(&messages)?;
                 let question = if ask { self.question(&messages)? } else { None };
-                (ids, mask, question)
+                Encoded { tokens: self.chat(&messages)?, question, ..Encoded::default() }
             }
         };
-        let truncated = ids.len() > self.max_tokens;
-        ids.truncate(self.max_tokens);
-        mask.truncate(self.max_tokens);
-        if let Some(first) = mask.first_mut() {
-            *first = 0;
+        row.truncated = row.tokens.cut(self.max_tokens);
+        if let Some(rejected) = &mut row.rejected {
+            row.truncated |= rejected.cut(self.max_tokens);
         }
-        Ok(Encoded { ids, mask, truncated, question })
+        Ok(row)
     }
 
     /// The row's values, each as text, without the column that holds its training text.
     pub(crate) fn fields(&self, row: &Row) -> Row {
-        let own = match &self.format {
-            Format::Text { column } | Format::Messages { column } => Some(column),
-            Format::Prompt { .. } => None,
-        };
+        let own = self.format.own_columns();
         let text = |value: &Value| match value {
             Value::Null => None,
             Value::String(text) => Some(Value::from(text.as_str())),
             other => Some(Value::from(other.to_string())),
         };
         row.iter()
-            .filter(|(column, _)| Some(*column) != own)
+            .filter(|(column, _)| !own.contains(&column.as_str()))
             .filter_map(|(column, value)| Some((column.clone(), text(value)?)))
             .collect()
     }
@@ -147,10 +209,10 @@ impl Encoder {
     }
 
     /// A chat with a mask over its assistant's turns.
-    fn chat(&self, messages: &[Message]) -> Result<(Vec<u32>, Vec<u8>), TokenizerError> {
+    fn chat(&self, messages: &[Message]) -> Result<Tokens, TokenizerError> {
         let whole = self.tokenizer.render(messages, false)?;
         if whole.assistant_mask.contains(&1) {
-            return Ok((whole.ids, whole.assistant_mask));
+            return Ok(Tokens { ids: whole.ids, mask: whole.assistant_mask });
         }
         // No `{% generation %}` in the template: a turn is what the chat up to it has more than the chat that asks for it.
         let mut mask = vec![0; whole.ids.len()];
@@ -160,7 +222,7 @@ impl Encoder {
             let (start, end) = (common_prefix(&whole.ids, &before), common_prefix(&whole.ids, &after));
             mask[start.min(end)..end].fill(1);
         }
-        Ok((whole.ids, mask))
+        Ok(Tokens { ids: whole.ids, mask })
     }
 
     fn question(&self, messages: &[Message]) -> Result<Option<Question>, TokenizerError> {
@@ -179,10 +241,76 @@ fn messages_of(format: &Format, row: &Row) -> Result<Vec<Message>, EncodeError> 
             Ok(system.chain(turns).collect())
         }
         Format::Text { column } | Format::Messages { column } => chat_of(row, column),
+        // Encoded without messages, or with two chats.
+        Format::Tokens { .. } | Format::Preference { .. } => Ok(Vec::new()),
     }
 }
 
+/// A preference's prompt: text is what the user says, a list is a chat that waits for its answer.
+fn prompt_of(row: &Row, column: &str) -> Result<Vec<Message>, EncodeError> {
+    match row.get(column) {
+        Some(Value::String(text)) if !text.trim_start().starts_with("[{") => {
+            Ok(vec![Message::new("user", text_of(row, column).map(str::to_owned)?)])
+        }
+        _ => turns_of(row, column),
+    }
+}
+
+/// `input_ids` with loss where `labels` is not −100.
+fn labelled(row: &Row) -> Result<Tokens, EncodeError> {
+    let refuse = |reason: String| EncodeError::Column { column: LABELS.to_owned(), reason };
+    let ids = ids_of(row, INPUT_IDS)?;
+    let labels = numbers_of(row, LABELS)?;
+    if labels.len() != ids.len() {
+        return Err(refuse(format!("has {} values, but {INPUT_IDS} has {}", labels.len(), ids.len())));
+    }
+    match labels.iter().zip(&ids).position(|(label, id)| *label != IGNORED && *label != i64::from(*id)) {
+        Some(at) => Err(refuse(format!("is {} at {at}: it must be the token's id, or {IGNORED}", labels[at]))),
+        None => Ok(Tokens { ids, mask: labels.iter().map(|label| u8::from(*label != IGNORED)).collect() }),
+    }
+}
+
+/// A prompt's ids and an answer's, with loss on the answer.
+fn answered(row: &Row, column: &str) -> Result<Tokens, EncodeError> {
+    let mut ids = ids_of(row, PROMPT_IDS)?;
+    let mut mask = vec![0; ids.len()];
+    ids.extend(ids_of(row, column)?);
+    mask.resize(ids.len(), 1);
+    Ok(Tokens { ids, mask })
+}
+
+fn ids_of(row: &Row, column: &str) -> Result<Vec<u32>, EncodeError> {
+    let id = |value: i64| {
+        u32::try_from(value).map_err(|_| EncodeError::Column {
+            column: column.to_owned(),
+            reason: format!("holds {value}, which is no token id"),
+        })
+    };
+    numbers_of(row, column)?.into_iter().map(id).collect()
+}
+
+/// A list of whole numbers, also as text, as a CSV holds it.
+fn numbers_of(row: &Row, column: &str) -> Result<Vec<i64>, EncodeError> {
+    let refuse = |reason: String| EncodeError::Column { column: column.to_owned(), reason };
+    let list = match row.get(column) {
+        None => return Err(refuse("is missing".to_owned())),
+        Some(Value::String(text)) => serde_json::from_str(text),
+        Some(other) => serde_json::from_value(other.clone()),
+    };
+    let list: Vec<i64> = list.map_err(|error| refuse(format!("is not a list of token ids: {error}")))?;
+    if list.is_empty() { Err(refuse("is empty".to_owned())) } else { Ok(list) }
+}
+
 fn chat_of(row: &Row, column: &str) -> Result<Vec<Message>, EncodeError> {
+    let list = turns_of(row, column)?;
+    if !list.iter().any(|message| message.role == "assistant") {
+        let reason = "has no assistant's turn, so there is nothing to learn from it".to_owned();
+        return Err(EncodeError::Column { column: column.to_owned(), reason });
+    }
+    Ok(list)
+}
+
+fn turns_of(row: &Row, column: &str) -> Result<Vec<Message>, EncodeError> {
     let refuse = |reason: String| EncodeError::Column { column: column.to_owned(), reason };
     let value = row.get(column).ok_or_else(|| refuse("is missing".to_owned()))?;
     // A CSV holds the list as text.
@@ -191,13 +319,10 @@ fn chat_of(row: &Row, column: &str) -> Result<Vec<Message>, EncodeError> {
         other => serde_json::from_value(other.clone()),
     };
     let list: Vec<Message> = list.map_err(|error| refuse(format!("is not a list of {{role, content}}: {error}")))?;
-    if let Some(odd) = list.iter().find(|message| !matches!(message.role.as_str(), "system" | "user" | "assistant")) {
-        return Err(refuse(format!("has the role {:?}: it must be system, user or assistant", odd.role)));
+    match list.iter().find(|message| !matches!(message.role.as_str(), "system" | "user" | "assistant")) {
+        Some(odd) => Err(refuse(format!("has the role {:?}: it must be system, user or assistant", odd.role))),
+        None => Ok(list),
     }
-    if !list.iter().any(|message| message.role == "assistant") {
-        return Err(refuse("has no assistant's turn, so there is nothing to learn from it".to_owned()));
-    }
-    Ok(list)
 }
 
 fn text_of<'a>(row: &'a Row, column: &str) -> Result<&'a str, EncodeError> {

@@ -41,7 +41,7 @@ fn messages_format() -> Format {
 
 fn learnt(encoder: &Encoder, encoded: &Encoded) -> String {
     let ids: Vec<u32> =
-        encoded.ids.iter().zip(&encoded.mask).filter(|(_, bit)| **bit == 1).map(|(id, _)| *id).collect();
+        encoded.tokens.ids.iter().zip(&encoded.tokens.mask).filter(|(_, bit)| **bit == 1).map(|(id, _)| *id).collect();
     encoder.tokenizer.decode(&ids, false).unwrap()
 }
 
@@ -57,8 +57,8 @@ fn chats_match_the_reference() {
         }
         for messages in [case["messages"].clone(), Value::from(case["messages"].to_string())] {
             let encoded = encoder.encode(&row(json!({"messages": messages})), false).unwrap();
-            assert_eq!(json!(encoded.ids), case["ids"]);
-            assert_eq!(&json!(encoded.mask), &case["assistant_mask"]);
+            assert_eq!(json!(encoded.tokens.ids), case["ids"]);
+            assert_eq!(&json!(encoded.tokens.mask), &case["assistant_mask"]);
         }
         checked += 1;
     }
@@ -75,8 +75,12 @@ fn loss_is_on_the_completion_alone() {
     assert_eq!(question.messages[0], Message::new("system", "Be brief."));
     assert_eq!(question.messages[1], Message::new("user", r#"{"A":"Fern","B":"two"}"#));
     assert_eq!(question.messages.len(), 2);
-    assert_eq!(encoded.ids[..question.prompt_ids.len()], question.prompt_ids[..], "the row begins with its question");
-    assert_eq!(encoded.mask.iter().position(|bit| *bit == 1), Some(question.prompt_ids.len()));
+    assert_eq!(
+        encoded.tokens.ids[..question.prompt_ids.len()],
+        question.prompt_ids[..],
+        "the row begins with its question"
+    );
+    assert_eq!(encoded.tokens.mask.iter().position(|bit| *bit == 1), Some(question.prompt_ids.len()));
 }
 
 #[test]
@@ -100,22 +104,23 @@ fn a_template_without_marks_gives_the_same_mask() {
 fn text_begins_and_ends_once() {
     let encoder = encoder(Format::Text { column: "t".to_owned() }, 1024);
     let plain = encoder.encode(&row(json!({"t": " Salt Bay. "})), true).unwrap();
-    assert_eq!(encoder.tokenizer.decode(&plain.ids, false).unwrap(), "<s> Salt Bay. </s>");
+    assert_eq!(encoder.tokenizer.decode(&plain.tokens.ids, false).unwrap(), "<s> Salt Bay. </s>");
     let literal = encoder.encode(&row(json!({"t": "<s> Salt Bay. </s>"})), true).unwrap();
     assert_eq!(plain, literal);
-    assert_eq!(plain.mask[0], 0);
-    assert!(plain.mask[1..].iter().all(|bit| *bit == 1));
+    assert_eq!(plain.tokens.mask[0], 0);
+    assert!(plain.tokens.mask[1..].iter().all(|bit| *bit == 1));
     assert_eq!(plain.question, None);
 }
 
 #[test]
 fn long_rows_are_cut_at_the_end() {
     let whole = encoder(prompt_format(None), 1024).encode(&row(json!({"A": "Fern", "B": "two"})), true).unwrap();
-    let cut =
-        encoder(prompt_format(None), whole.ids.len() - 2).encode(&row(json!({"A": "Fern", "B": "two"})), true).unwrap();
+    let cut = encoder(prompt_format(None), whole.tokens.ids.len() - 2)
+        .encode(&row(json!({"A": "Fern", "B": "two"})), true)
+        .unwrap();
     assert!(cut.truncated && !whole.truncated);
-    assert_eq!(cut.ids, whole.ids[..whole.ids.len() - 2]);
-    assert_eq!(cut.mask.len(), cut.ids.len());
+    assert_eq!(cut.tokens.ids, whole.tokens.ids[..whole.tokens.ids.len() - 2]);
+    assert_eq!(cut.tokens.mask.len(), cut.tokens.ids.len());
     assert_eq!(cut.question, whole.question, "a question is never cut");
 }
 
@@ -141,4 +146,50 @@ fn fields_are_text() {
     let encoder = encoder(messages_format(), 1024);
     let fields = encoder.fields(&row(json!({"messages": [], "a": "x", "n": 1.5, "z": null})));
     assert_eq!(serde_json::to_string(&fields).unwrap(), r#"{"a":"x","n":"1.5"}"#);
+}
+
+#[test]
+fn tokens_are_taken_as_they_are() {
+    let encoder = encoder(Format::Tokens { pairs: false }, 4);
+    let encoded = encoder.encode(&row(json!({"input_ids": [5, 6, 7, 8, 9], "labels": [-100, -100, 7, 8, 9]})), true);
+    let encoded = encoded.unwrap();
+    assert_eq!(encoded.tokens, Tokens { ids: vec![5, 6, 7, 8], mask: vec![0, 0, 1, 1] });
+    assert!(encoded.truncated && encoded.rejected.is_none() && encoded.question.is_none());
+    let refusal = |value: Value| encoder.encode(&row(value), false).unwrap_err().to_string();
+    assert_eq!(refusal(json!({"input_ids": [1, 2], "labels": [1]})), "column labels has 1 values, but input_ids has 2");
+    assert_eq!(
+        refusal(json!({"input_ids": [1, 2], "labels": [1, 3]})),
+        "column labels is 3 at 1: it must be the token's id, or -100"
+    );
+    assert_eq!(refusal(json!({"input_ids": [-1], "labels": [-1]})), "column input_ids holds -1, which is no token id");
+    assert!(refusal(json!({"input_ids": "[1,", "labels": []})).contains("is not a list of token ids"));
+    let error = encoder.check_columns("a.jsonl", &["input_ids".to_owned()]).unwrap_err();
+    assert_eq!(error.to_string(), "column labels is not in a.jsonl (it has input_ids)");
+}
+
+#[test]
+fn a_preference_is_two_answers_to_one_prompt() {
+    let columns = || Format::Preference {
+        prompt: "prompt".to_owned(),
+        chosen: "chosen".to_owned(),
+        rejected: "rejected".to_owned(),
+    };
+    let encoder = encoder(columns(), 1024);
+    let texts = json!({"prompt": "Which city?", "chosen": "Salt Haven.", "rejected": "None."});
+    let chat =
+        json!({"prompt": [{"role": "user", "content": "Which city?"}], "chosen": "Salt Haven.", "rejected": "None."});
+    let encoded = encoder.encode(&row(texts), true).unwrap();
+    assert_eq!(encoder.encode(&row(chat), true).unwrap(), encoded);
+    let rejected = encoded.rejected.clone().unwrap();
+    assert_eq!(learnt(&encoder, &encoded), "Salt Haven.<|eot_id|>");
+    let second = Encoded { tokens: rejected.clone(), ..Encoded::default() };
+    assert_eq!(learnt(&encoder, &second), "None.<|eot_id|>");
+    let question = encoded.question.unwrap();
+    for ids in [&encoded.tokens.ids, &rejected.ids] {
+        assert_eq!(ids[..question.prompt_ids.len()], question.prompt_ids[..]);
+    }
+    let pairs = json!({"prompt_ids": [3, 4], "chosen_ids": [5], "rejected_ids": [6, 7]});
+    let ready = Encoder { format: Format::Tokens { pairs: true }, ..encoder }.encode(&row(pairs), false).unwrap();
+    assert_eq!(ready.tokens, Tokens { ids: vec![3, 4, 5], mask: vec![0, 0, 1] });
+    assert_eq!(ready.rejected, Some(Tokens { ids: vec![3, 4, 6, 7], mask: vec![0, 0, 1, 1] }));
 }

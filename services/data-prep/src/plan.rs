@@ -24,6 +24,10 @@ pub(crate) enum FormatSpec {
     Prompt { prompt_template: String, completion_template: String, system: String },
     /// A list of messages.
     Messages { column: String },
+    /// Tokens already.
+    Tokens { pairs: bool },
+    /// A prompt and two answers.
+    Preference { prompt: String, chosen: String, rejected: String },
 }
 
 /// A request whose fields are well-formed; the files that it names may still be missing.
@@ -90,12 +94,11 @@ impl Plan {
         rows::Kind::of(&source)?;
         let format = compile(&request.format)?;
         let tokenizer = Tokenizer::from_dir(&base)?;
-        let template_sha256 = match format {
-            Format::Text { .. } => String::new(),
-            _ => {
-                let none = || PlanError::NoTemplate { base: base.display().to_string() };
-                tokenizer.template_sha256().ok_or_else(none)?.to_owned()
-            }
+        let template_sha256 = if format.has_chats() {
+            let none = || PlanError::NoTemplate { base: base.display().to_string() };
+            tokenizer.template_sha256().ok_or_else(none)?.to_owned()
+        } else {
+            String::new()
         };
         let encoder = Encoder::new(tokenizer, &base, format, request.max_tokens as usize)?;
         let tokenizer_file = base.join("tokenizer.json");
@@ -126,6 +129,10 @@ fn compile(format: &FormatSpec) -> Result<Format, TemplateError> {
     Ok(match format {
         FormatSpec::Text { column } => Format::Text { column: column.clone() },
         FormatSpec::Messages { column } => Format::Messages { column: column.clone() },
+        FormatSpec::Tokens { pairs } => Format::Tokens { pairs: *pairs },
+        FormatSpec::Preference { prompt, chosen, rejected } => {
+            Format::Preference { prompt: prompt.clone(), chosen: chosen.clone(), rejected: rejected.clone() }
+        }
         FormatSpec::Prompt { prompt_template, completion_template, system } => Format::Prompt {
             prompt: Box::new(RowTemplate::new("prompt template", prompt_template)?),
             completion: Box::new(RowTemplate::new("completion template", completion_template)?),

@@ -113,7 +113,14 @@ fn checked(request: CreateSnapshotRequest) -> Result<Request, CreateError> {
                 system: prompt.system,
             }
         }
-        None => return Err(refused("format", "must be text, prompt or messages")),
+        Some(Format::Tokens(tokens)) => FormatSpec::Tokens { pairs: tokens.pairs },
+        Some(Format::Preference(columns)) => {
+            must_be_there("format.preference.prompt", &columns.prompt)?;
+            must_be_there("format.preference.chosen", &columns.chosen)?;
+            must_be_there("format.preference.rejected", &columns.rejected)?;
+            FormatSpec::Preference { prompt: columns.prompt, chosen: columns.chosen, rejected: columns.rejected }
+        }
+        None => return Err(refused("format", "must be text, prompt, messages, tokens or preference")),
     };
     let max_tokens = if request.max_tokens == 0 { DEFAULT_MAX_TOKENS } else { request.max_tokens };
     if !(2..=MOST_MAX_TOKENS).contains(&max_tokens) {

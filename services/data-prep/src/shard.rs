@@ -3,36 +3,41 @@
 use bytes::Bytes;
 use safetensors::{Dtype, SafeTensorError, tensor::TensorView};
 
-use crate::encode::Encoded;
+use crate::encode::{Encoded, Tokens};
 
 /// The tensors could not be written down.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to write the tensors: {0}")]
 pub(crate) struct ShardError(#[from] SafeTensorError);
 
-/// Rows one after the other: row `i` is `input_ids[row_offsets[i]..row_offsets[i + 1]]`, `loss_mask` likewise.
+/// Rows one after the other: row `i` is `input_ids[row_offsets[i]..row_offsets[i + 1]]`, `loss_mask` likewise. A
+/// preference is two such rows, the chosen answer's first.
 #[derive(Debug)]
 pub(crate) struct Shard {
     ids: Vec<u32>,
     mask: Vec<u8>,
     offsets: Vec<u64>,
+    rows: u64,
 }
 
 impl Default for Shard {
     fn default() -> Self {
-        Self { ids: Vec::new(), mask: Vec::new(), offsets: vec![0] }
+        Self { ids: Vec::new(), mask: Vec::new(), offsets: vec![0], rows: 0 }
     }
 }
 
 impl Shard {
     pub(crate) fn push(&mut self, row: &Encoded) {
-        self.ids.extend_from_slice(&row.ids);
-        self.mask.extend_from_slice(&row.mask);
-        self.offsets.push(self.ids.len() as u64);
+        for Tokens { ids, mask } in [&row.tokens].into_iter().chain(&row.rejected) {
+            self.ids.extend_from_slice(ids);
+            self.mask.extend_from_slice(mask);
+            self.offsets.push(self.ids.len() as u64);
+        }
+        self.rows += 1;
     }
 
     pub(crate) fn rows(&self) -> u64 {
-        self.offsets.len() as u64 - 1
+        self.rows
     }
 
     pub(crate) fn tokens(&self) -> u64 {
@@ -66,8 +71,9 @@ mod tests {
     #[test]
     fn rows_come_back() {
         let mut shard = Shard::default();
-        shard.push(&Encoded { ids: vec![1, 2, 70_000], mask: vec![0, 1, 1], truncated: false, question: None });
-        shard.push(&Encoded { ids: vec![9], mask: vec![0], truncated: false, question: None });
+        let first = Tokens { ids: vec![1, 2, 70_000], mask: vec![0, 1, 1] };
+        shard.push(&Encoded { tokens: first, ..Encoded::default() });
+        shard.push(&Encoded { tokens: Tokens { ids: vec![9], mask: vec![0] }, ..Encoded::default() });
         assert_eq!((shard.rows(), shard.tokens(), shard.learnt()), (2, 4, 2));
         let bytes = shard.to_bytes().unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();

@@ -215,7 +215,8 @@ impl Parts {
         let held_out = split.held_out[index];
         self.hash_lines.push_str(&format!("{sha256} {}\n", if held_out { "held_out" } else { "train" }));
         self.truncated += u64::from(encoded.truncated);
-        self.longest = self.longest.max(encoded.ids.len() as u64);
+        let longest = encoded.tokens.ids.len().max(encoded.rejected.as_ref().map_or(0, |tokens| tokens.ids.len()));
+        self.longest = self.longest.max(longest as u64);
         if !held_out {
             self.train.push(encoded);
             return Ok(());

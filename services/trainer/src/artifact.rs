@@ -75,6 +75,7 @@ struct Parameters<'a> {
     trainer: &'static str,
     peft: bool,
     lora: Option<&'a Lora>,
+    quantization: &'a str,
     #[serde(flatten)]
     hyperparameters: &'a Hyperparameters,
 }
@@ -132,9 +133,10 @@ pub(crate) async fn write(
     let parameters = Parameters {
         model: &spec.base,
         project_name: &spec.model,
-        trainer: "sft",
+        trainer: spec.objective.trainer(),
         peft: spec.lora.is_some(),
         lora: spec.lora.as_ref(),
+        quantization: &spec.quantization,
         hyperparameters: &spec.hyperparameters,
     };
     folder.put_json("training_params.json", &parameters).await?;

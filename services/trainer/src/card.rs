@@ -37,6 +37,9 @@ pub(crate) fn card(spec: &SpecRecord, record: &StateRecord) -> String {
     };
     line(&mut text, &row("loss, nats a completion token", |evaluation| Some(evaluation.loss)));
     line(&mut text, &row("field recall of greedy answers", |evaluation| evaluation.field_recall));
+    if spec.preference().is_some() {
+        line(&mut text, &row("pairs whose chosen answer is preferred", |evaluation| evaluation.preference_accuracy));
+    }
     text.push_str("\n## Training\n\n");
     table(&mut text, ["hyper-parameter", "value"], &hyperparameters(spec));
     let (tokens, seconds) = (record.train_tokens, record.train_seconds);
@@ -53,7 +56,8 @@ fn front_matter(spec: &Spec) -> String {
     };
     format!(
         "---\nbase_model: {base}\nbase_model_relation: {relation}\nlibrary_name: {library}\n\
-         pipeline_tag: text-generation\ntags:\n{adapter}- firn\n- sft\n---\n\n"
+         pipeline_tag: text-generation\ntags:\n{adapter}- firn\n- {trainer}\n---\n\n",
+        trainer = spec.objective.trainer(),
     )
 }
 
@@ -65,10 +69,16 @@ fn hyperparameters(spec: &Spec) -> Vec<(&'static str, String)> {
         rows.push(("LoRA alpha", lora.alpha.to_string()));
         rows.push(("target modules", lora.target_modules.join(", ")));
     }
+    if spec.quantization != "none" {
+        rows.push(("frozen base kept as", spec.quantization.clone()));
+    }
+    if spec.preference().is_some() {
+        rows.push(("objective", format!("{}, beta {}", spec.objective.trainer(), hyper.beta)));
+    }
     rows.push(("learning rate", hyper.learning_rate.to_string()));
     rows.push(("schedule", format!("{}, warm-up {}", hyper.scheduler, hyper.warmup_ratio)));
     rows.push(("epochs", hyper.epochs.to_string()));
-    rows.push(("blocks a step", hyper.batch_size.to_string()));
+    rows.push(("blocks a step", (hyper.batch_size * hyper.gradient_accumulation).to_string()));
     rows.push(("tokens a block", hyper.block_size.to_string()));
     rows.push(("weight decay", hyper.weight_decay.to_string()));
     rows.push(("largest gradient norm", hyper.max_grad_norm.to_string()));

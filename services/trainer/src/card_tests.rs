@@ -23,6 +23,7 @@ fn records() -> (SpecRecord, StateRecord) {
         field_recall: None,
         sample_prompt: "secret".to_owned(),
         sample_answer: "secret".to_owned(),
+        preference_accuracy: None,
     };
     record.base_evaluation = Some(evaluation.clone());
     record.tuned_evaluation = Some(Evaluation { loss: 0.51234, field_recall: Some(0.875), ..evaluation });

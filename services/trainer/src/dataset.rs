@@ -2,7 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use firn_llm::{config::ModelConfig, tokenizer::Message, train::Document};
+use firn_llm::{
+    config::ModelConfig,
+    tokenizer::Message,
+    train::{Document, Pair},
+};
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
@@ -33,25 +37,65 @@ pub(crate) struct HeldOutRow {
     pub(crate) fields: serde_json::Map<String, serde_json::Value>,
 }
 
+/// Rows in tokens: one by one, or as preferences.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Rows {
+    Documents(Vec<Document>),
+    Pairs(Vec<Pair>),
+}
+
+impl Rows {
+    /// Pairs lie one after the other, the chosen answer first.
+    fn new(documents: Vec<Document>, pairs: bool, file: &'static str) -> Result<Self, DatasetError> {
+        if !pairs {
+            return Ok(Self::Documents(documents));
+        }
+        if !documents.len().is_multiple_of(2) {
+            let reason = format!("it has {} rows, but preferences come in twos", documents.len());
+            return Err(DatasetError::Damaged { file, reason });
+        }
+        let pair = |pair: &[Document]| Pair { chosen: pair[0].clone(), rejected: pair[1].clone() };
+        Ok(Self::Pairs(documents.chunks(2).map(pair).collect()))
+    }
+
+    /// Number of rows; a pair is one.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Documents(documents) => documents.len(),
+            Self::Pairs(pairs) => pairs.len(),
+        }
+    }
+
+    /// Tokens of the longest row.
+    pub(crate) fn longest(&self) -> usize {
+        match self {
+            Self::Documents(documents) => documents.iter().map(|document| document.ids.len()).max().unwrap_or(0),
+            Self::Pairs(pairs) => {
+                pairs.iter().map(|pair| pair.chosen.ids.len() + pair.rejected.ids.len()).max().unwrap_or(0)
+            }
+        }
+    }
+}
+
 /// Rows to train on and rows held out.
 #[derive(Debug)]
 pub(crate) struct Dataset {
-    pub(crate) train: Vec<Document>,
+    pub(crate) train: Rows,
     pub(crate) held_out: HeldOut,
 }
 
 /// The held-out rows: whole, for the loss, and as questions.
 #[derive(Debug)]
 pub(crate) struct HeldOut {
-    pub(crate) documents: Vec<Document>,
+    pub(crate) documents: Rows,
     pub(crate) rows: Vec<HeldOutRow>,
 }
 
 impl Dataset {
     /// Reads a snapshot's folder on the local disk and checks that the model can take its rows. Blocks.
-    pub(crate) fn read(dir: &Path, model: &ModelConfig) -> Result<Self, DatasetError> {
-        let train = documents(dir, "train.safetensors", model)?;
-        let held_out = documents(dir, "held_out.safetensors", model)?;
+    pub(crate) fn read(dir: &Path, model: &ModelConfig, pairs: bool) -> Result<Self, DatasetError> {
+        let rows = |file| Rows::new(documents(dir, file, model)?, pairs, file);
+        let (train, held_out) = (rows("train.safetensors")?, rows("held_out.safetensors")?);
         let lines = read(&dir.join("held_out.jsonl"))?;
         let parse = |line: &[u8]| {
             serde_json::from_slice(line)
@@ -141,10 +185,13 @@ mod tests {
         write(dir.path(), "held_out.safetensors", &[], 0);
         let line = r#"{"row":7,"sha256":"00","messages":[{"role":"user","content":"hi"}],"prompt_ids":[1,2],"completion":"x","fields":{"A":"$5"}}"#;
         std::fs::write(dir.path().join("held_out.jsonl"), format!("{line}\n")).unwrap();
-        let dataset = Dataset::read(dir.path(), &model()).unwrap();
+        let dataset = Dataset::read(dir.path(), &model(), false).unwrap();
         let first = Document { ids: vec![1, 2, 3], loss_mask: vec![1, 1, 1] };
-        assert_eq!(dataset.train, [first, Document { ids: vec![9], loss_mask: vec![1] }]);
-        assert!(dataset.held_out.documents.is_empty());
+        let second = Document { ids: vec![9], loss_mask: vec![1] };
+        assert_eq!(dataset.train, Rows::Documents(vec![first.clone(), second.clone()]));
+        assert_eq!(dataset.held_out.documents.len(), 0);
+        let pairs = Dataset::read(dir.path(), &model(), true).unwrap();
+        assert_eq!(pairs.train, Rows::Pairs(vec![Pair { chosen: first, rejected: second }]));
         let row = &dataset.held_out.rows[0];
         assert_eq!((row.prompt_ids.as_slice(), row.messages[0].content.as_str()), ([1, 2].as_slice(), "hi"));
         assert_eq!(row.fields["A"], "$5");
@@ -153,7 +200,7 @@ mod tests {
     #[test]
     fn what_the_model_cannot_take_is_named() {
         let dir = tempfile::tempdir().unwrap();
-        let refuse = || Dataset::read(dir.path(), &model()).unwrap_err().to_string();
+        let refuse = || Dataset::read(dir.path(), &model(), false).unwrap_err().to_string();
         assert!(refuse().contains("train.safetensors"));
         write(dir.path(), "train.safetensors", &[&[1], &[1, 2, 3, 4, 5]], 0);
         assert!(refuse().starts_with("row 2 of train.safetensors has 5 tokens, but the base's context is 4"));

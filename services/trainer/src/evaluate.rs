@@ -6,11 +6,11 @@ use firn_llm::{
     generate::answer_greedily,
     model::{Adapter, Decoder, ModelError},
     tokenizer::{Tokenizer, TokenizerError},
-    train::{held_out_loss, pack},
+    train::{Document, Pair, held_out_loss, pack, pack_pairs, preferred},
 };
 
 use crate::{
-    dataset::{HeldOut, HeldOutRow},
+    dataset::{HeldOut, HeldOutRow, Rows},
     record::Evaluation,
     spec::Spec,
 };
@@ -59,16 +59,21 @@ pub(crate) fn evaluate(
     tell: Tell<'_>,
     stop: &dyn Fn() -> bool,
 ) -> Result<Option<Evaluation>, EvaluateError> {
-    if held_out.documents.is_empty() {
+    if held_out.documents.len() == 0 {
         return Ok(None);
     }
-    let loss = loss(subject, held_out, spec, tell, stop)?;
+    let (loss, preference_accuracy) = match &held_out.documents {
+        Rows::Documents(documents) => (loss(subject, documents.iter(), spec, tell, stop)?, None),
+        Rows::Pairs(pairs) => (
+            loss(subject, pairs.iter().map(|pair| &pair.chosen), spec, tell, stop)?,
+            Some(preference_accuracy(subject, pairs, stop)?),
+        ),
+    };
     let rows = held_out.documents.len() as u64;
     let context = subject.model.decoder.config().context;
     let asked = held_out.rows.iter().filter(|row| (1..=context).contains(&row.prompt_ids.len()));
     let asked: Vec<&HeldOutRow> = asked.take(spec.answered_rows as usize).collect();
-    let mut evaluation =
-        Evaluation { loss, rows, field_recall: None, sample_prompt: String::new(), sample_answer: String::new() };
+    let mut evaluation = Evaluation { loss, rows, preference_accuracy, ..Evaluation::default() };
     let Some(first) = asked.first() else { return Ok(Some(evaluation)) };
     let answers = answers(subject, &asked, spec, tell, stop)?;
     evaluation.field_recall = field_recall(&asked, &answers);
@@ -78,15 +83,16 @@ pub(crate) fn evaluate(
     Ok(Some(evaluation))
 }
 
-fn loss(
+/// Mean negative log-likelihood of the documents' loss tokens.
+fn loss<'a>(
     subject: &Subject<'_>,
-    held_out: &HeldOut,
+    documents: impl Iterator<Item = &'a Document> + Clone,
     spec: &Spec,
     tell: Tell<'_>,
     stop: &dyn Fn() -> bool,
 ) -> Result<f64, EvaluateError> {
-    let longest = held_out.documents.iter().map(|document| document.ids.len()).max().unwrap_or(0);
-    let blocks = pack(&held_out.documents, longest.max(spec.hyperparameters.block_size as usize));
+    let longest = documents.clone().map(|document| document.ids.len()).max().unwrap_or(0);
+    let blocks = pack(documents, longest.max(spec.hyperparameters.block_size as usize));
     let what = format!("held-out blocks measured with the {}", subject.name);
     let done = counter(&what, blocks.len(), tell);
     let (mut sum, mut tokens) = (0.0, 0);
@@ -100,6 +106,20 @@ fn loss(
     }
     let loss = sum / tokens.max(1) as f64;
     if loss.is_finite() { Ok(loss) } else { Err(EvaluateError::NotFinite { name: subject.name, loss }) }
+}
+
+/// Share of pairs whose chosen answer is more probable than the rejected one.
+fn preference_accuracy(subject: &Subject<'_>, pairs: &[Pair], stop: &dyn Fn() -> bool) -> Result<f64, EvaluateError> {
+    let Model { decoder, adapter } = subject.model;
+    let mut count = 0;
+    for pairs in pairs.chunks(BLOCKS_AT_ONCE) {
+        if stop() {
+            return Err(EvaluateError::Stopped);
+        }
+        // A pair a block.
+        count += preferred(decoder, adapter.as_ref(), &pack_pairs(pairs, 1))?;
+    }
+    Ok(count as f64 / pairs.len().max(1) as f64)
 }
 
 fn answers(

@@ -1,10 +1,13 @@
 //! Which blocks each step trains on: a function of the rows, the seed and the hyper-parameters alone.
 
-use firn_llm::train::{Block, Document, pack};
+use firn_llm::train::{Block, pack, pack_pairs, wrap};
 use rand::{SeedableRng as _, seq::SliceRandom as _};
 use rand_chacha::ChaCha8Rng;
 
-use crate::spec::Hyperparameters;
+use crate::{
+    dataset::Rows,
+    spec::{Hyperparameters, Packing},
+};
 
 /// Nothing can be trained.
 #[derive(Debug, PartialEq, thiserror::Error)]
@@ -16,8 +19,10 @@ pub(crate) enum PlanError {
 /// The order of a run.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    documents: Vec<Document>,
+    rows: Rows,
+    packing: Packing,
     block_size: usize,
+    /// Blocks of an update.
     batch_size: usize,
     seed: u64,
     shuffle: bool,
@@ -27,16 +32,21 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// Packs every epoch once, to count its steps. Blocks.
-    pub(crate) fn new(documents: Vec<Document>, hyper: &Hyperparameters) -> Result<Self, PlanError> {
-        let asked = hyper.block_size as usize;
-        let longest = documents.iter().map(|document| document.ids.len()).max().unwrap_or(0);
-        if longest > asked {
+    pub(crate) fn new(rows: Rows, hyper: &Hyperparameters) -> Result<Self, PlanError> {
+        let (asked, longest) = (hyper.block_size as usize, rows.longest());
+        let block_size = match hyper.packing {
+            Packing::Bfd => asked.max(longest),
+            Packing::None => 1,
+            Packing::Wrapped => asked,
+        };
+        if hyper.packing == Packing::Bfd && longest > asked {
             tracing::info!(block_size = asked, longest_row = longest, "block size raised to the longest row");
         }
         let mut plan = Self {
-            documents,
-            block_size: asked.max(longest),
-            batch_size: hyper.batch_size as usize,
+            rows,
+            packing: hyper.packing,
+            block_size,
+            batch_size: hyper.batch_size as usize * hyper.gradient_accumulation as usize,
             seed: hyper.seed,
             shuffle: !hyper.no_shuffle,
             epochs: vec![],
@@ -71,13 +81,23 @@ impl Plan {
 
     /// An epoch's blocks in order.
     pub(crate) fn blocks(&self, epoch: u64) -> Vec<Block> {
-        let mut order: Vec<&Document> = self.documents.iter().collect();
+        match &self.rows {
+            Rows::Documents(documents) if self.packing == Packing::Wrapped => {
+                wrap(self.order(documents, epoch), self.block_size)
+            }
+            Rows::Documents(documents) => pack(self.order(documents, epoch), self.block_size),
+            Rows::Pairs(pairs) => pack_pairs(self.order(pairs, epoch), self.block_size),
+        }
+    }
+
+    fn order<'a, T>(&self, rows: &'a [T], epoch: u64) -> Vec<&'a T> {
+        let mut order: Vec<&T> = rows.iter().collect();
         if self.shuffle {
             let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
             rng.set_stream(epoch);
             order.shuffle(&mut rng);
         }
-        pack(order, self.block_size)
+        order
     }
 
     /// Blocks of a step.
@@ -88,6 +108,8 @@ impl Plan {
 
 #[cfg(test)]
 mod tests {
+    use firn_llm::train::Document;
+
     use super::*;
     use crate::spec::tests::spec;
 
@@ -104,7 +126,7 @@ mod tests {
     }
 
     fn plan(count: u32, change: impl Fn(&mut Hyperparameters)) -> Plan {
-        Plan::new(rows(count), &hyper(change)).unwrap()
+        Plan::new(Rows::Documents(rows(count)), &hyper(change)).unwrap()
     }
 
     #[test]
@@ -133,8 +155,19 @@ mod tests {
     fn blocks_grow_to_the_longest_row_and_nothing_to_learn_is_an_error() {
         let mut documents = rows(2);
         documents.push(Document { ids: vec![1; 9], loss_mask: vec![1; 9] });
-        assert_eq!(Plan::new(documents, &hyper(|_| {})).unwrap().block_size, 9);
+        assert_eq!(Plan::new(Rows::Documents(documents), &hyper(|_| {})).unwrap().block_size, 9);
         let silent = vec![Document { ids: vec![1, 2], loss_mask: vec![0, 0] }];
-        assert_eq!(Plan::new(silent, &hyper(|_| {})).unwrap_err(), PlanError::NothingToLearn);
+        assert_eq!(Plan::new(Rows::Documents(silent), &hyper(|_| {})).unwrap_err(), PlanError::NothingToLearn);
+    }
+
+    #[test]
+    fn rows_lie_alone_or_are_joined_as_asked() {
+        let alone = plan(5, |hyper| hyper.packing = Packing::None);
+        assert_eq!((alone.blocks(0).len(), alone.steps()), (5, 9));
+        // 15 tokens in blocks of 4: three whole blocks, and the rest is left out.
+        let joined = plan(5, |hyper| hyper.packing = Packing::Wrapped);
+        assert_eq!(joined.blocks(0).iter().map(Block::tokens).collect::<Vec<_>>(), [4, 4, 4]);
+        let summed = plan(5, |hyper| (hyper.gradient_accumulation, hyper.epochs) = (2, 1.0));
+        assert_eq!(summed.steps(), 2, "five blocks, four an update");
     }
 }

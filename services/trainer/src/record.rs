@@ -81,7 +81,7 @@ pub(crate) struct SnapshotRef {
 }
 
 /// A model on the held-out rows.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Evaluation {
     /// Mean negative log-likelihood of completion tokens, nats.
     pub(crate) loss: f64,
@@ -89,6 +89,9 @@ pub(crate) struct Evaluation {
     pub(crate) field_recall: Option<f64>,
     pub(crate) sample_prompt: String,
     pub(crate) sample_answer: String,
+    /// Of preferences: share of pairs whose chosen answer is the more probable one.
+    #[serde(default)]
+    pub(crate) preference_accuracy: Option<f64>,
 }
 
 impl Evaluation {
@@ -99,6 +102,7 @@ impl Evaluation {
             field_recall: self.field_recall,
             sample_prompt: self.sample_prompt.clone(),
             sample_answer: self.sample_answer.clone(),
+            preference_accuracy: self.preference_accuracy,
         }
     }
 }

@@ -64,7 +64,12 @@ pub(crate) fn metrics(record: &StateRecord) -> Vec<(String, f64)> {
         let evaluation = evaluation.as_ref();
         let loss = evaluation.map(|evaluation| (format!("{name}.loss"), evaluation.loss));
         let recall = evaluation.and_then(|evaluation| evaluation.field_recall);
-        [loss, recall.map(|recall| (format!("{name}.field_recall"), recall))]
+        let preferred = evaluation.and_then(|evaluation| evaluation.preference_accuracy);
+        [
+            loss,
+            recall.map(|recall| (format!("{name}.field_recall"), recall)),
+            preferred.map(|share| (format!("{name}.preference_accuracy"), share)),
+        ]
     };
     let train = [
         Some(("train.tokens".to_owned(), record.train_tokens as f64)),
@@ -82,13 +87,7 @@ mod tests {
     fn only_what_was_measured_is_a_metric() {
         let mut record = StateRecord::queued(jiff::Timestamp::UNIX_EPOCH);
         (record.train_tokens, record.train_seconds) = (120, 1.5);
-        let evaluation = Evaluation {
-            loss: 2.5,
-            rows: 1,
-            field_recall: None,
-            sample_prompt: String::new(),
-            sample_answer: String::new(),
-        };
+        let evaluation = Evaluation { loss: 2.5, rows: 1, ..Evaluation::default() };
         record.base_evaluation = Some(evaluation.clone());
         record.tuned_evaluation = Some(Evaluation { loss: f64::NAN, field_recall: Some(0.5), ..evaluation });
         let names: Vec<(String, f64)> = metrics(&record);

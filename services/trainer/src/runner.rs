@@ -163,11 +163,13 @@ impl Runner {
     /// Checks the base and loads it.
     async fn open_base(&self, job: &Arc<Job>) -> Result<(Base, Decoder), WorkError> {
         let dir = job.spec.spec.base_dir(self.stage.local_root())?;
-        let device = self.device.clone();
+        let (device, quantization) = (self.device.clone(), job.spec.spec.quantization()?);
+        // A name that leads nowhere is told now, not after the evaluation of the base.
+        job.spec.spec.adapter_dir(self.stage.local_root())?;
         blocking(move || {
             let config = ModelConfig::from_dir(&dir)?;
             let tokenizer = Tokenizer::from_dir(&dir)?;
-            let decoder = Decoder::load(&dir, &device)?;
+            let decoder = Decoder::load_quantized(&dir, &device, quantization)?;
             Ok((Base { dir, config, tokenizer }, decoder))
         })
         .await
@@ -202,7 +204,8 @@ impl Runner {
         let dir = self.stage.fetch_dir(&snapshot.path, &scratch.join("dataset")).await?;
         let (base, job) = (Arc::clone(base), Arc::clone(job));
         blocking(move || {
-            let Dataset { train, held_out } = Dataset::read(&dir, &base.config)?;
+            let pairs = job.spec.spec.preference().is_some();
+            let Dataset { train, held_out } = Dataset::read(&dir, &base.config, pairs)?;
             Ok((Plan::new(train, &job.spec.spec.hyperparameters)?, held_out))
         })
         .await
@@ -240,17 +243,22 @@ impl Runner {
         let (hyper, lora) = (job.spec.spec.hyperparameters.clone(), job.spec.spec.lora.clone());
         let settings = Settings {
             schedule: hyper.schedule()?,
+            preference: job.spec.spec.preference(),
             budget_seconds: hyper.budget_seconds,
             checkpoint_steps: self.checkpoint_steps,
             scratch: scratch.to_owned(),
         };
+        let first = job.spec.spec.adapter_dir(self.stage.local_root())?;
         let (sender, receiver) = mpsc::channel(train::MESSAGES);
         let (device, stop) = (self.device.clone(), self.stopper(job));
         let looping = blocking(move || {
             let decoder = model.decoder.clone();
             drop(model);
             let lora = lora.map(|lora| lora.config()).transpose()?;
-            let adapter = lora.map(|lora| Adapter::new(decoder.config(), lora, hyper.seed, &device));
+            let adapter = match first {
+                Some(dir) => Some(Adapter::load(&dir, decoder.config(), &device)?),
+                None => lora.map(|lora| Adapter::new(decoder.config(), lora, hyper.seed, &device)),
+            };
             let mut tuner = Tuner::new(decoder, adapter, &TunerConfig { optimizer: hyper.optimizer() });
             let mut progress = Progress::default();
             if let Some(restored) = restored {

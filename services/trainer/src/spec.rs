@@ -4,7 +4,8 @@ use std::path::{Component, Path, PathBuf};
 
 use firn_llm::{
     model::LoraConfig,
-    train::{AdamWConfig, Schedule, SchedulerKind},
+    quant::Quantization,
+    train::{AdamWConfig, Preference, Schedule, SchedulerKind},
 };
 use firn_proto::{
     dataprep::v1::{self as data, row_format::Format},
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 const DEFAULT_RANK: u32 = 16;
 const DEFAULT_ANSWER_TOKENS: u32 = 256;
 const DEFAULT_ALIAS: &str = "latest";
+const DEFAULT_BETA: f64 = 0.1;
 /// Largest rank: beyond it LoRA is larger than what it adapts.
 const MOST_RANK: u32 = 1_024;
 /// Most passes over the data.
@@ -53,6 +55,56 @@ pub(crate) struct Spec {
     pub(crate) hyperparameters: Hyperparameters,
     pub(crate) max_answer_tokens: u32,
     pub(crate) answered_rows: u32,
+    #[serde(default)]
+    pub(crate) objective: Objective,
+    /// How the frozen base is kept.
+    #[serde(default = "unquantised")]
+    pub(crate) quantization: String,
+    /// PEFT folder to go on from; empty: a new adapter.
+    #[serde(default)]
+    pub(crate) adapter: String,
+}
+
+fn unquantised() -> String {
+    "none".to_owned()
+}
+
+/// What is minimised.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Objective {
+    #[default]
+    Likelihood,
+    Dpo,
+    Orpo,
+}
+
+impl Objective {
+    fn check(objective: i32) -> Result<Self, FieldError> {
+        match pb::Objective::try_from(objective) {
+            Ok(pb::Objective::Unspecified | pb::Objective::Likelihood) => Ok(Self::Likelihood),
+            Ok(pb::Objective::Dpo) => Ok(Self::Dpo),
+            Ok(pb::Objective::Orpo) => Ok(Self::Orpo),
+            Err(_) => Err(FieldError::new("spec.objective", format!("{objective} is none that is known"))),
+        }
+    }
+
+    fn to_proto(self) -> pb::Objective {
+        match self {
+            Self::Likelihood => pb::Objective::Likelihood,
+            Self::Dpo => pb::Objective::Dpo,
+            Self::Orpo => pb::Objective::Orpo,
+        }
+    }
+
+    /// AutoTrain's name for it.
+    pub(crate) fn trainer(self) -> &'static str {
+        match self {
+            Self::Likelihood => "sft",
+            Self::Dpo => "dpo",
+            Self::Orpo => "orpo",
+        }
+    }
 }
 
 /// Rows, as data-prep is asked for them.
@@ -73,6 +125,14 @@ pub(crate) enum RowFormat {
     Text { column: String },
     Prompt { prompt_template: String, completion_template: String, system: String },
     Messages { column: String },
+    Tokens { pairs: bool },
+    Preference { prompt: String, chosen: String, rejected: String },
+}
+
+impl RowFormat {
+    fn is_preference(&self) -> bool {
+        matches!(self, Self::Preference { .. } | Self::Tokens { pairs: true })
+    }
 }
 
 /// An adapter's shape.
@@ -97,6 +157,54 @@ pub(crate) struct Hyperparameters {
     pub(crate) seed: u64,
     pub(crate) no_shuffle: bool,
     pub(crate) budget_seconds: f64,
+    #[serde(default)]
+    pub(crate) packing: Packing,
+    #[serde(default = "one")]
+    pub(crate) gradient_accumulation: u32,
+    #[serde(default = "default_beta")]
+    pub(crate) beta: f64,
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn default_beta() -> f64 {
+    DEFAULT_BETA
+}
+
+/// How rows become blocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Packing {
+    /// Whole rows, as many as fit.
+    #[default]
+    Bfd,
+    /// A row a block.
+    None,
+    /// All rows joined and cut.
+    Wrapped,
+}
+
+impl Packing {
+    fn check(name: &str) -> Result<Self, FieldError> {
+        match name {
+            "" | "bfd" => Ok(Self::Bfd),
+            "none" => Ok(Self::None),
+            "wrapped" => Ok(Self::Wrapped),
+            other => {
+                Err(FieldError::new("spec.hyperparameters.packing", format!("{other:?} must be bfd, none or wrapped")))
+            }
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Bfd => "bfd",
+            Self::None => "none",
+            Self::Wrapped => "wrapped",
+        }
+    }
 }
 
 impl Spec {
@@ -118,35 +226,64 @@ impl Spec {
         }
         let lora = spec.lora.map(Lora::check).transpose()?;
         let hyperparameters = Hyperparameters::check(&spec.hyperparameters.unwrap_or_default(), lora.is_some())?;
+        let (objective, data) = (Objective::check(spec.objective)?, Data::check(data)?);
+        let quantization = if spec.quantization.is_empty() { unquantised() } else { spec.quantization };
+        let parsed: Quantization =
+            quantization.parse().map_err(|reason: String| FieldError::new("spec.quantization", reason))?;
+        short("spec.adapter", &spec.adapter)?;
+        if lora.is_none() && (parsed != Quantization::None || !spec.adapter.is_empty()) {
+            let field = if spec.adapter.is_empty() { "spec.quantization" } else { "spec.adapter" };
+            return Err(FieldError::new(field, "needs spec.lora: without it all weights are trained"));
+        }
+        if (objective != Objective::Likelihood) != data.format.is_preference() {
+            let reason = "DPO and ORPO need rows with a chosen and a rejected answer, and nothing else takes them";
+            return Err(FieldError::new("spec.data.format", reason));
+        }
+        if data.format.is_preference() && hyperparameters.packing == Packing::Wrapped {
+            return Err(FieldError::new(
+                "spec.hyperparameters.packing",
+                "wrapped would tear pairs apart: use bfd or none",
+            ));
+        }
         Ok(Self {
             base: spec.base,
             model: spec.model,
             alias,
-            data: Data::check(data)?,
+            data,
             lora,
             hyperparameters,
             max_answer_tokens: or(spec.max_answer_tokens, DEFAULT_ANSWER_TOKENS),
             answered_rows: spec.answered_rows,
+            objective,
+            quantization,
+            adapter: spec.adapter,
         })
     }
 
-    /// The base's folder: an absolute path stands for itself, any other is below the stage's folder.
+    /// The base's folder.
     pub(crate) fn base_dir(&self, root: Option<&Path>) -> Result<PathBuf, FieldError> {
-        let base = Path::new(&self.base);
-        let dir = if base.is_absolute() {
-            base.to_owned()
-        } else if base.components().any(|part| !matches!(part, Component::Normal(_) | Component::CurDir)) {
-            let reason = format!("{} must not leave the stage: name an absolute path, or one without ..", self.base);
-            return Err(FieldError::new("spec.base", reason));
-        } else {
-            let none = || format!("{} is relative, but the stage is not a folder: name an absolute path", self.base);
-            root.ok_or_else(|| FieldError::new("spec.base", none()))?.join(base)
-        };
-        if !dir.join("config.json").is_file() {
-            let reason = format!("{} is no checkpoint: it has no config.json", self.base);
-            return Err(FieldError::new("spec.base", reason));
+        folder("spec.base", &self.base, "config.json", root)
+    }
+
+    /// Folder of the adapter to go on from, if one is named.
+    pub(crate) fn adapter_dir(&self, root: Option<&Path>) -> Result<Option<PathBuf>, FieldError> {
+        let named = !self.adapter.is_empty();
+        named.then(|| folder("spec.adapter", &self.adapter, "adapter_config.json", root)).transpose()
+    }
+
+    /// How the frozen base is kept.
+    pub(crate) fn quantization(&self) -> Result<Quantization, FieldError> {
+        self.quantization.parse().map_err(|reason: String| FieldError::new("spec.quantization", reason))
+    }
+
+    /// What the engine minimises on pairs; `None`: likelihood, on rows.
+    pub(crate) fn preference(&self) -> Option<Preference> {
+        let beta = self.hyperparameters.beta;
+        match self.objective {
+            Objective::Likelihood => None,
+            Objective::Dpo => Some(Preference::Dpo { beta }),
+            Objective::Orpo => Some(Preference::Orpo { beta }),
         }
-        Ok(dir)
     }
 
     /// The request for the snapshot.
@@ -155,6 +292,10 @@ impl Spec {
         let format = match format {
             RowFormat::Text { column } => Format::Text(data::TextFormat { column }),
             RowFormat::Messages { column } => Format::Messages(data::MessagesFormat { column }),
+            RowFormat::Tokens { pairs } => Format::Tokens(data::TokensFormat { pairs }),
+            RowFormat::Preference { prompt, chosen, rejected } => {
+                Format::Preference(data::PreferenceFormat { prompt, chosen, rejected })
+            }
             RowFormat::Prompt { prompt_template, completion_template, system } => {
                 Format::Prompt(data::PromptFormat { prompt_template, completion_template, system })
             }
@@ -182,6 +323,9 @@ impl Spec {
             hyperparameters: Some(self.hyperparameters.to_proto()),
             max_answer_tokens: self.max_answer_tokens,
             answered_rows: self.answered_rows,
+            objective: self.objective.to_proto().into(),
+            quantization: self.quantization.clone(),
+            adapter: self.adapter.clone(),
         }
     }
 }
@@ -205,7 +349,17 @@ impl Data {
                 short("spec.data.format.prompt.system", &system)?;
                 RowFormat::Prompt { prompt_template, completion_template, system }
             }
-            None => return Err(FieldError::new("spec.data.format", "must be text, prompt or messages")),
+            Some(Format::Tokens(data::TokensFormat { pairs })) => RowFormat::Tokens { pairs },
+            Some(Format::Preference(data::PreferenceFormat { prompt, chosen, rejected })) => {
+                text("spec.data.format.preference.prompt", &prompt)?;
+                text("spec.data.format.preference.chosen", &chosen)?;
+                text("spec.data.format.preference.rejected", &rejected)?;
+                RowFormat::Preference { prompt, chosen, rejected }
+            }
+            None => {
+                let reason = "must be text, prompt, messages, tokens or preference";
+                return Err(FieldError::new("spec.data.format", reason));
+            }
         };
         Ok(Self {
             dataset: data.dataset,
@@ -255,6 +409,9 @@ impl Hyperparameters {
             seed: spec.seed.unwrap_or(42),
             no_shuffle: spec.no_shuffle,
             budget_seconds: spec.budget_seconds,
+            packing: Packing::check(&spec.packing)?,
+            gradient_accumulation: or(spec.gradient_accumulation, 1),
+            beta: spec.beta.unwrap_or(DEFAULT_BETA),
         };
         let within = |field, value: f64, most: f64, zero: bool| {
             if value.is_finite() && value <= most && (value > 0.0 || (zero && value == 0.0)) {
@@ -270,6 +427,9 @@ impl Hyperparameters {
         within("spec.hyperparameters.warmup_ratio", all.warmup_ratio, 1.0, true)?;
         within("spec.hyperparameters.weight_decay", all.weight_decay, 1e3, true)?;
         within("spec.hyperparameters.max_grad_norm", all.max_grad_norm, 1e9, true)?;
+        let accumulation = f64::from(all.gradient_accumulation);
+        within("spec.hyperparameters.gradient_accumulation", accumulation, MOST_BATCH.into(), false)?;
+        within("spec.hyperparameters.beta", all.beta, 1e3, false)?;
         within("spec.hyperparameters.budget_seconds", all.budget_seconds, 1e9, true)?;
         all.kind()?;
         Ok(all)
@@ -302,8 +462,30 @@ impl Hyperparameters {
             seed: Some(self.seed),
             no_shuffle: self.no_shuffle,
             budget_seconds: self.budget_seconds,
+            packing: self.packing.name().to_owned(),
+            gradient_accumulation: self.gradient_accumulation,
+            beta: Some(self.beta),
         }
     }
+}
+
+/// A folder with this file in it: an absolute path stands for itself, any other is below the stage's folder.
+fn folder(field: &'static str, named: &str, file: &str, root: Option<&Path>) -> Result<PathBuf, FieldError> {
+    let path = Path::new(named);
+    let dir = if path.is_absolute() {
+        path.to_owned()
+    } else if path.components().any(|part| !matches!(part, Component::Normal(_) | Component::CurDir)) {
+        let reason = format!("{named} must not leave the stage: name an absolute path, or one without ..");
+        return Err(FieldError::new(field, reason));
+    } else {
+        let none = || format!("{named} is relative, but the stage is not a folder: name an absolute path");
+        root.ok_or_else(|| FieldError::new(field, none()))?.join(path)
+    };
+    if dir.join(file).is_file() {
+        return Ok(dir);
+    }
+    let what = if file == "config.json" { "checkpoint" } else { "adapter" };
+    Err(FieldError::new(field, format!("{named} is no {what}: it has no {file}")))
 }
 
 fn or(value: u32, default: u32) -> u32 {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use firn_llm::{
-    train::{Schedule, StepReport, Tuner},
+    train::{Preference, Schedule, StepReport, Tuner},
     weights::WeightsError,
 };
 use tokio::sync::mpsc;
@@ -54,6 +54,8 @@ pub(crate) enum Ended {
 #[derive(Debug)]
 pub(crate) struct Settings {
     pub(crate) schedule: Schedule,
+    /// What is minimised on pairs; `None`: likelihood, on rows.
+    pub(crate) preference: Option<Preference>,
     /// 0: no budget.
     pub(crate) budget_seconds: f64,
     pub(crate) checkpoint_steps: u64,
@@ -96,7 +98,10 @@ pub(crate) fn train(
             }
             let rate = settings.rate(&progress, steps);
             let began = Instant::now();
-            let StepReport { loss, grad_norm, tokens } = tuner.step(batch, rate);
+            let StepReport { loss, grad_norm, tokens } = match settings.preference {
+                None => tuner.step(batch, rate),
+                Some(objective) => tuner.step_pairs(batch, objective, rate).step,
+            };
             let seconds = began.elapsed().as_secs_f64();
             if !loss.is_finite() || !grad_norm.is_finite() {
                 return Err(TrainError::NotFinite { step: number, loss, grad_norm });
@@ -204,7 +209,7 @@ mod tests {
 
     fn settings(budget_seconds: f64) -> Settings {
         let schedule = Schedule { peak: 1.0, kind: SchedulerKind::Linear, warmup_ratio: 0.0 };
-        Settings { schedule, budget_seconds, checkpoint_steps: 50, scratch: PathBuf::new() }
+        Settings { schedule, preference: None, budget_seconds, checkpoint_steps: 50, scratch: PathBuf::new() }
     }
 
     #[test]

@@ -100,7 +100,12 @@ fn print(job: &Job, as_json: bool) {
 /// A job as JSON.
 pub(crate) fn to_json(job: &Job) -> Value {
     let evaluation = |evaluation: &Option<Evaluation>| {
-        evaluation.as_ref().map(|e| json!({ "loss": e.loss, "rows": e.rows, "field_recall": e.field_recall }))
+        evaluation.as_ref().map(|e| {
+            json!({
+                "loss": e.loss, "rows": e.rows, "field_recall": e.field_recall,
+                "preference_accuracy": e.preference_accuracy,
+            })
+        })
     };
     json!({
         "name": job.name, "state": state_name(job.state()), "step": job.step, "steps": job.steps,

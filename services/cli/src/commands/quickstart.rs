@@ -101,6 +101,7 @@ async fn tune(args: &QuickstartArgs, stack: &Stack) -> Result<()> {
         }),
         max_answer_tokens: 0,
         answered_rows: args.held_out_rows,
+        ..JobSpec::default()
     };
     let job = trainer.create_job(request(CreateJobRequest { spec: Some(spec), request_id: String::new() })).await?;
     let name = job.into_inner().name;

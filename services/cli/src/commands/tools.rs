@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use firn_llm::device::{Device, DeviceSpec};
 use firn_llm::model::{Adapter, Decoder, MergeProof, prove};
 use firn_llm::tokenizer::Tokenizer;
-use firn_llm::weights::Weights;
+use firn_llm::weights::{StoredType, Weights};
 use serde_json::json;
 
 use super::score::{Row, ids_of};
@@ -80,58 +80,60 @@ pub(crate) fn run(args: &ToolsArgs) -> Result<()> {
 }
 
 fn merge(args: &MergeArgs) -> Result<()> {
-    let (from, into) = (&args.base_model_path, &args.output_folder);
+    let into = &args.output_folder;
+    let device = Device::open(args.device)?;
+    let proof = merge_folders(&args.base_model_path, &args.adapter_path, into, &device, args.input.as_ref())?;
+    if args.json {
+        println!("{}", json!({ "output_folder": into, "proof": proof }));
+    } else {
+        println!("{}: {proof}", into.display());
+    }
+    Ok(())
+}
+
+/// Writes base and adapter as one checkpoint, compares it on the rows of `input` (or on tokens at random), and keeps it
+/// only if it computes the same.
+pub(super) fn merge_folders(
+    from: &Path,
+    adapter: &Path,
+    into: &Path,
+    device: &Device,
+    input: Option<&PathBuf>,
+) -> Result<MergeProof> {
     ensure!(
         !into.join("model.safetensors").exists(),
-        "{} holds a model already: name another --output-folder",
+        "{} holds a model already: name another folder, or remove it",
         into.display()
     );
-    let device = Device::open(args.device)?;
-    let base = Decoder::load(from, &device)?;
-    let adapter = Adapter::load(&args.adapter_path, base.config(), &device)?;
-    let rows = rows(args, base.config().vocab)?;
+    let base = Decoder::load(from, device)?;
+    let trained = Adapter::load(adapter, base.config(), device)?;
+    let rows = rows(from, input, base.config().vocab)?;
     let stored = Weights::open_dir(from)?.stored_type("model.embed_tokens.weight");
     std::fs::create_dir_all(into).with_context(|| format!("failed to make {}", into.display()))?;
-    base.merge(&adapter).save(into, stored)?;
+    base.merge(&trained).save(into, stored)?;
     for name in COMPANIONS {
         // What training changed, the chat template above all, lies beside the adapter.
-        let source = [&args.adapter_path, from].into_iter().map(|dir| dir.join(name)).find(|file| file.is_file());
+        let source = [adapter, from].into_iter().map(|dir| dir.join(name)).find(|file| file.is_file());
         if let Some(source) = source {
             std::fs::copy(&source, into.join(name)).with_context(|| format!("failed to copy {}", source.display()))?;
         }
     }
     // What was written is what is proved, rounding and all.
-    let proof = prove(&base, &adapter, &Decoder::load(into, &device)?, &rows)?;
-    let limit = if stored == firn_llm::weights::StoredType::Bf16 { BF16_LIMIT } else { F32_LIMIT };
-    let accepted = proof.largest_logit_difference <= limit && proof.greedy_agreement >= AGREEMENT;
-    if !accepted {
+    let proof = prove(&base, &trained, &Decoder::load(into, device)?, &rows)?;
+    let limit = if stored == StoredType::Bf16 { BF16_LIMIT } else { F32_LIMIT };
+    if proof.largest_logit_difference > limit || proof.greedy_agreement < AGREEMENT {
         discard(into)?;
         bail!(
-            "the merge is refused: the largest logit difference is {} (at most {limit}), and {:.1} % of {} tokens agree \
-             (at least {:.0} %); serve base and adapter instead",
-            proof.largest_logit_difference,
-            proof.greedy_agreement * 100.0,
-            proof.tokens,
+            "the merge is refused: {proof}; allowed are {limit} and at least {:.0} %; serve base and adapter instead",
             AGREEMENT * 100.0,
         );
     }
     write_proof(into, &proof)?;
-    if args.json {
-        println!("{}", json!({ "output_folder": into, "proof": proof }));
-    } else {
-        println!(
-            "{}: largest logit difference {:.2e}, greedy agreement {:.1} % on {} tokens",
-            into.display(),
-            proof.largest_logit_difference,
-            proof.greedy_agreement * 100.0,
-            proof.tokens,
-        );
-    }
-    Ok(())
+    Ok(proof)
 }
 
-fn rows(args: &MergeArgs, vocab: usize) -> Result<Vec<Vec<u32>>> {
-    let Some(input) = &args.input else {
+fn rows(model: &Path, input: Option<&PathBuf>, vocab: usize) -> Result<Vec<Vec<u32>>> {
+    let Some(input) = input else {
         let (rows, length) = PROBES;
         let vocab = u32::try_from(vocab).unwrap_or(u32::MAX);
         // Fibonacci hashing: spread over the vocabulary, and the same on every run.
@@ -141,7 +143,7 @@ fn rows(args: &MergeArgs, vocab: usize) -> Result<Vec<Vec<u32>>> {
     let mut tokenizer: Option<Tokenizer> = None;
     let mut rows = Vec::new();
     each_line(input, |row: Row| {
-        rows.push(ids_of(row, &args.base_model_path, &mut tokenizer)?);
+        rows.push(ids_of(row, model, &mut tokenizer)?);
         Ok(())
     })?;
     ensure!(!rows.is_empty(), "{} has no rows", input.display());

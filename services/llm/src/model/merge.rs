@@ -16,6 +16,17 @@ pub struct MergeProof {
     pub tokens: usize,
 }
 
+impl std::fmt::Display for MergeProof {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { largest_logit_difference, greedy_agreement, tokens } = self;
+        let percent = greedy_agreement * 100.0;
+        write!(
+            f,
+            "largest logit difference {largest_logit_difference:.2e}, greedy agreement {percent:.1} % on {tokens} tokens"
+        )
+    }
+}
+
 impl Decoder {
     /// A copy whose weights are `W + s·BA`: the adapter is part of it. Quantised weights become dense.
     pub fn merge(&self, adapter: &Adapter) -> Self {

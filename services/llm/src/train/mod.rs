@@ -10,7 +10,7 @@ mod schedule;
 mod tuner;
 
 pub use adamw::AdamWConfig;
-pub use pack::{Block, Document, Pair, pack, pack_pairs};
+pub use pack::{Block, Document, Pair, pack, pack_pairs, wrap};
 pub use preference::{PairLogs, Preference};
 pub use schedule::{Schedule, SchedulerKind};
-pub use tuner::{HeldOutLoss, PairReport, StepReport, Tuner, TunerConfig, held_out_loss};
+pub use tuner::{HeldOutLoss, PairReport, StepReport, Tuner, TunerConfig, held_out_loss, preferred};

@@ -75,6 +75,20 @@ pub fn pack_pairs<'a>(pairs: impl IntoIterator<Item = &'a Pair>, block_size: usi
     first_fit(pairs.into_iter().map(|pair| [&pair.chosen, &pair.rejected]), block_size)
 }
 
+/// Joins all documents and cuts the whole at the block size, as AutoTrain does: a block is one document, whatever began
+/// or ended in it. A rest that is shorter than a block is left out, unless it is all there is.
+pub fn wrap<'a>(documents: impl IntoIterator<Item = &'a Document>, block_size: usize) -> Vec<Block> {
+    let mut whole = Document { ids: Vec::new(), loss_mask: Vec::new() };
+    for document in documents {
+        whole.ids.extend_from_slice(&document.ids);
+        whole.loss_mask.extend_from_slice(&document.loss_mask);
+    }
+    let size = block_size.min(whole.ids.len()).max(1);
+    let pieces = whole.ids.chunks_exact(size).zip(whole.loss_mask.chunks_exact(size));
+    let pieces: Vec<_> = pieces.map(|(ids, mask)| Document { ids: ids.to_vec(), loss_mask: mask.to_vec() }).collect();
+    pack(&pieces, size)
+}
+
 fn first_fit<'a, const N: usize>(units: impl Iterator<Item = [&'a Document; N]>, block_size: usize) -> Vec<Block> {
     let mut blocks: Vec<Block> = Vec::new();
     for unit in units {

@@ -207,11 +207,7 @@ pub fn held_out_loss(
     blocks: &[Block],
     done: &(dyn Fn() + Sync),
 ) -> Result<HeldOutLoss, ModelError> {
-    for block in blocks {
-        for document in &block.documents {
-            decoder.check(&block.ids[document.clone()], 0)?;
-        }
-    }
+    check(decoder, blocks)?;
     let sums = Workers::new(decoder.device.workers()).map(blocks, |block| {
         let logs = log_probabilities(decoder, adapter, block);
         done();
@@ -219,4 +215,26 @@ pub fn held_out_loss(
     });
     let tokens: usize = blocks.iter().map(Block::loss_tokens).sum();
     Ok(HeldOutLoss { loss: sums.into_iter().sum::<f64>() / tokens.max(1) as f64, tokens })
+}
+
+/// Pairs of these blocks whose chosen answer is more probable than the rejected one.
+///
+/// # Errors
+/// None of the blocks' ids may be unknown to the model.
+pub fn preferred(decoder: &Decoder, adapter: Option<&Adapter>, blocks: &[Block]) -> Result<usize, ModelError> {
+    check(decoder, blocks)?;
+    let counts = Workers::new(decoder.device.workers()).map(blocks, |block| {
+        let pairs = pair_logs(&log_probabilities(decoder, adapter, block), block);
+        pairs.iter().filter(|pair| pair.chosen > pair.rejected).count()
+    });
+    Ok(counts.into_iter().sum())
+}
+
+fn check(decoder: &Decoder, blocks: &[Block]) -> Result<(), ModelError> {
+    for block in blocks {
+        for document in &block.documents {
+            decoder.check(&block.ids[document.clone()], 0)?;
+        }
+    }
+    Ok(())
 }

@@ -1,27 +1,37 @@
 //! `firn llm --train`: AutoTrain's command on a file of one's own.
 
+mod rows;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use firn_llm::device::DeviceSpec;
-use firn_proto::dataprep::v1::{CreateSnapshotRequest, PromptFormat, RowFormat, TextFormat, row_format::Format};
+use firn_llm::device::{Device, DeviceSpec};
+use firn_llm::model::MergeProof;
+use firn_proto::dataprep::v1::{CreateSnapshotRequest, RowFormat};
 use firn_proto::registry::v1::{GetVersionRequest, ReadFileRequest};
-use firn_proto::trainer::v1::{CreateJobRequest, Hyperparameters, Job, JobSpec, LoraSpec};
+use firn_proto::trainer::v1::{CreateJobRequest, Hyperparameters, Job, JobSpec, LoraSpec, Objective};
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 
 use super::jobs::to_json;
+use super::tools::merge_folders;
 use crate::base;
 use crate::clients::{Endpoints, request};
 use crate::progress::{follow, succeeded};
 use crate::stack::{Addresses, Stack};
+
+/// Folder of merged weights in a project.
+const MERGED: &str = "merged";
 
 /// Fine-tunes a model on a CSV or JSONL of your own, with AutoTrain's flags (hyphens or underscores).
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  firn llm --train --project-name out --data-path rows.csv --text-column text --epochs 3\n  \
     firn llm --train --project-name out --data-path offers.csv \\\n    \
-    --prompt-template 'Describe this offer.\\n{{ row | tojson }}' --completion-template '{{ DESCRIPTION }}'\n\n\
+    --prompt-template 'Describe this offer.\\n{{ row | tojson }}' --completion-template '{{ DESCRIPTION }}'\n  \
+    firn llm --train --trainer dpo --project-name out --data-path votes.jsonl --quantization int4\n\n\
+    Rows are told by their columns: text; prompt, completion; messages; prompt, chosen, rejected; input_ids, labels;\n\
+    prompt_ids, chosen_ids, rejected_ids.\n\n\
     The result, a PEFT folder, lies in the folder --project-name, and in the registry of --stage."
 )]
 pub(crate) struct LlmArgs {
@@ -40,9 +50,16 @@ pub(crate) struct LlmArgs {
     /// Name of the file in a folder, without its ending.
     #[arg(long, default_value = "train", value_name = "NAME")]
     train_split: String,
-    /// Column with ready-made text, trained on whole.
-    #[arg(long, default_value = "text", value_name = "COLUMN", conflicts_with = "prompt_template")]
-    text_column: String,
+    /// Column with ready-made text, trained on whole; for dpo and orpo, with the chosen answer. Default: as the columns'
+    /// names say.
+    #[arg(long, value_name = "COLUMN", conflicts_with = "prompt_template")]
+    text_column: Option<String>,
+    /// Column with the prompt, for dpo and orpo.
+    #[arg(long, default_value = "prompt", value_name = "COLUMN")]
+    prompt_text_column: String,
+    /// Column with the rejected answer, for dpo and orpo.
+    #[arg(long, default_value = "rejected", value_name = "COLUMN")]
+    rejected_text_column: String,
     /// Jinja over the row: `row` is all of it, each column has its name. `\n` is a new line.
     #[arg(long, value_name = "JINJA", requires = "completion_template")]
     prompt_template: Option<String>,
@@ -52,10 +69,10 @@ pub(crate) struct LlmArgs {
     /// System message before the prompt.
     #[arg(long, default_value = "", value_name = "TEXT")]
     system: String,
-    /// sft, or default: all weights of the base are trained unless --peft is given.
-    #[arg(long, default_value = "sft", value_parser = ["sft", "default"])]
-    trainer: String,
-    /// Train an adapter. sft always does.
+    /// What is learnt from.
+    #[arg(long, value_enum, default_value_t)]
+    trainer: Trainer,
+    /// Train an adapter. All trainers but default always do.
     #[arg(long, alias = "use-peft")]
     peft: bool,
     /// Rank of the adapter.
@@ -67,6 +84,18 @@ pub(crate) struct LlmArgs {
     /// all-linear, or names such as q_proj,v_proj.
     #[arg(long, default_value = "all-linear", value_delimiter = ',', value_name = "NAMES")]
     target_modules: Vec<String>,
+    /// Go on from the adapter in this PEFT folder; its rank, scale and targets count.
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
+    /// Keep the frozen base as none, int8, int4 (NF4) or int4-double.
+    #[arg(long, default_value = "none")]
+    quantization: String,
+    /// Write the adapter folded into the base too, to the folder merged in --project-name, with a proof.
+    #[arg(long, conflicts_with = "remote")]
+    merge_adapter: bool,
+    /// Strength of the pull to the reference (dpo), or weight of the odds (orpo).
+    #[arg(long, default_value_t = 0.1)]
+    dpo_beta: f64,
     /// Highest learning rate.
     #[arg(long)]
     lr: Option<f64>,
@@ -76,9 +105,15 @@ pub(crate) struct LlmArgs {
     /// Packed blocks a step.
     #[arg(long, alias = "train-batch-size", default_value_t = 4)]
     batch_size: u32,
+    /// Batches whose gradients are added before an update.
+    #[arg(long, default_value_t = 1)]
+    gradient_accumulation: u32,
     /// Tokens of a packed block.
     #[arg(long, default_value_t = 512)]
     block_size: u32,
+    /// bfd packs whole rows, none gives each row a block, wrapped joins all rows and cuts them.
+    #[arg(long, default_value = "bfd")]
+    packing: String,
     /// Tokens of a row; longer ones are cut.
     #[arg(long, default_value_t = 1024)]
     model_max_length: u32,
@@ -125,10 +160,38 @@ pub(crate) struct LlmArgs {
     json: bool,
 }
 
+/// AutoTrain's trainers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Trainer {
+    /// Likelihood, an adapter.
+    #[default]
+    Sft,
+    /// Likelihood, all weights of the base unless --peft is given.
+    Default,
+    /// Direct preference optimisation, on chosen and rejected answers.
+    Dpo,
+    /// Odds-ratio preference optimisation, on the same.
+    Orpo,
+}
+
+impl Trainer {
+    fn is_preference(self) -> bool {
+        matches!(self, Self::Dpo | Self::Orpo)
+    }
+
+    fn objective(self) -> Objective {
+        match self {
+            Self::Sft | Self::Default => Objective::Likelihood,
+            Self::Dpo => Objective::Dpo,
+            Self::Orpo => Objective::Orpo,
+        }
+    }
+}
+
 /// Runs the command.
 pub(crate) async fn run(args: LlmArgs) -> Result<()> {
     ensure!(args.train, "--train is missing: `firn llm --train …` is all that this command does");
-    let source = data_file(&args.data_path, &args.train_split)?;
+    let source = rows::data_file(&args.data_path, &args.train_split)?;
     if args.remote {
         return train(&args, &args.endpoints, args.model.clone(), &source).await;
     }
@@ -145,38 +208,39 @@ pub(crate) async fn run(args: LlmArgs) -> Result<()> {
 }
 
 async fn train(args: &LlmArgs, endpoints: &Endpoints, base: String, source: &Path) -> Result<()> {
-    let spec = spec(args, base, source)?;
+    let spec = spec(args, base.clone(), source)?;
     let mut trainer = endpoints.trainer()?;
     let job = trainer.create_job(request(CreateJobRequest { spec: Some(spec), request_id: String::new() })).await?;
     let job = succeeded(follow(&mut trainer, &job.into_inner().name, args.json).await?)?;
     let files = download(endpoints, &job, &args.project_name).await?;
+    let proof = if args.merge_adapter { Some(merge(args, &base)?) } else { None };
     if args.json {
         let mut result = to_json(&job);
         result["project"] = json!(args.project_name);
+        result["merge_proof"] = json!(proof);
         println!("{result}");
     } else {
         for (what, evaluation) in [("base", &job.base_evaluation), ("tuned", &job.tuned_evaluation)] {
             if let Some(e) = evaluation {
                 let recall = e.field_recall.map(|r| format!(", field_recall {r:.3}")).unwrap_or_default();
-                println!("{what}: loss {:.4} on {} held-out rows{recall}", e.loss, e.rows);
+                let preferred = e
+                    .preference_accuracy
+                    .map(|a| format!(", chosen preferred in {:.1} %", a * 100.0))
+                    .unwrap_or_default();
+                println!("{what}: loss {:.4} on {} held-out rows{recall}{preferred}", e.loss, e.rows);
             }
         }
         println!("{} files of {} are in {}", files, job.version, args.project_name.display());
+        if let Some(proof) = proof {
+            println!("merged weights are in {}: {proof}", args.project_name.join(MERGED).display());
+        }
     }
     Ok(())
 }
 
 fn spec(args: &LlmArgs, base: String, source: &Path) -> Result<JobSpec> {
-    let format = match (&args.prompt_template, &args.completion_template) {
-        (Some(prompt), Some(completion)) => Format::Prompt(PromptFormat {
-            prompt_template: prompt.replace("\\n", "\n"),
-            completion_template: completion.replace("\\n", "\n"),
-            system: args.system.clone(),
-        }),
-        _ => Format::Text(TextFormat { column: args.text_column.clone() }),
-    };
     let model = model_name(&args.project_name)?;
-    let lora = (args.trainer == "sft" || args.peft).then(|| LoraSpec {
+    let lora = (args.trainer != Trainer::Default || args.peft).then(|| LoraSpec {
         r: args.lora_r,
         alpha: args.lora_alpha,
         target_modules: args.target_modules.iter().filter(|name| *name != "all-linear").cloned().collect(),
@@ -189,7 +253,7 @@ fn spec(args: &LlmArgs, base: String, source: &Path) -> Result<JobSpec> {
             dataset: model,
             source: source.to_str().context("the path of the data is no UTF-8")?.to_owned(),
             base,
-            format: Some(RowFormat { format: Some(format) }),
+            format: Some(RowFormat { format: Some(rows::format(args, source)?) }),
             held_out_rows: args.held_out_rows,
             seed: args.seed,
             max_tokens: args.model_max_length,
@@ -207,23 +271,29 @@ fn spec(args: &LlmArgs, base: String, source: &Path) -> Result<JobSpec> {
             seed: Some(args.seed),
             no_shuffle: args.no_shuffle,
             budget_seconds: args.budget_seconds,
+            packing: args.packing.clone(),
+            gradient_accumulation: args.gradient_accumulation,
+            beta: Some(args.dpo_beta),
         }),
         max_answer_tokens: 0,
         answered_rows: args.answered_rows.min(args.held_out_rows),
+        objective: args.trainer.objective().into(),
+        quantization: args.quantization.clone(),
+        adapter: args.adapter.as_deref().map(absolute).transpose()?.unwrap_or_default(),
     })
 }
 
-/// The one file that is meant, as an absolute path.
-fn data_file(path: &Path, split: &str) -> Result<PathBuf> {
-    let found = if path.is_dir() {
-        let names = ["csv", "jsonl"].map(|ending| path.join(format!("{split}.{ending}")));
-        names.into_iter().find(|file| file.is_file()).with_context(|| {
-            format!("{} holds neither {split}.csv nor {split}.jsonl: name the file, or --train-split", path.display())
-        })?
-    } else {
-        path.to_path_buf()
-    };
-    found.canonicalize().with_context(|| format!("failed to open {}", found.display()))
+/// Folds the adapter into the base, beside it.
+fn merge(args: &LlmArgs, base: &str) -> Result<MergeProof> {
+    // A relative path is one on the stage; an absolute one stands for itself.
+    let base = Path::new(&args.stage).join(base);
+    let project = &args.project_name;
+    merge_folders(&base, project, &project.join(MERGED), &Device::open(args.device)?, None)
+}
+
+fn absolute(path: &Path) -> Result<String> {
+    let path = path.canonicalize().with_context(|| format!("failed to open {}", path.display()))?;
+    path.to_str().map(str::to_owned).with_context(|| format!("{} is no UTF-8", path.display()))
 }
 
 /// The registry's name for a project: its folder's name in lower case, with hyphens for what a name may not hold.
@@ -261,20 +331,11 @@ async fn download(endpoints: &Endpoints, job: &Job, into: &Path) -> Result<usize
 mod tests {
     use std::path::Path;
 
-    use super::{data_file, model_name};
+    use super::model_name;
 
     #[test]
     fn a_project_names_its_model() {
         assert_eq!(model_name(Path::new("stage/Llama_2-ft")).unwrap(), "llama-2-ft");
         assert!(model_name(Path::new("stage/123")).is_err());
-    }
-
-    #[test]
-    fn a_folder_without_the_split_is_refused_by_name() {
-        let dir = tempfile::tempdir().unwrap();
-        let error = data_file(dir.path(), "train").unwrap_err().to_string();
-        assert!(error.contains("train.csv") && error.contains("--train-split"), "{error}");
-        std::fs::write(dir.path().join("train.jsonl"), "{}").unwrap();
-        assert!(data_file(dir.path(), "train").unwrap().ends_with("train.jsonl"));
     }
 }

@@ -1,0 +1,129 @@
+//! Which rows are meant, and what their columns are for.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use firn_proto::dataprep::v1::row_format::Format;
+use firn_proto::dataprep::v1::{MessagesFormat, PreferenceFormat, PromptFormat, TextFormat, TokensFormat};
+
+use super::LlmArgs;
+
+/// The one file that is meant, as an absolute path.
+pub(super) fn data_file(path: &Path, split: &str) -> Result<PathBuf> {
+    let found = if path.is_dir() {
+        let names = ["csv", "jsonl"].map(|ending| path.join(format!("{split}.{ending}")));
+        names.into_iter().find(|file| file.is_file()).with_context(|| {
+            format!("{} holds neither {split}.csv nor {split}.jsonl: name the file, or --train-split", path.display())
+        })?
+    } else {
+        path.to_path_buf()
+    };
+    found.canonicalize().with_context(|| format!("failed to open {}", found.display()))
+}
+
+/// How a row becomes tokens: as the flags say, else as the columns' names do.
+pub(super) fn format(args: &LlmArgs, source: &Path) -> Result<Format> {
+    if let (Some(prompt), Some(completion)) = (&args.prompt_template, &args.completion_template) {
+        return Ok(prompt_format(&prompt.replace("\\n", "\n"), &completion.replace("\\n", "\n"), &args.system));
+    }
+    let columns = columns(source)?;
+    let has = |name: &str| columns.iter().any(|column| column == name);
+    if args.trainer.is_preference() {
+        if has("prompt_ids") {
+            return Ok(Format::Tokens(TokensFormat { pairs: true }));
+        }
+        let default = if has("chosen") { "chosen" } else { "text" };
+        return Ok(Format::Preference(PreferenceFormat {
+            prompt: args.prompt_text_column.clone(),
+            chosen: args.text_column.clone().unwrap_or_else(|| default.to_owned()),
+            rejected: args.rejected_text_column.clone(),
+        }));
+    }
+    Ok(match &args.text_column {
+        Some(column) => Format::Text(TextFormat { column: column.clone() }),
+        None if has("text") => Format::Text(TextFormat { column: "text".to_owned() }),
+        None if has("input_ids") => Format::Tokens(TokensFormat { pairs: false }),
+        None if has("messages") => Format::Messages(MessagesFormat { column: "messages".to_owned() }),
+        None if has("prompt") && has("completion") => prompt_format("{{ prompt }}", "{{ completion }}", &args.system),
+        // Data-prep says what the file has instead.
+        None => Format::Text(TextFormat { column: "text".to_owned() }),
+    })
+}
+
+fn prompt_format(prompt: &str, completion: &str, system: &str) -> Format {
+    Format::Prompt(PromptFormat {
+        prompt_template: prompt.to_owned(),
+        completion_template: completion.to_owned(),
+        system: system.to_owned(),
+    })
+}
+
+/// The columns of a file's first row; none if it can't be read, which data-prep tells better.
+fn columns(source: &Path) -> Result<Vec<String>> {
+    let file = std::fs::File::open(source).with_context(|| format!("failed to open {}", source.display()))?;
+    if source.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("csv")) {
+        let mut reader = csv::Reader::from_reader(file);
+        return Ok(reader.headers().map(|row| row.iter().map(str::to_owned).collect()).unwrap_or_default());
+    }
+    let mut line = String::new();
+    let mut lines = BufReader::new(file);
+    while line.trim().is_empty() {
+        line.clear();
+        if lines.read_line(&mut line).unwrap_or(0) == 0 {
+            return Ok(Vec::new());
+        }
+    }
+    let row: serde_json::Map<_, _> = serde_json::from_str(&line).unwrap_or_default();
+    Ok(row.into_iter().map(|(column, _)| column).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use clap::Parser;
+    use firn_proto::dataprep::v1::row_format::Format;
+
+    use super::{LlmArgs, data_file, format};
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: LlmArgs,
+    }
+
+    fn chosen(flags: &[&str], name: &str, text: &str) -> Format {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(name);
+        std::fs::write(&file, text).unwrap();
+        let always = ["llm", "--train", "--project-name", "x", "--data-path", "y"];
+        let cli = Cli::try_parse_from(always.iter().chain(flags)).unwrap_or_else(|error| panic!("{error}"));
+        format(&cli.args, &file).unwrap()
+    }
+
+    #[test]
+    fn a_folder_without_the_split_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = data_file(dir.path(), "train").unwrap_err().to_string();
+        assert!(error.contains("train.csv") && error.contains("--train-split"), "{error}");
+        std::fs::write(dir.path().join("train.jsonl"), "{}").unwrap();
+        assert!(data_file(dir.path(), "train").unwrap().ends_with("train.jsonl"));
+        assert!(data_file(Path::new("/none/at/all.csv"), "train").unwrap_err().to_string().contains("all.csv"));
+    }
+
+    #[test]
+    fn columns_say_what_rows_are() {
+        assert!(matches!(chosen(&[], "a.csv", "text,input_ids\n"), Format::Text(_)));
+        assert!(matches!(chosen(&[], "a.jsonl", "\n{\"input_ids\":[],\"labels\":[]}"), Format::Tokens(t) if !t.pairs));
+        assert!(matches!(chosen(&[], "a.jsonl", "{\"messages\":[]}"), Format::Messages(_)));
+        assert!(matches!(chosen(&[], "a.csv", "prompt,completion\n"), Format::Prompt(_)));
+        assert!(matches!(chosen(&["--text-column", "b"], "a.csv", "text,b\n"), Format::Text(t) if t.column == "b"));
+        let dpo = ["--trainer", "dpo"];
+        assert!(matches!(chosen(&dpo, "a.jsonl", "{\"prompt_ids\":[]}"), Format::Tokens(t) if t.pairs));
+        assert!(
+            matches!(chosen(&dpo, "a.csv", "prompt,chosen,rejected\n"), Format::Preference(p) if p.chosen == "chosen")
+        );
+        assert!(matches!(chosen(&dpo, "a.csv", "prompt,text,rejected\n"), Format::Preference(p) if p.chosen == "text"));
+    }
+}
