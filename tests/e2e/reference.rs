@@ -75,11 +75,17 @@ fn eight_steps_of_sft_are_those_of_peft() -> Result<()> {
             .iter()
             .zip(fixture.rows("sft_mask")?)
             .map(|(ids, mask)| {
-                let labels: Vec<i32> = ids.iter().zip(mask).map(|(id, bit)| if bit == 1 { *id } else { -100 }).collect();
+                let labels: Vec<i32> =
+                    ids.iter().zip(mask).map(|(id, bit)| if bit == 1 { *id } else { -100 }).collect();
                 json!({ "input_ids": ids, "labels": labels })
             })
             .collect();
-        let steps = fixture.train(work.path(), "adapter_init", &rows, &["--epochs", "1", "--batch-size", "2", "--lr", "2e-3"])?;
+        let steps = fixture.train(
+            work.path(),
+            "adapter_init",
+            &rows,
+            &["--epochs", "1", "--batch-size", "2", "--lr", "2e-3"],
+        )?;
         let (losses, norms) = (fixture.numbers("/sft/losses")?, fixture.numbers("/sft/grad_norms")?);
         ensure!(steps.len() == losses.len(), "{family}: {} steps", steps.len());
         for (step, (loss, norm)) in steps.iter().zip(losses.iter().zip(norms)) {
@@ -130,7 +136,8 @@ fn five_steps_of_dpo_are_those_of_the_reference() -> Result<()> {
 #[test]
 fn a_merged_project_proves_itself_and_a_quantised_base_learns() -> Result<()> {
     let (fixture, work) = (Fixture::open("qwen3")?, tempfile::tempdir()?);
-    let rows: Vec<Value> = fixture.rows("sft_ids")?.iter().map(|ids| json!({ "input_ids": ids, "labels": ids })).collect();
+    let rows: Vec<Value> =
+        fixture.rows("sft_ids")?.iter().map(|ids| json!({ "input_ids": ids, "labels": ids })).collect();
     let flags = ["--quantization", "int4", "--merge-adapter", "--epochs", "4", "--batch-size", "16", "--lr", "1e-2"];
     let steps = fixture.train(work.path(), "adapter_init", &rows, &flags)?;
     let (first, last) = (number(&steps[0], "loss")?, number(&steps[3], "loss")?);
@@ -139,7 +146,8 @@ fn a_merged_project_proves_itself_and_a_quantised_base_learns() -> Result<()> {
     let proof: Value = serde_json::from_slice(&std::fs::read(merged.join("merge_proof.json"))?)?;
     ensure!(number(&proof, "largest_logit_difference")? < 1e-3, "{proof}");
     let merged = merged.display().to_string();
-    let output = firn(work.path(), &["generate", "--model", &merged, "--ids", "[5,6,7]", "--max-tokens", "3", "--json"])?;
+    let output =
+        firn(work.path(), &["generate", "--model", &merged, "--ids", "[5,6,7]", "--max-tokens", "3", "--json"])?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }

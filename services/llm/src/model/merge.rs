@@ -35,9 +35,9 @@ impl Decoder {
             for (module, linear) in Module::ALL.into_iter().zip(&mut layer.linears) {
                 if let Some(pair) = adapter.pair(index, module) {
                     let delta = pair.b.clone().matmul(pair.a.clone()) * pair.scale;
-                    linear.weight = Weight::Dense(linear.weight.tensor() + delta);
+                    linear.weight = Weight::dense(linear.weight.tensor() + delta);
                 } else {
-                    linear.weight = Weight::Dense(linear.weight.tensor());
+                    linear.weight = Weight::dense(linear.weight.tensor());
                 }
             }
         }

@@ -90,7 +90,7 @@ fn adapter_on_a_quantised_base() {
             for (linear, plain) in layer.linears.iter_mut().zip(&mut layers.linears) {
                 let values = linear.weight.tensor();
                 linear.weight = Weight::new(to_vec(values.clone()), values.dims(), how, &device.burn);
-                plain.weight = Weight::Dense(linear.weight.tensor());
+                plain.weight = Weight::dense(linear.weight.tensor());
             }
         }
         assert!(packed.linear_bytes() < dense.linear_bytes() / 3, "{how:?}");

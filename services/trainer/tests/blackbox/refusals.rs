@@ -61,15 +61,28 @@ async fn a_failed_job_says_where_and_why() {
     assert_eq!(failed.state(), JobState::Failed);
     assert!(failed.error.starts_with("preparing: data-prep says: source: "), "{}", failed.error);
 
-    // The last weights are no numbers: the base's loss shows it, and without held-out rows the first step.
+    // The last weights are no numbers: they are named. If they are too large to compute with, the base's loss shows it,
+    // and without held-out rows the first step.
     for file in ["model.safetensors", "chat_template.jinja"] {
         std::fs::copy(good.join(file), broken.join(file)).unwrap();
     }
-    let mut weights = std::fs::read(broken.join("model.safetensors")).unwrap();
-    let end = weights.len();
-    weights[end - 4096..].fill(0xFF);
-    std::fs::write(broken.join("model.safetensors"), weights).unwrap();
+    let fill = |byte: u8| {
+        let mut weights = std::fs::read(good.join("model.safetensors")).unwrap();
+        let end = weights.len();
+        weights[end - 4096..].fill(byte);
+        std::fs::write(broken.join("model.safetensors"), weights).unwrap();
+    };
     let mut odd = JobSpec { base: "bases/tiny/broken".to_owned(), ..spec() };
+    fill(0xFF);
+    let job = trainer.create(odd.clone()).await;
+    let failed = trainer.end(&job).await;
+    assert!(
+        failed.error.starts_with("validating: tensor model.layers.2.self_attn.v_proj.weight in "),
+        "{}",
+        failed.error
+    );
+    assert!(failed.error.ends_with("expected finite values"), "{}", failed.error);
+    fill(0x7F);
     let job = trainer.create(odd.clone()).await;
     let failed = trainer.end(&job).await;
     assert_eq!(failed.error, "preparing: the loss of the base on the held-out rows is NaN: its weights are broken");
