@@ -8,6 +8,18 @@ use sha2::{Digest, Sha256};
 
 use crate::template::{ChatTemplate, TemplateError};
 
+/// Files of a checkpoint that make text of tokens.
+pub const FILES: [&str; 8] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+];
+
 /// Why a tokenizer could not be opened or used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

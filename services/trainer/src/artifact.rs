@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use firn_llm::{
+    config,
     model::{AdapterError, ModelError},
+    tokenizer,
     weights::StoredType,
 };
 use firn_stage::{Stage, StageError};
@@ -17,19 +19,6 @@ use crate::{
     spec::{Hyperparameters, Lora, Spec},
 };
 
-/// Files of the base that make text of tokens. They travel with the result, so that it is served as it was trained.
-const TOKENIZER_FILES: [&str; 8] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "chat_template.jinja",
-];
-/// Files that describe whole weights.
-const CONFIG_FILES: [&str; 2] = ["config.json", "generation_config.json"];
 /// Points of the report's loss curve: more say nothing more.
 const CURVE_POINTS: usize = 2_000;
 
@@ -109,8 +98,9 @@ pub(crate) async fn write(
         let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         folder.put_file(&name, file).await?;
     }
-    let whole: &[&str] = if spec.lora.is_some() { &[] } else { &CONFIG_FILES };
-    for name in TOKENIZER_FILES.iter().chain(whole) {
+    // The tokenizer travels with the result, so that it is served as it was trained.
+    let whole: &[&str] = if spec.lora.is_some() { &[] } else { &config::FILES };
+    for name in tokenizer::FILES.iter().chain(whole) {
         let file = base.join(name);
         if file.is_file() {
             folder.put_file(name, &file).await?;

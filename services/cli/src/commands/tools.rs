@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use firn_llm::config;
 use firn_llm::device::{Device, DeviceSpec};
 use firn_llm::model::{Adapter, Decoder, MergeProof, prove};
-use firn_llm::tokenizer::Tokenizer;
+use firn_llm::tokenizer::{self, Tokenizer};
 use firn_llm::weights::{StoredType, Weights};
 use serde_json::json;
 
@@ -20,20 +21,6 @@ const BF16_LIMIT: f32 = 0.5;
 const AGREEMENT: f64 = 0.95;
 /// Rows of made-up tokens that the proof uses without --input, and their length.
 const PROBES: (u32, u32) = (8, 48);
-/// Files beside the weights that make the result a whole checkpoint.
-const COMPANIONS: [&str; 10] = [
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "chat_template.jinja",
-];
-
 /// Work on checkpoints on disk.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ToolsArgs {
@@ -111,7 +98,7 @@ pub(super) fn merge_folders(
     let stored = Weights::open_dir(from)?.stored_type("model.embed_tokens.weight");
     std::fs::create_dir_all(into).with_context(|| format!("failed to make {}", into.display()))?;
     base.merge(&trained).save(into, stored)?;
-    for name in COMPANIONS {
+    for name in companions() {
         // What training changed, the chat template above all, lies beside the adapter.
         let source = [adapter, from].into_iter().map(|dir| dir.join(name)).find(|file| file.is_file());
         if let Some(source) = source {
@@ -156,9 +143,14 @@ fn write_proof(into: &Path, proof: &MergeProof) -> Result<()> {
         .with_context(|| format!("failed to write {}", path.display()))
 }
 
+/// Files beside the weights that make the result a whole checkpoint.
+fn companions() -> impl Iterator<Item = &'static str> {
+    config::FILES.into_iter().chain(tokenizer::FILES)
+}
+
 /// Removes what a refused merge wrote.
 fn discard(into: &Path) -> Result<()> {
-    for name in COMPANIONS.into_iter().chain(["model.safetensors"]) {
+    for name in companions().chain(["model.safetensors"]) {
         let file = into.join(name);
         if file.is_file() {
             std::fs::remove_file(&file).with_context(|| format!("failed to remove {}", file.display()))?;

@@ -8,6 +8,9 @@ use std::path::PathBuf;
 
 pub use module::{Module, Norm};
 
+/// Files of a checkpoint that describe its weights.
+pub const FILES: [&str; 2] = ["config.json", "generation_config.json"];
+
 /// Why a checkpoint's configuration can't be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

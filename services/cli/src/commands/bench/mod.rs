@@ -1,9 +1,10 @@
 //! `firn bench`: throughput on random weights and tokens.
 
+mod architectures;
+
 use std::time::Instant;
 
-use anyhow::{Result, bail};
-use firn_llm::config::{ModelConfig, Widths};
+use anyhow::Result;
 use firn_llm::device::{Device, DeviceSpec};
 use firn_llm::model::{Adapter, Decoder, LoraConfig};
 use firn_llm::train::{Document, Tuner, TunerConfig, pack};
@@ -29,7 +30,7 @@ enum What {
 
 #[derive(Debug, clap::Args)]
 struct TrainArgs {
-    /// plain-6x256, firn-tiny or smollm2_135m.
+    /// Model whose shape is used, such as plain-6x256, firn-tiny, smollm2_135m, qwen25_0_5b or llama32_1b.
     #[arg(long)]
     arch: String,
     /// Tokens of a sequence.
@@ -47,21 +48,12 @@ struct TrainArgs {
     /// auto, cpu, cuda:N or vulkan.
     #[arg(long, default_value = "auto", value_parser = str::parse::<DeviceSpec>)]
     device: DeviceSpec,
+    /// What the device could do, TFLOP/s: mfu is measured against it.
+    #[arg(long)]
+    peak_tflops: Option<f64>,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
-}
-
-fn architecture(name: &str) -> Result<ModelConfig> {
-    let llama = |vocab, hidden, intermediate, layers, heads, kv_heads| {
-        ModelConfig::llama(Widths { vocab, hidden, intermediate, layers, heads, kv_heads, context: 4096 })
-    };
-    Ok(match name {
-        "plain-6x256" => llama(4096, 256, 704, 6, 8, 4),
-        "firn-tiny" => llama(4096, 192, 512, 6, 6, 2),
-        "smollm2_135m" => llama(49152, 576, 1536, 30, 9, 3),
-        other => bail!("unknown architecture {other:?}: use plain-6x256, firn-tiny or smollm2_135m"),
-    })
 }
 
 /// Runs the command.
@@ -69,7 +61,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     let What::Train(args) = &args.what;
     let begin = Instant::now();
     let device = Device::open(args.device)?;
-    let config = architecture(&args.arch)?;
+    let config = architectures::architecture(&args.arch, args.seq)?;
     let decoder = Decoder::random(config.clone(), 1, &device);
     let adapter = Adapter::new(&config, LoraConfig::all_linear(args.rank), 2, &device);
     let mut rng = ChaCha8Rng::seed_from_u64(3);
@@ -92,17 +84,19 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     seconds.sort_by(f64::total_cmp);
     let median = seconds[seconds.len() / 2];
     let speed = last.tokens as f64 / median;
+    let tflops = speed * architectures::lora_flops_per_token(&config, args.seq, args.rank) / 1e12;
+    let mfu = args.peak_tflops.map(|peak| tflops / peak);
     if args.json {
         println!(
             "{}",
             json!({
                 "arch": args.arch, "parameters": config.parameters(), "seq": args.seq, "batch": args.batch,
                 "rank": args.rank, "median_step_seconds": median, "tokens_per_second": speed,
-                "first_step_seconds": first_seconds, "loss": first.loss, "grad_norm": first.grad_norm,
+                "tflops": tflops, "mfu": mfu, "first_step_seconds": first_seconds, "loss": first.loss, "grad_norm": first.grad_norm,
             })
         );
     } else {
-        println!("{speed:.0} tokens/s, {:.1} ms a step", median * 1e3);
+        println!("{speed:.0} tokens/s, {:.1} ms a step, {tflops:.2} TFLOP/s", median * 1e3);
     }
     Ok(())
 }
