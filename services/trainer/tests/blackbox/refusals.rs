@@ -98,7 +98,7 @@ async fn a_failed_job_says_where_and_why() {
     trainer.stop().await;
     let mut trainer = house.start().await;
     let list = trainer.list().await;
-    assert_eq!(list[3], failed);
+    assert_eq!(list[4], failed);
     trainer.stop().await;
 }
 
