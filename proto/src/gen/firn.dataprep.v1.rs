@@ -80,7 +80,7 @@ pub struct CreateSnapshotRequest {
     /// Dataset's name: `^[a-z](\[a-z0-9-\]{0,61}\[a-z0-9\])?$`.
     #[prost(string, tag = "1")]
     pub dataset: ::prost::alloc::string::String,
-    /// A CSV or JSONL file that the service can read: an absolute path, or a path on the stage.
+    /// A CSV, JSONL or Parquet file that the service can read: an absolute path, or a path on the stage.
     #[prost(string, tag = "2")]
     pub source: ::prost::alloc::string::String,
     /// Folder with the tokenizer and chat template: an absolute path, or a path on the stage (`bases/org/model`).

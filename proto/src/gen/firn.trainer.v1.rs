@@ -21,7 +21,7 @@ pub struct Hyperparameters {
     /// Passes over the data. Default 3.
     #[prost(double, optional, tag = "2")]
     pub epochs: ::core::option::Option<f64>,
-    /// Packed blocks a step. Default 4.
+    /// Packed blocks of a batch. Default 4.
     #[prost(uint32, optional, tag = "3")]
     pub batch_size: ::core::option::Option<u32>,
     /// Tokens of a packed block. Default 512.
@@ -177,7 +177,7 @@ pub struct StepMetrics {
     /// Planned steps.
     #[prost(uint64, tag = "2")]
     pub steps: u64,
-    /// Mean negative log-likelihood of the step's loss tokens, nats.
+    /// What is minimised: the mean negative log-likelihood of the step's loss tokens, nats, or the preference's loss.
     #[prost(double, tag = "3")]
     pub loss: f64,
     /// Global gradient norm before clipping.

@@ -160,19 +160,29 @@ impl Encoder {
             }
             Format::Preference { prompt, chosen, rejected } => {
                 let asked = prompt_of(row, prompt)?;
+                let begin = self.tokenizer.render(&asked, true)?.ids;
                 let chat = |column: &str| -> Result<Vec<Message>, EncodeError> {
                     let answer = Message::new("assistant", text_of(row, column)?);
                     Ok(asked.iter().cloned().chain([answer]).collect())
                 };
+                // What the assistant said earlier is part of the prompt.
+                let answer = |messages: &[Message]| -> Result<Tokens, EncodeError> {
+                    let mut tokens = self.chat(messages)?;
+                    let start = common_prefix(&tokens.ids, &begin);
+                    tokens.mask[..start].fill(0);
+                    Ok(tokens)
+                };
                 let chosen = chat(chosen)?;
                 let question = if ask { self.question(&chosen)? } else { None };
-                let rejected = Some(self.chat(&chat(rejected)?)?);
-                Encoded { tokens: self.chat(&chosen)?, rejected, question, ..Encoded::default() }
+                let (tokens, rejected) = (answer(&chosen)?, Some(answer(&chat(rejected)?)?));
+                Encoded { tokens, rejected, question, ..Encoded::default() }
             }
-            format => {
-                let messages = messages_of(format, row)?;
-                let question = if ask { self.question(&messages)? } else { None };
-                Encoded { tokens: self.chat(&messages)?, question, ..Encoded::default() }
+            Format::Messages { column } => self.answered_chat(&chat_of(row, column)?, ask)?,
+            Format::Prompt { prompt, completion, system } => {
+                let system = system.iter().map(|text| Message::new("system", text.as_str()));
+                let turns =
+                    [Message::new("user", prompt.render(row)?), Message::new("assistant", completion.render(row)?)];
+                self.answered_chat(&system.chain(turns).collect::<Vec<_>>(), ask)?
             }
         };
         row.truncated = row.tokens.cut(self.max_tokens);
@@ -180,6 +190,11 @@ impl Encoder {
             row.truncated |= rejected.cut(self.max_tokens);
         }
         Ok(row)
+    }
+
+    fn answered_chat(&self, messages: &[Message], ask: bool) -> Result<Encoded, EncodeError> {
+        let question = if ask { self.question(messages)? } else { None };
+        Ok(Encoded { tokens: self.chat(messages)?, question, ..Encoded::default() })
     }
 
     /// The row's values, each as text, without the column that holds its training text.
@@ -233,24 +248,12 @@ impl Encoder {
     }
 }
 
-fn messages_of(format: &Format, row: &Row) -> Result<Vec<Message>, EncodeError> {
-    match format {
-        Format::Prompt { prompt, completion, system } => {
-            let system = system.iter().map(|text| Message::new("system", text.as_str()));
-            let turns = [Message::new("user", prompt.render(row)?), Message::new("assistant", completion.render(row)?)];
-            Ok(system.chain(turns).collect())
-        }
-        Format::Text { column } | Format::Messages { column } => chat_of(row, column),
-        // Encoded without messages, or with two chats.
-        Format::Tokens { .. } | Format::Preference { .. } => Ok(Vec::new()),
-    }
-}
-
 /// A preference's prompt: text is what the user says, a list is a chat that waits for its answer.
 fn prompt_of(row: &Row, column: &str) -> Result<Vec<Message>, EncodeError> {
     match row.get(column) {
-        Some(Value::String(text)) if !text.trim_start().starts_with("[{") => {
-            Ok(vec![Message::new("user", text_of(row, column).map(str::to_owned)?)])
+        // A CSV holds a list as text; any other text is what the user says, whatever it looks like.
+        Some(Value::String(text)) if serde_json::from_str::<Vec<Message>>(text).is_err() => {
+            Ok(vec![Message::new("user", text_of(row, column)?)])
         }
         _ => turns_of(row, column),
     }

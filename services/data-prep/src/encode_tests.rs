@@ -188,6 +188,12 @@ fn a_preference_is_two_answers_to_one_prompt() {
     for ids in [&encoded.tokens.ids, &rejected.ids] {
         assert_eq!(ids[..question.prompt_ids.len()], question.prompt_ids[..]);
     }
+    // An earlier turn of the assistant is no answer, and text that looks like JSON is text.
+    let turns = json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]);
+    let longer = encoder.encode(&row(json!({"prompt": turns, "chosen": "d", "rejected": "e"})), false).unwrap();
+    assert_eq!(learnt(&encoder, &longer), "d<|eot_id|>");
+    let odd = json!({"prompt": "[{\"sku\": 7}] Which?", "chosen": "d", "rejected": "e"});
+    assert_eq!(learnt(&encoder, &encoder.encode(&row(odd), false).unwrap()), "d<|eot_id|>");
     let pairs = json!({"prompt_ids": [3, 4], "chosen_ids": [5], "rejected_ids": [6, 7]});
     let ready = Encoder { format: Format::Tokens { pairs: true }, ..encoder }.encode(&row(pairs), false).unwrap();
     assert_eq!(ready.tokens, Tokens { ids: vec![3, 4, 5], mask: vec![0, 0, 1] });

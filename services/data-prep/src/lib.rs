@@ -1,8 +1,8 @@
 //! Rows to checked, templated, tokenised dataset snapshots.
 //!
-//! A row of a CSV or JSON Lines file becomes text by a template, and tokens by the base model's own tokenizer and chat
-//! template, with a mask that says which tokens are learnt. Some rows are held out by their hashes. All of it is a folder
-//! on the stage that counts once its manifest is there, and never changes.
+//! A row of a CSV, JSON Lines or Parquet file becomes text by a template, and tokens by the base model's own tokenizer and
+//! chat template, with a mask that says which tokens are learnt. Some rows are held out by their hashes. All of it is a
+//! folder on the stage that counts once its manifest is there, and never changes.
 //!
 //! ```text
 //! rpc ─► catalog ─► plan: files found, id ─► snapshot: rows ─► template ─► encode ─► split ─► shard ─► stage
@@ -12,6 +12,7 @@
 //! restart. What fails leaves no manifest, and is forgotten at a restart. Training order and packing are the trainer's.
 
 mod catalog;
+mod columnar;
 mod config;
 mod encode;
 mod error;
@@ -26,4 +27,5 @@ mod template;
 
 pub use config::{Config, Limits};
 pub use error::StartError;
+pub use rows::columns;
 pub use server::DataPrep;

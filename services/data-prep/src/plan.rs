@@ -217,6 +217,6 @@ mod tests {
         let (field, text) = refuse(request(&dir.path().join("none.csv")));
         assert!(field == "source" && text.contains("none.csv"), "{text}");
         let (field, text) = refuse(request(&dir.path().join("a.txt")));
-        assert!(field == "source" && text.starts_with("a.txt is neither CSV nor JSON Lines"), "{text}");
+        assert!(field == "source" && text.starts_with("a.txt is neither CSV, JSON Lines nor Parquet"), "{text}");
     }
 }

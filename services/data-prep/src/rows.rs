@@ -1,4 +1,4 @@
-//! Reads rows out of CSV and JSON Lines files.
+//! Reads rows out of CSV, JSON Lines and Parquet files.
 
 use std::{
     collections::HashSet,
@@ -10,7 +10,7 @@ use std::{
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use crate::config::Limits;
+use crate::{columnar, config::Limits};
 
 /// Column name → value, in the file's column order. CSV values are strings, byte for byte.
 pub(crate) type Row = Map<String, Value>;
@@ -32,7 +32,7 @@ pub(crate) struct Table {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum RowsError {
-    #[error("{file} is neither CSV nor JSON Lines: its name must end in .csv or .jsonl")]
+    #[error("{file} is neither CSV, JSON Lines nor Parquet: its name must end in .csv, .jsonl or .parquet")]
     UnknownKind { file: String },
     #[error("failed to read {file}: {source}")]
     Unreadable { file: String, source: io::Error },
@@ -44,6 +44,8 @@ pub(crate) enum RowsError {
     Header { file: String, reason: String },
     #[error("row {row} of {file} (line {line}) {reason}")]
     Row { file: String, row: usize, line: u64, reason: String },
+    #[error("failed to read {file} as Parquet{}: {reason}", if *row > 0 { format!(", row {row}") } else { String::new() })]
+    Parquet { file: String, row: usize, reason: String },
     #[error("{file} has more than {limit} rows: split it, or raise --max-rows")]
     TooManyRows { file: String, limit: usize },
     #[error("{file} has more than {limit} bytes: split it, or raise --max-source-bytes")]
@@ -57,6 +59,7 @@ pub(crate) enum RowsError {
 pub(crate) enum Kind {
     Csv,
     JsonLines,
+    Parquet,
 }
 
 impl Kind {
@@ -66,6 +69,7 @@ impl Kind {
         match extension.as_deref() {
             Some("csv") => Ok(Self::Csv),
             Some("jsonl" | "ndjson") => Ok(Self::JsonLines),
+            Some("parquet") => Ok(Self::Parquet),
             _ => Err(RowsError::UnknownKind { file: file_name(path) }),
         }
     }
@@ -98,16 +102,43 @@ pub(crate) fn read(path: &Path, limits: &Limits, mut keep_on: impl FnMut(usize) 
         table.rows.push(row);
         Ok(())
     };
-    match kind {
-        Kind::Csv => read_csv(&mut source, &mut table, &mut push)?,
-        Kind::JsonLines => read_json_lines(&mut source, &mut table, &mut push)?,
-    }
+    read_into(path, kind, &mut source, &mut table, &mut push)?;
     if table.rows.is_empty() {
         let file = table.file;
         return Err(if table.columns.is_empty() { RowsError::Empty { file } } else { RowsError::NoRows { file } });
     }
     table.sha256 = source.sha256();
     Ok(table)
+}
+
+/// The columns of a file, those of a JSON Lines file as its first row has them; none if it can't be read: whoever
+/// prepares it says why.
+pub fn columns(path: &Path) -> Vec<String> {
+    let mut table = Table { file: file_name(path), columns: Vec::new(), rows: Vec::new(), sha256: String::new() };
+    let mut stop = |table: &mut Table, _: Row| Err(RowsError::Stopped { file: table.file.clone() });
+    if let (Ok(kind), Ok(mut source)) = (Kind::of(path), Source::open(path, &Limits::default())) {
+        // The first row stops the reading, and what is known of the columns by then stays.
+        let _ = read_into(path, kind, &mut source, &mut table, &mut stop);
+    }
+    table.columns
+}
+
+fn read_into(
+    path: &Path,
+    kind: Kind,
+    source: &mut Source,
+    table: &mut Table,
+    push: &mut impl FnMut(&mut Table, Row) -> Result<(), RowsError>,
+) -> Result<(), RowsError> {
+    match kind {
+        Kind::Csv => read_csv(source, table, push),
+        Kind::JsonLines => read_json_lines(source, table, push),
+        Kind::Parquet => {
+            // Read from its end: the hash takes a pass of its own, which also holds the file to its limit.
+            io::copy(source, &mut io::sink()).map_err(|error| source.failed(error))?;
+            columnar::read(path, table, push)
+        }
+    }
 }
 
 fn read_csv(
@@ -118,7 +149,7 @@ fn read_csv(
     // Flexible: a row of another length is told in our own words, with its number.
     let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(without_bom(source)?);
     let header = reader.byte_headers().map_err(|error| csv_failed(&table.file, 0, &error))?.clone();
-    table.columns = columns(&table.file, &header)?;
+    table.columns = header_columns(&table.file, &header)?;
     let mut record = csv::ByteRecord::new();
     loop {
         let row = table.rows.len() + 1;
@@ -139,7 +170,7 @@ fn read_csv(
     }
 }
 
-fn columns(file: &str, header: &csv::ByteRecord) -> Result<Vec<String>, RowsError> {
+fn header_columns(file: &str, header: &csv::ByteRecord) -> Result<Vec<String>, RowsError> {
     let refuse = |reason: String| RowsError::Header { file: file.to_owned(), reason };
     let mut seen = HashSet::new();
     let mut columns = Vec::with_capacity(header.len());
@@ -292,6 +323,18 @@ mod tests {
     }
 
     #[test]
+    fn columns_are_known_without_the_rows() {
+        let of = |name: &str, bytes: &[u8]| {
+            let (_dir, path) = file(name, bytes);
+            columns(&path)
+        };
+        assert_eq!(of("a.csv", b"Z,A\n"), ["Z", "A"]);
+        assert_eq!(of("a.csv", b"Z,A\n1,2\nbroken\n"), ["Z", "A"]);
+        assert_eq!(of("a.jsonl", b"\n{\"b\":1,\"a\":2}\nbroken"), ["b", "a"]);
+        assert!(of("a.txt", b"Z,A\n").is_empty() && of("a.jsonl", b"").is_empty());
+    }
+
+    #[test]
     fn the_hash_is_that_of_the_whole_file() {
         let bytes = b"\xEF\xBB\xBFA\n1\n2\n";
         let (_dir, path) = file("a.csv", bytes);
@@ -314,7 +357,7 @@ mod tests {
         assert_eq!(refusal("offers.csv", b"A,B\n1,\xFF\n"), "row 1 of offers.csv (line 2) is not UTF-8 in column B");
         assert!(refusal("o.jsonl", b"{\"a\":1}\n{\"a\"\n").starts_with("row 2 of o.jsonl (line 2) is not JSON: "));
         assert_eq!(refusal("o.jsonl", b"[1]\n"), "row 1 of o.jsonl (line 1) is not a JSON object");
-        assert!(refusal("o.parquet", b"x").contains("must end in .csv or .jsonl"));
+        assert!(refusal("o.xlsx", b"x").contains("must end in .csv, .jsonl or .parquet"));
     }
 
     #[test]

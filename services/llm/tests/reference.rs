@@ -143,7 +143,10 @@ fn eight_sft_steps_agree() {
     for reference in Reference::all() {
         let (family, sft) = (reference.family, &reference.json["sft"]);
         let (ids, mask) = (reference.ids("sft_ids"), reference.ids("sft_mask"));
-        let config = TunerConfig { optimizer: AdamWConfig { weight_decay: 0.01, ..AdamWConfig::default() } };
+        let config = TunerConfig {
+            optimizer: AdamWConfig { weight_decay: 0.01, ..AdamWConfig::default() },
+            ..TunerConfig::default()
+        };
         let mut tuner = Tuner::new(reference.model.clone(), Some(reference.adapter("adapter_init")), &config);
         for step in 0..8 {
             let documents = [0, 1].map(|row| Document {
@@ -181,8 +184,11 @@ fn five_dpo_steps_agree() {
             .collect();
         // TRL's and PyTorch's DPO clip nothing here, and decay as in the SFT steps.
         let optimizer = AdamWConfig { weight_decay: 0.01, max_grad_norm: 0.0, ..AdamWConfig::default() };
-        let mut tuner =
-            Tuner::new(reference.model.clone(), Some(reference.adapter("adapter_final")), &TunerConfig { optimizer });
+        let mut tuner = Tuner::new(
+            reference.model.clone(),
+            Some(reference.adapter("adapter_final")),
+            &TunerConfig { optimizer, ..TunerConfig::default() },
+        );
         let numbers = |value: &Value| -> Vec<f64> {
             value.as_array().expect("list").iter().map(|n| n.as_f64().expect("number")).collect()
         };

@@ -64,6 +64,7 @@ struct Parameters<'a> {
     trainer: &'static str,
     peft: bool,
     lora: Option<&'a Lora>,
+    adapter: &'a str,
     quantization: &'a str,
     #[serde(flatten)]
     hyperparameters: &'a Hyperparameters,
@@ -125,7 +126,9 @@ pub(crate) async fn write(
         project_name: &spec.model,
         trainer: spec.objective.trainer(),
         peft: spec.lora.is_some(),
-        lora: spec.lora.as_ref(),
+        // An adapter that was gone on from has its own rank, scale and targets.
+        lora: spec.lora.as_ref().filter(|_| spec.adapter.is_empty()),
+        adapter: &spec.adapter,
         quantization: &spec.quantization,
         hyperparameters: &spec.hyperparameters,
     };

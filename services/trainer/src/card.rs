@@ -64,7 +64,9 @@ fn front_matter(spec: &Spec) -> String {
 fn hyperparameters(spec: &Spec) -> Vec<(&'static str, String)> {
     let hyper = &spec.hyperparameters;
     let mut rows = vec![];
-    if let Some(lora) = &spec.lora {
+    if !spec.adapter.is_empty() {
+        rows.push(("went on from the adapter", spec.adapter.clone()));
+    } else if let Some(lora) = &spec.lora {
         rows.push(("LoRA rank", lora.r.to_string()));
         rows.push(("LoRA alpha", lora.alpha.to_string()));
         rows.push(("target modules", lora.target_modules.join(", ")));
@@ -79,6 +81,7 @@ fn hyperparameters(spec: &Spec) -> Vec<(&'static str, String)> {
     rows.push(("schedule", format!("{}, warm-up {}", hyper.scheduler, hyper.warmup_ratio)));
     rows.push(("epochs", hyper.epochs.to_string()));
     rows.push(("blocks a step", (hyper.batch_size * hyper.gradient_accumulation).to_string()));
+    rows.push(("packing", hyper.packing.name().to_owned()));
     rows.push(("tokens a block", hyper.block_size.to_string()));
     rows.push(("weight decay", hyper.weight_decay.to_string()));
     rows.push(("largest gradient norm", hyper.max_grad_norm.to_string()));

@@ -66,7 +66,7 @@ pub(crate) fn evaluate(
         Rows::Documents(documents) => (loss(subject, documents.iter(), spec, tell, stop)?, None),
         Rows::Pairs(pairs) => (
             loss(subject, pairs.iter().map(|pair| &pair.chosen), spec, tell, stop)?,
-            Some(preference_accuracy(subject, pairs, stop)?),
+            preference_accuracy(subject, pairs, stop)?,
         ),
     };
     let rows = held_out.documents.len() as u64;
@@ -109,17 +109,24 @@ fn loss<'a>(
 }
 
 /// Share of pairs whose chosen answer is more probable than the rejected one.
-fn preference_accuracy(subject: &Subject<'_>, pairs: &[Pair], stop: &dyn Fn() -> bool) -> Result<f64, EvaluateError> {
+fn preference_accuracy(
+    subject: &Subject<'_>,
+    pairs: &[Pair],
+    stop: &dyn Fn() -> bool,
+) -> Result<Option<f64>, EvaluateError> {
     let Model { decoder, adapter } = subject.model;
-    let mut count = 0;
+    let (mut count, mut measured) = (0, 0);
     for pairs in pairs.chunks(BLOCKS_AT_ONCE) {
         if stop() {
             return Err(EvaluateError::Stopped);
         }
         // A pair a block.
-        count += preferred(decoder, adapter.as_ref(), &pack_pairs(pairs, 1))?;
+        let [chosen, all] = preferred(decoder, adapter.as_ref(), &pack_pairs(pairs, 1))?;
+        count += chosen;
+        measured += all;
     }
-    Ok(count as f64 / pairs.len().max(1) as f64)
+    // A pair that lost an answer to max_tokens is not measured.
+    Ok((measured > 0).then(|| count as f64 / measured as f64))
 }
 
 fn answers(

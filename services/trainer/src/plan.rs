@@ -14,6 +14,8 @@ use crate::{
 pub(crate) enum PlanError {
     #[error("no row of the snapshot has a token to learn")]
     NothingToLearn,
+    #[error("blocks of {block_size} tokens do not fit into the base's context of {context}: lower block_size")]
+    BlockTooLong { block_size: usize, context: usize },
 }
 
 /// The order of a run.
@@ -32,8 +34,12 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// Packs every epoch once, to count its steps. Blocks.
-    pub(crate) fn new(rows: Rows, hyper: &Hyperparameters) -> Result<Self, PlanError> {
+    pub(crate) fn new(rows: Rows, hyper: &Hyperparameters, context: usize) -> Result<Self, PlanError> {
         let (asked, longest) = (hyper.block_size as usize, rows.longest());
+        // Joined rows are one document a block; whole rows were checked when they were read.
+        if hyper.packing == Packing::Wrapped && asked > context {
+            return Err(PlanError::BlockTooLong { block_size: asked, context });
+        }
         let block_size = match hyper.packing {
             Packing::Bfd => asked.max(longest),
             Packing::None => 1,
@@ -126,7 +132,7 @@ mod tests {
     }
 
     fn plan(count: u32, change: impl Fn(&mut Hyperparameters)) -> Plan {
-        Plan::new(Rows::Documents(rows(count)), &hyper(change)).unwrap()
+        Plan::new(Rows::Documents(rows(count)), &hyper(change), 64).unwrap()
     }
 
     #[test]
@@ -155,9 +161,9 @@ mod tests {
     fn blocks_grow_to_the_longest_row_and_nothing_to_learn_is_an_error() {
         let mut documents = rows(2);
         documents.push(Document { ids: vec![1; 9], loss_mask: vec![1; 9] });
-        assert_eq!(Plan::new(Rows::Documents(documents), &hyper(|_| {})).unwrap().block_size, 9);
+        assert_eq!(Plan::new(Rows::Documents(documents), &hyper(|_| {}), 64).unwrap().block_size, 9);
         let silent = vec![Document { ids: vec![1, 2], loss_mask: vec![0, 0] }];
-        assert_eq!(Plan::new(Rows::Documents(silent), &hyper(|_| {})).unwrap_err(), PlanError::NothingToLearn);
+        assert_eq!(Plan::new(Rows::Documents(silent), &hyper(|_| {}), 64).unwrap_err(), PlanError::NothingToLearn);
     }
 
     #[test]
@@ -167,6 +173,9 @@ mod tests {
         // 15 tokens in blocks of 4: three whole blocks, and the rest is left out.
         let joined = plan(5, |hyper| hyper.packing = Packing::Wrapped);
         assert_eq!(joined.blocks(0).iter().map(Block::tokens).collect::<Vec<_>>(), [4, 4, 4]);
+        let long = hyper(|hyper| (hyper.packing, hyper.block_size) = (Packing::Wrapped, 65));
+        let error = Plan::new(Rows::Documents(rows(30)), &long, 64).unwrap_err();
+        assert_eq!(error, PlanError::BlockTooLong { block_size: 65, context: 64 });
         let summed = plan(5, |hyper| (hyper.gradient_accumulation, hyper.epochs) = (2, 1.0));
         assert_eq!(summed.steps(), 2, "five blocks, four an update");
     }

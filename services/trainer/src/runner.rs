@@ -206,7 +206,7 @@ impl Runner {
         blocking(move || {
             let pairs = job.spec.spec.preference().is_some();
             let Dataset { train, held_out } = Dataset::read(&dir, &base.config, pairs)?;
-            Ok((Plan::new(train, &job.spec.spec.hyperparameters)?, held_out))
+            Ok((Plan::new(train, &job.spec.spec.hyperparameters, base.config.context)?, held_out))
         })
         .await
     }
@@ -259,7 +259,11 @@ impl Runner {
                 Some(dir) => Some(Adapter::load(&dir, decoder.config(), &device)?),
                 None => lora.map(|lora| Adapter::new(decoder.config(), lora, hyper.seed, &device)),
             };
-            let mut tuner = Tuner::new(decoder, adapter, &TunerConfig { optimizer: hyper.optimizer() });
+            let mut tuner = Tuner::new(
+                decoder,
+                adapter,
+                &TunerConfig { optimizer: hyper.optimizer(), keep_reference: settings.preference.is_some() },
+            );
             let mut progress = Progress::default();
             if let Some(restored) = restored {
                 tuner.load_state(&restored.file).map_err(ModelError::from)?;

@@ -177,7 +177,8 @@ fn default_beta() -> f64 {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Packing {
-    /// Whole rows, as many as fit.
+    /// Whole rows, as many as fit: each in the first open block with room, in the order of the epoch. The name is that of
+    /// TRL's option, which sorts the rows first.
     #[default]
     Bfd,
     /// A row a block.
@@ -198,7 +199,7 @@ impl Packing {
         }
     }
 
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Bfd => "bfd",
             Self::None => "none",
@@ -428,7 +429,9 @@ impl Hyperparameters {
         within("spec.hyperparameters.weight_decay", all.weight_decay, 1e3, true)?;
         within("spec.hyperparameters.max_grad_norm", all.max_grad_norm, 1e9, true)?;
         let accumulation = f64::from(all.gradient_accumulation);
+        let blocks = accumulation * f64::from(all.batch_size);
         within("spec.hyperparameters.gradient_accumulation", accumulation, MOST_BATCH.into(), false)?;
+        within("spec.hyperparameters.batch_size times gradient_accumulation", blocks, MOST_BATCH.into(), false)?;
         within("spec.hyperparameters.beta", all.beta, 1e3, false)?;
         within("spec.hyperparameters.budget_seconds", all.budget_seconds, 1e9, true)?;
         all.kind()?;

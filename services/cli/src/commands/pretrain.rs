@@ -90,6 +90,7 @@ fn shape(args: &PretrainArgs, vocab: usize) -> ModelConfig {
 
 /// Runs the command.
 pub(crate) fn run(args: &PretrainArgs) -> Result<()> {
+    ensure!(args.batch_size > 0, "--batch-size must be positive");
     ensure!(
         args.hidden_size.is_multiple_of(HEAD) && args.hidden_size > 0,
         "--hidden-size must be a multiple of {HEAD}"
@@ -122,13 +123,21 @@ pub(crate) fn run(args: &PretrainArgs) -> Result<()> {
         device.workers(),
     );
     let optimizer = AdamWConfig { beta2: 0.98, weight_decay: 0.01, ..AdamWConfig::default() };
-    let mut tuner = Tuner::new(decoder, None, &TunerConfig { optimizer });
+    let mut tuner = Tuner::new(decoder, None, &TunerConfig { optimizer, ..TunerConfig::default() });
     let run = train_steps(args, train, &mut tuner)?;
     let (decoder, _) = tuner.into_parts();
     let loss = held_out_loss(&decoder, None, &pack(held_out, args.block_size), &|| ())?;
     println!("held-out loss {:.4} over {} tokens", loss.loss, loss.tokens);
     std::fs::write(args.out.join("README.md"), card(args, decoder.config(), &run, loss))?;
-    write_config(&args.out, decoder.config(), tokenizer.eos_ids())?;
+    match &args.from {
+        Some(dir) if *dir != args.out => {
+            for name in firn_llm::config::FILES.iter().filter(|name| dir.join(name).is_file()) {
+                std::fs::copy(dir.join(name), args.out.join(name)).with_context(|| format!("failed to copy {name}"))?;
+            }
+        }
+        Some(_) => {}
+        None => write_config(&args.out, decoder.config(), tokenizer.eos_ids())?,
+    }
     decoder.save(&args.out, StoredType::Bf16)?;
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use firn_llm::config;
 use firn_llm::device::{Device, DeviceSpec};
 use firn_llm::model::{Adapter, Decoder, MergeProof, prove};
@@ -87,41 +87,59 @@ pub(super) fn merge_folders(
     device: &Device,
     input: Option<&PathBuf>,
 ) -> Result<MergeProof> {
-    ensure!(
-        !into.join("model.safetensors").exists(),
-        "{} holds a model already: name another folder, or remove it",
-        into.display()
-    );
+    ensure_free(into)?;
     let base = Decoder::load(from, device)?;
     let trained = Adapter::load(adapter, base.config(), device)?;
-    let rows = rows(from, input, base.config().vocab)?;
+    let rows = rows(from, input, base.config().vocab, base.config().context)?;
     let stored = Weights::open_dir(from)?.stored_type("model.embed_tokens.weight");
+    rows.iter().try_for_each(|ids| base.check_row(ids))?;
     std::fs::create_dir_all(into).with_context(|| format!("failed to make {}", into.display()))?;
-    base.merge(&trained).save(into, stored)?;
-    for name in companions() {
-        // What training changed, the chat template above all, lies beside the adapter.
-        let source = [adapter, from].into_iter().map(|dir| dir.join(name)).find(|file| file.is_file());
-        if let Some(source) = source {
-            std::fs::copy(&source, into.join(name)).with_context(|| format!("failed to copy {}", source.display()))?;
+    let written = || -> Result<MergeProof> {
+        base.merge(&trained).save(into, stored)?;
+        for name in companions() {
+            // What training changed, the chat template above all, lies beside the adapter.
+            let source = [adapter, from].into_iter().map(|dir| dir.join(name)).find(|file| file.is_file());
+            if let Some(source) = source {
+                std::fs::copy(&source, into.join(name))
+                    .with_context(|| format!("failed to copy {}", source.display()))?;
+            }
         }
-    }
-    // What was written is what is proved, rounding and all.
-    let proof = prove(&base, &trained, &Decoder::load(into, device)?, &rows)?;
-    let limit = if stored == StoredType::Bf16 { BF16_LIMIT } else { F32_LIMIT };
-    if proof.largest_logit_difference > limit || proof.greedy_agreement < AGREEMENT {
-        discard(into)?;
-        bail!(
+        // What was written is what is proved, rounding and all.
+        let proof = prove(&base, &trained, &Decoder::load(into, device)?, &rows)?;
+        let limit = if stored == StoredType::Bf16 { BF16_LIMIT } else { F32_LIMIT };
+        // A difference that is no number is refused too.
+        let accepted = proof.largest_logit_difference <= limit && proof.greedy_agreement >= AGREEMENT;
+        ensure!(
+            accepted,
             "the merge is refused: {proof}; allowed are {limit} and at least {:.0} %; serve base and adapter instead",
             AGREEMENT * 100.0,
         );
+        write_proof(into, &proof)?;
+        Ok(proof)
+    };
+    let proof = written();
+    if proof.is_err() {
+        // The folder was empty before: all of it was written here.
+        std::fs::remove_dir_all(into).with_context(|| format!("failed to remove {}", into.display()))?;
     }
-    write_proof(into, &proof)?;
-    Ok(proof)
+    proof
 }
 
-fn rows(model: &Path, input: Option<&PathBuf>, vocab: usize) -> Result<Vec<Vec<u32>>> {
+/// Refuses a folder that holds anything: nothing of the user's is overwritten.
+pub(super) fn ensure_free(into: &Path) -> Result<()> {
+    let empty = match std::fs::read_dir(into) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
+        Err(error) => return Err(error).with_context(|| format!("failed to open {}", into.display())),
+    };
+    ensure!(empty, "{} is not empty: name another folder, or remove it", into.display());
+    Ok(())
+}
+
+fn rows(model: &Path, input: Option<&PathBuf>, vocab: usize, context: usize) -> Result<Vec<Vec<u32>>> {
     let Some(input) = input else {
         let (rows, length) = PROBES;
+        let length = length.min(u32::try_from(context).unwrap_or(u32::MAX));
         let vocab = u32::try_from(vocab).unwrap_or(u32::MAX);
         // Fibonacci hashing: spread over the vocabulary, and the same on every run.
         let id = |at: u32| at.wrapping_mul(0x9E37_79B9) % vocab;
@@ -146,15 +164,4 @@ fn write_proof(into: &Path, proof: &MergeProof) -> Result<()> {
 /// Files beside the weights that make the result a whole checkpoint.
 fn companions() -> impl Iterator<Item = &'static str> {
     config::FILES.into_iter().chain(tokenizer::FILES)
-}
-
-/// Removes what a refused merge wrote.
-fn discard(into: &Path) -> Result<()> {
-    for name in companions().chain(["model.safetensors"]) {
-        let file = into.join(name);
-        if file.is_file() {
-            std::fs::remove_file(&file).with_context(|| format!("failed to remove {}", file.display()))?;
-        }
-    }
-    Ok(())
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::rope::{self, Unsupported};
 use super::{Activation, ConfigError, LayerAttention, ModelConfig, NormPlacement, Rope};
 
-/// What is read of `config.json`; everything else in it is of no effect here.
+/// What is read of `config.json`.
 #[derive(Debug, Deserialize)]
 struct Raw {
     model_type: String,
@@ -34,8 +34,11 @@ struct Raw {
     sliding_window: Option<usize>,
     use_sliding_window: Option<bool>,
     max_window_layers: Option<usize>,
-    #[serde(alias = "_sliding_window_pattern")]
     sliding_window_pattern: Option<usize>,
+    /// As transformers 5 saves it, sometimes beside the other.
+    #[serde(rename = "_sliding_window_pattern")]
+    saved_window_pattern: Option<usize>,
+    use_bidirectional_attention: Option<bool>,
     layer_types: Option<Vec<String>>,
     /// transformers 5; older files have `rope_theta`, `rope_scaling` and, for Gemma 3, `rope_local_base_freq`.
     #[serde(default)]
@@ -152,6 +155,9 @@ impl Raw {
             let field = if self.mlp_bias == Some(true) { "mlp_bias" } else { "attention_bias" };
             return refuse(field, true, "only false is");
         }
+        if self.use_bidirectional_attention == Some(true) {
+            return refuse("use_bidirectional_attention", true, "only causal attention is");
+        }
         if family.gemma {
             for (field, value) in [
                 ("attn_logit_softcapping", self.attn_logit_softcapping),
@@ -178,13 +184,14 @@ impl Raw {
         let known = |error: Unsupported| (error, "default, linear, llama3 and yarn are, with their numbers");
         let parse = |value: &Value, theta| rope::parse(value, theta, self.max_position_embeddings).map_err(known);
         let nested = |kind: &str| self.rope_parameters.get(kind).filter(|value| value.is_object());
+        let theta = self.rope_theta.or(family.gemma.then_some(1e6));
         let full = match nested("full_attention") {
-            Some(value) => parse(value, None)?,
-            None if self.rope_parameters.is_object() => parse(&self.rope_parameters, self.rope_theta)?,
-            None => parse(&self.rope_scaling, self.rope_theta.or(family.gemma.then_some(1e6)))?,
+            Some(value) => parse(value, theta)?,
+            None if self.rope_parameters.is_object() => parse(&self.rope_parameters, theta)?,
+            None => parse(&self.rope_scaling, theta)?,
         };
         let sliding: Rope = match nested("sliding_attention") {
-            Some(value) => parse(value, None)?,
+            Some(value) => parse(value, self.rope_local_base_freq)?,
             None if family.gemma => parse(&Value::Null, self.rope_local_base_freq)?,
             None => full.clone(),
         };
@@ -193,6 +200,7 @@ impl Raw {
             .map(|slides| {
                 Ok(match (slides?, self.sliding_window) {
                     (true, Some(0)) => return refuse("sliding_window", 0, "it must be positive"),
+                    (true, None) if family.gemma => LayerAttention { window: Some(4096), rope: sliding.clone() },
                     (true, window) => LayerAttention { window, rope: sliding.clone() },
                     (false, _) => LayerAttention { window: None, rope: full.clone() },
                 })
@@ -215,7 +223,63 @@ impl Raw {
             Windows::Late => {
                 self.use_sliding_window == Some(true) && self.max_window_layers.is_none_or(|first| layer >= first)
             }
-            Windows::Pattern => !(layer + 1).is_multiple_of(self.sliding_window_pattern.unwrap_or(6).max(1)),
+            Windows::Pattern => {
+                let pattern = self.sliding_window_pattern.or(self.saved_window_pattern).unwrap_or(6);
+                !(layer + 1).is_multiple_of(pattern.max(1))
+            }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use crate::config::{ConfigError, ModelConfig};
+
+    type Change = fn(&mut Value);
+
+    fn read(change: Change) -> Result<ModelConfig, ConfigError> {
+        let mut config = json!({
+            "model_type": "gemma3_text", "vocab_size": 64, "hidden_size": 16, "intermediate_size": 32,
+            "num_hidden_layers": 6, "num_attention_heads": 2, "head_dim": 8, "sliding_window": 4,
+        });
+        change(&mut config);
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+        ModelConfig::from_dir(dir.path())
+    }
+
+    #[test]
+    fn gemma_has_its_own_defaults_in_every_shape_of_the_file() {
+        let shapes: [Change; 4] = [
+            |_| {},
+            |config| config["rope_parameters"] = json!({ "full_attention": {}, "sliding_attention": {} }),
+            |config| config["rope_parameters"] = json!({ "rope_type": "default" }),
+            |config| (config["sliding_window_pattern"], config["_sliding_window_pattern"]) = (json!(6), json!(6)),
+        ];
+        for shape in shapes {
+            let config = read(shape).unwrap();
+            let thetas: Vec<f64> = config.attention.iter().map(|layer| layer.rope.theta).collect();
+            assert_eq!(thetas, [1e4, 1e4, 1e4, 1e4, 1e4, 1e6]);
+            let windows: Vec<_> = config.attention.iter().map(|layer| layer.window).collect();
+            assert_eq!((windows[0], windows[5]), (Some(4), None));
+            assert!(config.tied);
+        }
+    }
+
+    #[test]
+    fn what_would_be_computed_wrongly_is_refused() {
+        let cases: [(&str, Change); 5] = [
+            ("use_bidirectional_attention", |config| config["use_bidirectional_attention"] = json!(true)),
+            ("final_logit_softcapping", |config| config["final_logit_softcapping"] = json!(30.0)),
+            ("rope_type", |config| config["rope_scaling"] = json!({ "rope_type": "longrope" })),
+            ("num_key_value_heads", |config| config["num_key_value_heads"] = json!(3)),
+            ("model_type", |config| config["model_type"] = json!("gpt2")),
+        ];
+        for (field, change) in cases {
+            let error = read(change).unwrap_err().to_string();
+            assert!(error.contains(field), "{field}: {error}");
+        }
     }
 }

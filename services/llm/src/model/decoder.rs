@@ -102,7 +102,8 @@ impl Decoder {
     }
 
     /// Bytes that the blocks' linear layers take.
-    pub fn linear_bytes(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn linear_bytes(&self) -> usize {
         self.layers.iter().flat_map(|layer| &layer.linears).map(|linear| linear.weight.bytes()).sum()
     }
 
@@ -184,6 +185,14 @@ impl Decoder {
 
     pub(crate) fn head_weight(&self) -> &Tensor<2> {
         self.head.as_ref().unwrap_or(&self.embedding)
+    }
+
+    /// Checks that a sequence can be computed.
+    ///
+    /// # Errors
+    /// An id is unknown, or there are too many.
+    pub fn check_row(&self, ids: &[u32]) -> Result<(), ModelError> {
+        self.check(ids, 0)
     }
 
     /// Checks that ids are in the vocabulary and fit the context.

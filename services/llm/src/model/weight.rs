@@ -38,6 +38,7 @@ impl Weight {
     }
 
     /// Bytes that it takes on the device or the host.
+    #[cfg(test)]
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Dense(tensor) => 4 * tensor.shape().num_elements(),

@@ -1,5 +1,8 @@
 //! Objectives over pairs of answers, a chosen and a rejected one.
 
+/// Distance of a mean log-probability from 0 within which odds are not told apart: f32 does not tell it either.
+const NEARLY_CERTAIN: f64 = 1e-7;
+
 /// What a step on pairs minimises.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Preference {
@@ -65,7 +68,9 @@ impl Preference {
                 PairLoss { loss: -log_sigmoid(beta * margin) * share, weights: [pull, -pull] }
             }
             Self::Orpo { beta } => {
-                let mean = [logs.chosen / tokens[0].max(1) as f64, logs.rejected / tokens[1].max(1) as f64];
+                // An answer that is certain has infinite odds: it counts as nearly certain.
+                let mean = |sum: f64, tokens: usize| (sum / tokens.max(1) as f64).min(-NEARLY_CERTAIN);
+                let mean = [mean(logs.chosen, tokens[0]), mean(logs.rejected, tokens[1])];
                 let odds = mean.map(|p| p - (-p.exp()).ln_1p());
                 let ratio = odds[0] - odds[1];
                 let pull = beta * sigmoid(-ratio) * share;
@@ -92,6 +97,20 @@ fn log_sigmoid(x: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::{PairLogs, PairState, Preference, StepSizes};
+
+    #[test]
+    fn certain_answers_have_finite_gradients() {
+        let step = StepSizes { pairs: 1, chosen_tokens: 2 };
+        for (chosen, rejected) in [(0.0, -5.0), (-5.0, 0.0), (0.0, 0.0), (-900.0, 0.0)] {
+            let pair =
+                PairState { logs: PairLogs { chosen, rejected }, reference: PairLogs::default(), tokens: [2, 2] };
+            for objective in [Preference::Dpo { beta: 0.3 }, Preference::Orpo { beta: 0.2 }] {
+                let found = objective.loss(pair, step);
+                let finite = found.loss.is_finite() && found.weights.iter().all(|weight| weight.is_finite());
+                assert!(finite, "{objective:?} at {chosen}, {rejected}: {found:?}");
+            }
+        }
+    }
 
     /// The weights are the loss's slopes, token by token.
     #[test]

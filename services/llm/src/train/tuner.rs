@@ -16,7 +16,7 @@ use crate::workers::Workers;
 /// What an optimiser step reports.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepReport {
-    /// Mean negative log-likelihood over the step's loss tokens, nats.
+    /// What was minimised: the mean negative log-likelihood over the step's loss tokens, nats, or the preference's loss.
     pub loss: f64,
     /// Global gradient norm before clipping.
     pub grad_norm: f64,
@@ -40,6 +40,27 @@ pub struct PairReport {
 pub struct TunerConfig {
     /// Optimiser.
     pub optimizer: AdamWConfig,
+    /// Keep the untrained weights, where all weights are trained: DPO refers to them.
+    pub keep_reference: bool,
+}
+
+/// What the blocks of an update add up to, in their order.
+#[derive(Default)]
+struct Sum {
+    loss: f64,
+    gradient: Option<Tensor<1>>,
+    pairs: Vec<PairLogs>,
+}
+
+impl Sum {
+    fn add(&mut self, block: BlockResult) {
+        self.loss += block.loss;
+        self.pairs.extend(block.pairs);
+        self.gradient = Some(match self.gradient.take() {
+            Some(sum) => sum + block.gradient,
+            None => block.gradient,
+        });
+    }
 }
 
 /// Trains an adapter on a frozen decoder, or the decoder itself.
@@ -50,7 +71,7 @@ pub struct Tuner {
     parameters: Tensor<1>,
     optimizer: AdamW,
     workers: Workers,
-    /// The decoder before training, where all of its weights are trained: what preferences refer to.
+    /// The decoder before training: what DPO refers to, where there is no adapter to leave out.
     untrained: Option<Decoder>,
 }
 
@@ -65,8 +86,7 @@ impl Tuner {
         };
         let workers = Workers::new(decoder.device.workers());
         let optimizer = AdamW::new(config.optimizer, &parameters);
-        // Tensors are shared until training replaces them.
-        let untrained = adapter.is_none().then(|| decoder.clone());
+        let untrained = (adapter.is_none() && config.keep_reference).then(|| decoder.clone());
         Self { decoder, adapter, parameters, optimizer, workers, untrained }
     }
 
@@ -76,9 +96,13 @@ impl Tuner {
         let loss_tokens: usize = blocks.iter().map(Block::loss_tokens).sum();
         let weight = 1.0 / loss_tokens.max(1) as f32;
         let (decoder, adapter) = (&self.decoder, self.adapter.as_ref());
-        let results = self.workers.map(blocks, |block| block_gradients(decoder, adapter, block, weight));
-        let loss: f64 = results.iter().map(|result| result.loss).sum();
-        let grad_norm = self.update(results, learning_rate);
+        let mut sum = Sum::default();
+        for blocks in blocks.chunks(self.at_once()) {
+            let results = self.workers.map(blocks, |block| block_gradients(decoder, adapter, block, weight));
+            results.into_iter().for_each(|result| sum.add(result));
+        }
+        let loss = sum.loss;
+        let grad_norm = self.update(sum, learning_rate);
         StepReport { loss: loss / loss_tokens.max(1) as f64, grad_norm, tokens: blocks.iter().map(Block::tokens).sum() }
     }
 
@@ -89,25 +113,34 @@ impl Tuner {
         let sizes = StepSizes { pairs: answers().count().max(1), chosen_tokens };
         let (decoder, adapter) = (&self.decoder, self.adapter.as_ref());
         let base = self.untrained.as_ref().unwrap_or(decoder);
-        let results = self.workers.map(blocks, |block| {
+        let (mut sum, mut reference) = (Sum::default(), Vec::new());
+        let work = |block: &Block| {
             let reference = match objective.needs_reference() {
                 true => pair_logs(&log_probabilities(base, None, block), block),
                 false => vec![PairLogs::default(); block.loss_rows.len() / 2],
             };
             (pair_gradients(decoder, adapter, block, objective, &reference, sizes), reference)
-        });
-        let (results, reference): (Vec<_>, Vec<_>) = results.into_iter().unzip();
-        let loss = results.iter().map(|result| result.loss).sum();
-        let pairs = results.iter().flat_map(|result| result.pairs.clone()).collect();
-        let grad_norm = self.update(results, learning_rate);
+        };
+        for blocks in blocks.chunks(self.at_once()) {
+            for (result, of) in self.workers.map(blocks, work) {
+                sum.add(result);
+                reference.extend(of);
+            }
+        }
+        let (loss, pairs) = (sum.loss, std::mem::take(&mut sum.pairs));
+        let grad_norm = self.update(sum, learning_rate);
         let step = StepReport { loss, grad_norm, tokens: blocks.iter().map(Block::tokens).sum() };
-        PairReport { step, pairs, reference: reference.concat() }
+        PairReport { step, pairs, reference }
+    }
+
+    /// Blocks whose gradients exist side by side: a few for each worker, however many an update has.
+    fn at_once(&self) -> usize {
+        4 * self.decoder.device.workers()
     }
 
     /// Applies the sum of the blocks' gradients; gives its norm before clipping.
-    fn update(&mut self, results: Vec<BlockResult>, learning_rate: f64) -> f64 {
-        let sum = results.into_iter().map(|result| result.gradient).reduce(|sum, next| sum + next);
-        let gradient = sum.unwrap_or_else(|| self.parameters.zeros_like());
+    fn update(&mut self, sum: Sum, learning_rate: f64) -> f64 {
+        let gradient = sum.gradient.unwrap_or_else(|| self.parameters.zeros_like());
         let parameters = std::mem::replace(&mut self.parameters, Tensor::empty([1], &self.decoder.device.burn));
         let (parameters, grad_norm) = self.optimizer.step(parameters, gradient, learning_rate);
         self.set_parameters(parameters);
@@ -217,17 +250,17 @@ pub fn held_out_loss(
     Ok(HeldOutLoss { loss: sums.into_iter().sum::<f64>() / tokens.max(1) as f64, tokens })
 }
 
-/// Pairs of these blocks whose chosen answer is more probable than the rejected one.
+/// Pairs of these blocks whose chosen answer is more probable than the rejected one, and pairs in all.
 ///
 /// # Errors
 /// None of the blocks' ids may be unknown to the model.
-pub fn preferred(decoder: &Decoder, adapter: Option<&Adapter>, blocks: &[Block]) -> Result<usize, ModelError> {
+pub fn preferred(decoder: &Decoder, adapter: Option<&Adapter>, blocks: &[Block]) -> Result<[usize; 2], ModelError> {
     check(decoder, blocks)?;
     let counts = Workers::new(decoder.device.workers()).map(blocks, |block| {
         let pairs = pair_logs(&log_probabilities(decoder, adapter, block), block);
-        pairs.iter().filter(|pair| pair.chosen > pair.rejected).count()
+        [pairs.iter().filter(|pair| pair.chosen > pair.rejected).count(), pairs.len()]
     });
-    Ok(counts.into_iter().sum())
+    Ok(counts.into_iter().fold([0, 0], |sum, count| [sum[0] + count[0], sum[1] + count[1]]))
 }
 
 fn check(decoder: &Decoder, blocks: &[Block]) -> Result<(), ModelError> {

@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt;
 
 use super::jobs::to_json;
-use super::tools::merge_folders;
+use super::tools::{ensure_free, merge_folders};
 use crate::base;
 use crate::clients::{Endpoints, request};
 use crate::progress::{follow, succeeded};
@@ -23,7 +23,7 @@ use crate::stack::{Addresses, Stack};
 /// Folder of merged weights in a project.
 const MERGED: &str = "merged";
 
-/// Fine-tunes a model on a CSV or JSONL of your own, with AutoTrain's flags (hyphens or underscores).
+/// Fine-tunes a model on a table of your own, with AutoTrain's flags (hyphens or underscores).
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  firn llm --train --project-name out --data-path rows.csv --text-column text --epochs 3\n  \
@@ -44,7 +44,7 @@ pub(crate) struct LlmArgs {
     /// Base checkpoint: a folder, or a path on the stage. Default: the bundled base.
     #[arg(long, default_value = base::BUNDLED, value_name = "FOLDER")]
     model: String,
-    /// CSV or JSONL, or a folder that holds train.csv or train.jsonl.
+    /// CSV, JSONL or Parquet, or a folder that holds train.csv, train.jsonl or train.parquet.
     #[arg(long, value_name = "PATH")]
     data_path: PathBuf,
     /// Name of the file in a folder, without its ending.
@@ -102,7 +102,7 @@ pub(crate) struct LlmArgs {
     /// Passes over the rows.
     #[arg(long, alias = "num-train-epochs", default_value_t = 3.0)]
     epochs: f64,
-    /// Packed blocks a step.
+    /// Packed blocks of a batch.
     #[arg(long, alias = "train-batch-size", default_value_t = 4)]
     batch_size: u32,
     /// Batches whose gradients are added before an update.
@@ -208,12 +208,19 @@ pub(crate) async fn run(args: LlmArgs) -> Result<()> {
 }
 
 async fn train(args: &LlmArgs, endpoints: &Endpoints, base: String, source: &Path) -> Result<()> {
+    if args.merge_adapter {
+        ensure!(
+            args.trainer != Trainer::Default || args.peft,
+            "--merge-adapter needs an adapter: give --peft, or leave it out"
+        );
+        ensure_free(&args.project_name.join(MERGED))?;
+    }
     let spec = spec(args, base.clone(), source)?;
     let mut trainer = endpoints.trainer()?;
     let job = trainer.create_job(request(CreateJobRequest { spec: Some(spec), request_id: String::new() })).await?;
     let job = succeeded(follow(&mut trainer, &job.into_inner().name, args.json).await?)?;
     let files = download(endpoints, &job, &args.project_name).await?;
-    let proof = if args.merge_adapter { Some(merge(args, &base)?) } else { None };
+    let proof = if args.merge_adapter { Some(merge(args, &base).await?) } else { None };
     if args.json {
         let mut result = to_json(&job);
         result["project"] = json!(args.project_name);
@@ -284,11 +291,11 @@ fn spec(args: &LlmArgs, base: String, source: &Path) -> Result<JobSpec> {
 }
 
 /// Folds the adapter into the base, beside it.
-fn merge(args: &LlmArgs, base: &str) -> Result<MergeProof> {
+async fn merge(args: &LlmArgs, base: &str) -> Result<MergeProof> {
     // A relative path is one on the stage; an absolute one stands for itself.
     let base = Path::new(&args.stage).join(base);
-    let project = &args.project_name;
-    merge_folders(&base, project, &project.join(MERGED), &Device::open(args.device)?, None)
+    let (project, device) = (args.project_name.clone(), Device::open(args.device)?);
+    tokio::task::spawn_blocking(move || merge_folders(&base, &project, &project.join(MERGED), &device, None)).await?
 }
 
 fn absolute(path: &Path) -> Result<String> {

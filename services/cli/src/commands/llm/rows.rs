@@ -1,9 +1,8 @@
 //! Which rows are meant, and what their columns are for.
 
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use firn_proto::dataprep::v1::row_format::Format;
 use firn_proto::dataprep::v1::{MessagesFormat, PreferenceFormat, PromptFormat, TextFormat, TokensFormat};
 
@@ -12,9 +11,12 @@ use super::LlmArgs;
 /// The one file that is meant, as an absolute path.
 pub(super) fn data_file(path: &Path, split: &str) -> Result<PathBuf> {
     let found = if path.is_dir() {
-        let names = ["csv", "jsonl"].map(|ending| path.join(format!("{split}.{ending}")));
+        let names = ["csv", "jsonl", "parquet"].map(|ending| path.join(format!("{split}.{ending}")));
         names.into_iter().find(|file| file.is_file()).with_context(|| {
-            format!("{} holds neither {split}.csv nor {split}.jsonl: name the file, or --train-split", path.display())
+            format!(
+                "{} holds neither {split}.csv, {split}.jsonl nor {split}.parquet: name the file, or --train-split",
+                path.display()
+            )
         })?
     } else {
         path.to_path_buf()
@@ -27,7 +29,12 @@ pub(super) fn format(args: &LlmArgs, source: &Path) -> Result<Format> {
     if let (Some(prompt), Some(completion)) = (&args.prompt_template, &args.completion_template) {
         return Ok(prompt_format(&prompt.replace("\\n", "\n"), &completion.replace("\\n", "\n"), &args.system));
     }
-    let columns = columns(source)?;
+    let columns = firn_data_prep::columns(source);
+    let asked = args.text_column.is_none() && columns.iter().any(|column| column == "completion");
+    ensure!(
+        args.system.is_empty() || asked,
+        "--system needs a prompt to stand before: give --prompt-template, or leave it out"
+    );
     let has = |name: &str| columns.iter().any(|column| column == name);
     if args.trainer.is_preference() {
         if has("prompt_ids") {
@@ -57,25 +64,6 @@ fn prompt_format(prompt: &str, completion: &str, system: &str) -> Format {
         completion_template: completion.to_owned(),
         system: system.to_owned(),
     })
-}
-
-/// The columns of a file's first row; none if it can't be read, which data-prep tells better.
-fn columns(source: &Path) -> Result<Vec<String>> {
-    let file = std::fs::File::open(source).with_context(|| format!("failed to open {}", source.display()))?;
-    if source.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("csv")) {
-        let mut reader = csv::Reader::from_reader(file);
-        return Ok(reader.headers().map(|row| row.iter().map(str::to_owned).collect()).unwrap_or_default());
-    }
-    let mut line = String::new();
-    let mut lines = BufReader::new(file);
-    while line.trim().is_empty() {
-        line.clear();
-        if lines.read_line(&mut line).unwrap_or(0) == 0 {
-            return Ok(Vec::new());
-        }
-    }
-    let row: serde_json::Map<_, _> = serde_json::from_str(&line).unwrap_or_default();
-    Ok(row.into_iter().map(|(column, _)| column).collect())
 }
 
 #[cfg(test)]
