@@ -145,6 +145,13 @@ fn a_merged_project_proves_itself_and_a_quantised_base_learns() -> Result<()> {
     let merged = work.path().join("out/merged");
     let proof: Value = serde_json::from_slice(&std::fs::read(merged.join("merge_proof.json"))?)?;
     ensure!(number(&proof, "largest_logit_difference")? < 1e-3, "{proof}");
+    // A folder that holds something is refused, and what it holds is left alone.
+    let tokenizer = work.path().join("out/tokenizer.json");
+    let (model, before) = (fixture.folder.display().to_string(), std::fs::read(&tokenizer)?);
+    let paths = ["--base-model-path", &model, "--adapter-path", "out", "--output-folder", "out"];
+    let refused = firn(work.path(), &[&["tools", "merge-llm-adapter"], &paths[..]].concat())?;
+    ensure!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("out is not empty"));
+    ensure!(std::fs::read(&tokenizer)? == before, "the tokenizer was changed");
     let merged = merged.display().to_string();
     let output =
         firn(work.path(), &["generate", "--model", &merged, "--ids", "[5,6,7]", "--max-tokens", "3", "--json"])?;
