@@ -132,7 +132,7 @@ pub struct Snapshot {
     /// Rows whose content occurs more than once.
     #[prost(uint64, tag = "10")]
     pub duplicate_rows: u64,
-    /// sha256 of the chat template, empty for `text` rows.
+    /// sha256 of the chat template, empty for `text` and `tokens` rows.
     #[prost(string, tag = "11")]
     pub template_sha256: ::prost::alloc::string::String,
     /// Why the snapshot FAILED, one sentence.

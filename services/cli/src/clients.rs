@@ -80,6 +80,23 @@ pub(crate) fn request<T>(message: T) -> tonic::Request<T> {
     request
 }
 
+/// Calls `each` with every item of a list, page by page; `page` takes a page's token, and gives its items and the next
+/// page's token.
+pub(crate) async fn pages<T>(
+    mut page: impl AsyncFnMut(String) -> Result<(Vec<T>, String)>,
+    mut each: impl FnMut(T),
+) -> Result<()> {
+    let mut token = String::new();
+    loop {
+        let (items, next) = page(token).await?;
+        items.into_iter().for_each(&mut each);
+        if next.is_empty() {
+            return Ok(());
+        }
+        token = next;
+    }
+}
+
 /// A status as a person reads it.
 pub(crate) fn describe(status: &Status) -> String {
     match status.code() {

@@ -102,6 +102,10 @@ pub(crate) fn read(path: &Path, limits: &Limits, mut keep_on: impl FnMut(usize) 
         table.rows.push(row);
         Ok(())
     };
+    if kind == Kind::Parquet {
+        // It is read from its end: the hash takes a pass of its own, which also holds the file to its limit.
+        io::copy(&mut source, &mut io::sink()).map_err(|error| source.failed(error))?;
+    }
     read_into(path, kind, &mut source, &mut table, &mut push)?;
     if table.rows.is_empty() {
         let file = table.file;
@@ -133,11 +137,7 @@ fn read_into(
     match kind {
         Kind::Csv => read_csv(source, table, push),
         Kind::JsonLines => read_json_lines(source, table, push),
-        Kind::Parquet => {
-            // Read from its end: the hash takes a pass of its own, which also holds the file to its limit.
-            io::copy(source, &mut io::sink()).map_err(|error| source.failed(error))?;
-            columnar::read(path, table, push)
-        }
+        Kind::Parquet => columnar::read(path, table, push),
     }
 }
 

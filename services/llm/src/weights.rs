@@ -125,10 +125,8 @@ impl Weights {
     }
 
     /// A tensor's bytes, whatever their type.
-    ///
-    /// # Errors
-    /// It is not there.
-    pub fn bytes(&self, name: &str) -> Result<Vec<u8>, WeightsError> {
+    #[cfg(all(test, feature = "engine"))]
+    pub(crate) fn bytes(&self, name: &str) -> Result<Vec<u8>, WeightsError> {
         self.with(name, |view| Ok(view.data().to_vec()))
     }
 

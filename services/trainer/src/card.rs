@@ -103,7 +103,7 @@ fn line(text: &mut String, content: &str) {
 }
 
 fn code_or_none(value: &str) -> String {
-    if value.is_empty() { "none: ready-made text".to_owned() } else { format!("`{value}`") }
+    if value.is_empty() { "none: ready-made text or tokens".to_owned() } else { format!("`{value}`") }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use anyhow::Result;
 use firn_proto::dataprep::v1::{GetSnapshotRequest, ListSnapshotsRequest, Snapshot};
 use serde_json::json;
 
-use crate::clients::{Endpoints, request};
+use crate::clients::{Endpoints, pages, request};
 
 /// Lists and shows dataset snapshots.
 #[derive(Debug, clap::Args)]
@@ -37,16 +37,12 @@ pub(crate) async fn run(args: &DatasetsArgs) -> Result<()> {
     let mut client = args.endpoints.data_prep()?;
     match &args.what {
         What::List => {
-            let mut page_token = String::new();
-            loop {
+            let page = async |page_token| {
                 let message = ListSnapshotsRequest { page_size: 0, page_token };
                 let page = client.list_snapshots(request(message)).await?.into_inner();
-                page.snapshots.iter().for_each(|snapshot| print(snapshot, args.json));
-                page_token = page.next_page_token;
-                if page_token.is_empty() {
-                    return Ok(());
-                }
-            }
+                Ok((page.snapshots, page.next_page_token))
+            };
+            pages(page, |snapshot| print(&snapshot, args.json)).await?;
         }
         What::Show { name } => {
             let message = GetSnapshotRequest { name: name.clone() };

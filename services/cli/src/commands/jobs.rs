@@ -4,7 +4,7 @@ use anyhow::Result;
 use firn_proto::trainer::v1::{CancelJobRequest, Evaluation, GetJobRequest, Job, ListJobsRequest};
 use serde_json::{Value, json};
 
-use crate::clients::{Endpoints, request};
+use crate::clients::{Endpoints, pages, request};
 use crate::progress::{follow, state_name, succeeded};
 
 /// Lists, shows, follows and cancels training jobs.
@@ -48,15 +48,11 @@ pub(crate) async fn run(args: &JobsArgs) -> Result<()> {
     let mut client = args.endpoints.trainer()?;
     match &args.what {
         What::List => {
-            let mut page_token = String::new();
-            loop {
+            let page = async |page_token| {
                 let page = client.list_jobs(request(ListJobsRequest { page_size: 0, page_token })).await?.into_inner();
-                page.jobs.iter().for_each(|job| print(job, args.json));
-                page_token = page.next_page_token;
-                if page_token.is_empty() {
-                    return Ok(());
-                }
-            }
+                Ok((page.jobs, page.next_page_token))
+            };
+            pages(page, |job| print(&job, args.json)).await?;
         }
         What::Show { name } => {
             let job = client.get_job(request(GetJobRequest { name: full(name) })).await?.into_inner();

@@ -2,10 +2,12 @@
 
 use anyhow::Result;
 use firn_proto::inference::v1::ListModelsRequest as ServedRequest;
-use firn_proto::registry::v1::{GetVersionRequest, ListModelsRequest, ListVersionsRequest, SetAliasRequest, Version};
+use firn_proto::registry::v1::{
+    Alias, GetVersionRequest, ListModelsRequest, ListVersionsRequest, Model, SetAliasRequest, Version,
+};
 use serde_json::json;
 
-use crate::clients::{Endpoints, request};
+use crate::clients::{Endpoints, pages, request};
 
 /// Lists models and versions, moves aliases, tells what is served.
 #[derive(Debug, clap::Args)]
@@ -49,40 +51,21 @@ pub(crate) async fn run(args: &ModelsArgs) -> Result<()> {
     let mut client = args.endpoints.registry()?;
     match &args.what {
         What::List => {
-            let mut page_token = String::new();
-            loop {
+            let page = async |page_token| {
                 let message = ListModelsRequest { page_size: 0, page_token };
                 let page = client.list_models(request(message)).await?.into_inner();
-                for model in &page.models {
-                    let aliases: Vec<String> = model
-                        .aliases
-                        .iter()
-                        .map(|alias| format!("{}→{}", alias.name.rsplit('/').next().unwrap_or_default(), alias.version))
-                        .collect();
-                    if args.json {
-                        println!("{}", json!({ "name": model.name, "versions": model.versions, "aliases": aliases }));
-                    } else {
-                        println!("{}  {} versions  {}", model.name, model.versions, aliases.join(" "));
-                    }
-                }
-                page_token = page.next_page_token;
-                if page_token.is_empty() {
-                    return Ok(());
-                }
-            }
+                Ok((page.models, page.next_page_token))
+            };
+            pages(page, |model| print_model(&model, args.json)).await?;
         }
         What::Show { model } => {
             let parent = format!("models/{}", model.trim_start_matches("models/"));
-            let mut page_token = String::new();
-            loop {
+            let page = async |page_token| {
                 let message = ListVersionsRequest { parent: parent.clone(), page_size: 0, page_token };
                 let page = client.list_versions(request(message)).await?.into_inner();
-                page.versions.iter().for_each(|version| print(version, args.json));
-                page_token = page.next_page_token;
-                if page_token.is_empty() {
-                    return Ok(());
-                }
-            }
+                Ok((page.versions, page.next_page_token))
+            };
+            pages(page, |version| print(&version, args.json)).await?;
         }
         What::Alias { model, alias, version } => {
             let model = model.trim_start_matches("models/");
@@ -103,6 +86,16 @@ pub(crate) async fn run(args: &ModelsArgs) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn print_model(model: &Model, as_json: bool) {
+    let alias = |alias: &Alias| format!("{}→{}", alias.name.rsplit('/').next().unwrap_or_default(), alias.version);
+    let aliases: Vec<String> = model.aliases.iter().map(alias).collect();
+    if as_json {
+        println!("{}", json!({ "name": model.name, "versions": model.versions, "aliases": aliases }));
+    } else {
+        println!("{}  {} versions  {}", model.name, model.versions, aliases.join(" "));
+    }
 }
 
 fn print(version: &Version, as_json: bool) {

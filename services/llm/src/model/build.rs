@@ -132,9 +132,12 @@ fn tables(config: &ModelConfig) -> Vec<Arc<RopeTable>> {
     for rope in config.attention.iter().map(|layer| &layer.rope) {
         let table = match made.iter().find(|(of, _)| *of == rope) {
             Some((_, table)) => Arc::clone(table),
-            None => Arc::new(RopeTable::new(rope, config.head_dim, config.context)),
+            None => {
+                let table = Arc::new(RopeTable::new(rope, config.head_dim, config.context));
+                made.push((rope, Arc::clone(&table)));
+                table
+            }
         };
-        made.push((rope, Arc::clone(&table)));
         tables.push(table);
     }
     tables

@@ -6,6 +6,7 @@ use super::block::{BlockGradients, BlockOf, Kept};
 use super::pack::Block;
 use super::preference::{PairLogs, PairState, Preference, StepSizes};
 use crate::model::{Adapter, Decoder, LinearGradients};
+use crate::ops::attention::Documents;
 use crate::ops::{cross_entropy, norm};
 
 /// What one block gives.
@@ -93,7 +94,8 @@ struct Pass<'a> {
 }
 
 /// What the backward needs of the forward.
-struct Tape {
+struct Tape<'a> {
+    documents: Documents<'a>,
     kept: Vec<Kept>,
     /// Residual stream after the last block.
     x: Tensor<2>,
@@ -104,13 +106,13 @@ struct Tape {
     hidden: Tensor<2>,
 }
 
-impl Pass<'_> {
-    fn layer(&self, index: usize) -> BlockOf<'_> {
+impl<'a> Pass<'a> {
+    fn layer(&self, index: usize) -> BlockOf<'a> {
         BlockOf { decoder: self.decoder, index, adapter: self.adapter }
     }
 
-    fn forward(&self) -> Tape {
-        let Pass { decoder, block, .. } = self;
+    fn forward(&self) -> Tape<'a> {
+        let Pass { decoder, block, .. } = *self;
         let mut kept = Vec::with_capacity(decoder.layers.len());
         let mut x = decoder.embed(&block.ids);
         let documents = decoder.documents(&block.documents, &x);
@@ -121,21 +123,20 @@ impl Pass<'_> {
         }
         let last = x.clone().select(0, select(&block.rows, decoder));
         let (hidden, rstd) = norm::forward(&last, &decoder.norm, decoder.config.rms_eps);
-        Tape { kept, x, last, rstd, hidden }
+        Tape { documents, kept, x, last, rstd, hidden }
     }
 
     /// Sum of the loss tokens' negative log-likelihoods, and the gradient of their sum with these weights.
-    fn backward(&self, tape: Tape, weights: &[f32]) -> (f64, Tensor<1>) {
+    fn backward(&self, tape: Tape<'_>, weights: &[f32]) -> (f64, Tensor<1>) {
         let (decoder, block, full) = (self.decoder, self.block, self.adapter.is_none());
         let head =
             cross_entropy::loss_and_gradients(&tape.hidden, decoder.head_weight(), &block.targets, weights, full);
         let dlast = norm::backward(&head.dhidden, &tape.last, &decoder.norm, &tape.rstd);
         let dnorm = full.then(|| norm::weight_gradient(&head.dhidden, &tape.last, &tape.rstd));
-        let documents = decoder.documents(&block.documents, &tape.x);
         let mut dx = tape.x.zeros_like().select_assign(0, select(&block.rows, decoder), dlast, IndexingUpdateOp::Add);
         let mut layers = Vec::with_capacity(tape.kept.len());
         for (index, kept) in tape.kept.into_iter().enumerate().rev() {
-            let (gradient, parameters) = self.layer(index).backward(dx, kept, &documents, &block.positions, full);
+            let (gradient, parameters) = self.layer(index).backward(dx, kept, &tape.documents, &block.positions, full);
             dx = gradient;
             layers.push(parameters);
         }

@@ -24,30 +24,35 @@ pub(super) fn data_file(path: &Path, split: &str) -> Result<PathBuf> {
     found.canonicalize().with_context(|| format!("failed to open {}", found.display()))
 }
 
-/// How a row becomes tokens: as the flags say, else as the columns' names do.
+/// How a row becomes tokens.
 pub(super) fn format(args: &LlmArgs, source: &Path) -> Result<Format> {
-    if let (Some(prompt), Some(completion)) = (&args.prompt_template, &args.completion_template) {
-        return Ok(prompt_format(&prompt.replace("\\n", "\n"), &completion.replace("\\n", "\n"), &args.system));
-    }
-    let columns = firn_data_prep::columns(source);
-    let asked = args.text_column.is_none() && columns.iter().any(|column| column == "completion");
+    let format = chosen_format(args, source);
     ensure!(
-        args.system.is_empty() || asked,
+        args.system.is_empty() || matches!(format, Format::Prompt(_)),
         "--system needs a prompt to stand before: give --prompt-template, or leave it out"
     );
+    Ok(format)
+}
+
+/// As the flags say, else as the columns' names do.
+fn chosen_format(args: &LlmArgs, source: &Path) -> Format {
+    if let (Some(prompt), Some(completion)) = (&args.prompt_template, &args.completion_template) {
+        return prompt_format(&prompt.replace("\\n", "\n"), &completion.replace("\\n", "\n"), &args.system);
+    }
+    let columns = firn_data_prep::columns(source);
     let has = |name: &str| columns.iter().any(|column| column == name);
     if args.trainer.is_preference() {
         if has("prompt_ids") {
-            return Ok(Format::Tokens(TokensFormat { pairs: true }));
+            return Format::Tokens(TokensFormat { pairs: true });
         }
         let default = if has("chosen") { "chosen" } else { "text" };
-        return Ok(Format::Preference(PreferenceFormat {
+        return Format::Preference(PreferenceFormat {
             prompt: args.prompt_text_column.clone(),
             chosen: args.text_column.clone().unwrap_or_else(|| default.to_owned()),
             rejected: args.rejected_text_column.clone(),
-        }));
+        });
     }
-    Ok(match &args.text_column {
+    match &args.text_column {
         Some(column) => Format::Text(TextFormat { column: column.clone() }),
         None if has("text") => Format::Text(TextFormat { column: "text".to_owned() }),
         None if has("input_ids") => Format::Tokens(TokensFormat { pairs: false }),
@@ -55,7 +60,7 @@ pub(super) fn format(args: &LlmArgs, source: &Path) -> Result<Format> {
         None if has("prompt") && has("completion") => prompt_format("{{ prompt }}", "{{ completion }}", &args.system),
         // Data-prep says what the file has instead.
         None => Format::Text(TextFormat { column: "text".to_owned() }),
-    })
+    }
 }
 
 fn prompt_format(prompt: &str, completion: &str, system: &str) -> Format {
@@ -82,12 +87,28 @@ mod tests {
     }
 
     fn chosen(flags: &[&str], name: &str, text: &str) -> Format {
+        told(flags, name, text).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    fn told(flags: &[&str], name: &str, text: &str) -> anyhow::Result<Format> {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join(name);
         std::fs::write(&file, text).unwrap();
         let always = ["llm", "--train", "--project-name", "x", "--data-path", "y"];
         let cli = Cli::try_parse_from(always.iter().chain(flags)).unwrap_or_else(|error| panic!("{error}"));
-        format(&cli.args, &file).unwrap()
+        format(&cli.args, &file)
+    }
+
+    #[test]
+    fn a_system_message_without_a_prompt_is_refused() {
+        let system = ["--system", "Be brief."];
+        assert!(
+            matches!(chosen(&system, "a.csv", "prompt,completion\n"), Format::Prompt(p) if p.system == "Be brief.")
+        );
+        for header in ["text\n", "text,prompt,completion\n", "prompt,chosen,rejected\n"] {
+            let error = told(&system, "a.csv", header).unwrap_err().to_string();
+            assert!(error.contains("--system"), "{header}: {error}");
+        }
     }
 
     #[test]
