@@ -70,6 +70,8 @@ impl fmt::Display for DeviceSpec {
 pub struct Device {
     pub(crate) burn: BurnDevice,
     workers: usize,
+    /// It computes in the machine's own memory.
+    on_host: bool,
 }
 
 impl Device {
@@ -82,12 +84,12 @@ impl Device {
             DeviceSpec::Auto if cfg!(feature = "cuda") => Self::open(DeviceSpec::Cuda(0)),
             DeviceSpec::Auto | DeviceSpec::Cpu => Ok(Self::cpu()),
             #[cfg(feature = "cuda")]
-            DeviceSpec::Cuda(index) => Ok(Self { burn: BurnDevice::cuda(index), workers: 1 }),
+            DeviceSpec::Cuda(index) => Ok(Self { burn: BurnDevice::cuda(index), workers: 1, on_host: false }),
             #[cfg(not(feature = "cuda"))]
             DeviceSpec::Cuda(_) => Err(DeviceError::NotBuilt { name: spec.to_string(), feature: "cuda" }),
             #[cfg(feature = "vulkan")]
             DeviceSpec::Vulkan => {
-                Ok(Self { burn: BurnDevice::wgpu(burn::tensor::DeviceKind::DefaultDevice), workers: 1 })
+                Ok(Self { burn: BurnDevice::wgpu(burn::tensor::DeviceKind::DefaultDevice), workers: 1, on_host: false })
             }
             #[cfg(not(feature = "vulkan"))]
             DeviceSpec::Vulkan => Err(DeviceError::NotBuilt { name: spec.to_string(), feature: "vulkan" }),
@@ -97,11 +99,41 @@ impl Device {
     /// The CPU, with a worker for each core.
     pub fn cpu() -> Self {
         let workers = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { burn: BurnDevice::flex(), workers }
+        Self { burn: BurnDevice::flex(), workers, on_host: true }
+    }
+
+    /// Memory that may still be used, bytes: of the machine, and of the container around this process. `None` if that is
+    /// not known, as on an accelerator.
+    pub fn free_memory(&self) -> Option<u64> {
+        self.on_host.then(free_host_memory).flatten()
     }
 
     /// Shards of a batch that compute at once: cores on a CPU, one on an accelerator, which is parallel by itself.
     pub fn workers(&self) -> usize {
         self.workers
+    }
+}
+
+/// The kernel's estimate of what a new program may take, and what the control group of a container leaves.
+fn free_host_memory() -> Option<u64> {
+    let number = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let machine = line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1_024;
+    let group = number("/sys/fs/cgroup/memory.max")
+        .zip(number("/sys/fs/cgroup/memory.current"))
+        .map_or(u64::MAX, |(most, used)| most.saturating_sub(used));
+    Some(machine.min(group))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Device;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_machine_says_what_is_free() {
+        let free = Device::cpu().free_memory().unwrap();
+        assert!(free > 1 << 20, "{free} bytes");
     }
 }

@@ -16,6 +16,8 @@ mod ops;
 #[cfg(feature = "engine")]
 pub mod quant;
 #[cfg(feature = "engine")]
+mod random;
+#[cfg(feature = "engine")]
 pub mod scratch;
 pub mod template;
 pub mod tokenizer;

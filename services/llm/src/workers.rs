@@ -21,6 +21,11 @@ impl Workers {
         Self { pools }
     }
 
+    /// Items that are worked on at once.
+    pub(crate) fn count(&self) -> usize {
+        self.pools.len().max(1)
+    }
+
     /// Applies `work` to every item; results are in the items' order.
     pub(crate) fn map<T: Sync, R: Send>(&self, items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
         if self.pools.len() < 2 || items.len() < 2 {

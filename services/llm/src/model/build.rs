@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use burn::tensor::Tensor;
-use rand::{Rng, SeedableRng};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use super::{Decoder, Layer, Linear, ModelError, Weight};
@@ -14,6 +14,7 @@ use crate::device::Device;
 use crate::ops::rope::RopeTable;
 use crate::ops::tensor;
 use crate::quant::Quantization;
+use crate::random::normal;
 use crate::weights::Weights;
 
 /// What a parameter is.
@@ -141,10 +142,4 @@ fn tables(config: &ModelConfig) -> Vec<Arc<RopeTable>> {
         tables.push(table);
     }
     tables
-}
-
-/// A standard normal variate by Box and Muller's transform.
-fn normal(rng: &mut ChaCha8Rng) -> f32 {
-    let (u, v): (f32, f32) = (rng.random_range(f32::EPSILON..1.0), rng.random());
-    (-2.0 * u.ln()).sqrt() * (std::f32::consts::TAU * v).cos()
 }

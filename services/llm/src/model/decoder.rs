@@ -273,6 +273,18 @@ impl Decoder {
         let hidden = self.hidden(&mut [Run { ids: &ids[..targets.len()], cache: &mut cache, adapter }])?;
         Ok(cross_entropy::log_probabilities(&hidden, self.head_weight(), targets))
     }
+
+    /// Reward of a sequence, if the adapter gives one.
+    ///
+    /// # Errors
+    /// An id is unknown, or there are too many.
+    pub fn reward(&self, ids: &[u32], adapter: &Adapter) -> Result<Option<f32>, ModelError> {
+        let Some(score) = adapter.score().filter(|_| !ids.is_empty()) else { return Ok(None) };
+        let mut cache = KvCache::new(&self.config, &self.device);
+        let hidden = self.hidden(&mut [Run { ids, cache: &mut cache, adapter: Some(adapter) }])?;
+        let last = hidden.slice([ids.len() - 1..ids.len()]);
+        Ok(to_vec(last.matmul(score.clone().transpose())).first().copied())
+    }
 }
 
 /// Adds each sequence's own adapter to its rows; neighbours with the same adapter share one product.

@@ -31,11 +31,16 @@ impl Linear {
         }
     }
 
-    /// Output `[n, out]`, and `x·Aᵀ` `[n, r]` for the backward.
-    pub(crate) fn forward(&self, lora: Option<&LoraPair>, x: &Tensor<2>) -> (Tensor<2>, Option<Tensor<2>>) {
+    /// Output `[n, out]`, and `x·Aᵀ` `[n, r]` for the backward. The adapter sees `x` times the mask `[n, in]`.
+    pub(crate) fn forward(
+        &self,
+        lora: Option<&LoraPair>,
+        x: &Tensor<2>,
+        mask: Option<Tensor<2>>,
+    ) -> (Tensor<2>, Option<Tensor<2>>) {
         let y = self.apply(x);
         let Some(lora) = lora else { return (y, None) };
-        let (delta, inner) = lora.delta(x);
+        let (delta, inner) = lora.delta(&masked(x.clone(), mask.as_ref()));
         (y + delta, Some(inner))
     }
 
@@ -46,6 +51,7 @@ impl Linear {
         dy: &Tensor<2>,
         x: &Tensor<2>,
         inner: Option<&Tensor<2>>,
+        mask: Option<Tensor<2>>,
         train_weight: bool,
     ) -> (Tensor<2>, LinearGradients) {
         let mut gradients = LinearGradients::default();
@@ -57,9 +63,16 @@ impl Linear {
         if let (Some(lora), Some(inner)) = (lora, inner) {
             let dinner = dy.clone().matmul(lora.b.clone()) * lora.scale;
             gradients.b = Some(dy.clone().transpose().matmul(inner.clone()) * lora.scale);
-            gradients.a = Some(dinner.clone().transpose().matmul(x.clone()));
-            dx = dx + dinner.matmul(lora.a.clone());
+            gradients.a = Some(dinner.clone().transpose().matmul(masked(x.clone(), mask.as_ref())));
+            dx = dx + masked(dinner.matmul(lora.a.clone()), mask.as_ref());
         }
         (dx, gradients)
+    }
+}
+
+fn masked(x: Tensor<2>, mask: Option<&Tensor<2>>) -> Tensor<2> {
+    match mask {
+        Some(mask) => x * mask.clone(),
+        None => x,
     }
 }

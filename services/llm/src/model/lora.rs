@@ -10,10 +10,16 @@ use serde_json::{Value, json};
 use crate::config::{ModelConfig, Module};
 use crate::device::Device;
 use crate::ops::{tensor, to_vec};
+use crate::random::normal;
 use crate::weights::{self, NamedTensor, StoredType, Weights, WeightsError};
 
 const FILE: &str = "adapter_model.safetensors";
 const CONFIG: &str = "adapter_config.json";
+/// PEFT's task of a reward model, and the tensor that such an adapter has besides.
+const REWARD_TASK: &str = "SEQ_CLS";
+const SCORE: &str = "base_model.model.score.weight";
+/// Random numbers of the score: others than those of the factors.
+const SCORE_STREAM: u64 = 1;
 
 /// Why an adapter could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +62,8 @@ pub struct LoraConfig {
     pub alpha: f32,
     /// Rank-stabilised scale (Kalajdzievski 2023).
     pub rslora: bool,
+    /// Share of a layer's inputs that the adapter does not see in a training step.
+    pub dropout: f32,
     /// Adapted layers.
     pub targets: Vec<Module>,
 }
@@ -63,7 +71,7 @@ pub struct LoraConfig {
 impl LoraConfig {
     /// Every linear layer, alpha = 2 r.
     pub fn all_linear(r: usize) -> Self {
-        Self { r, alpha: 2.0 * r as f32, rslora: false, targets: Module::ALL.to_vec() }
+        Self { r, alpha: 2.0 * r as f32, rslora: false, dropout: 0.0, targets: Module::ALL.to_vec() }
     }
 
     /// Parses module names; none, or `all-linear`, means all.
@@ -79,6 +87,12 @@ impl LoraConfig {
             .iter()
             .map(|name| find(name).ok_or_else(|| AdapterError::UnknownTarget(name.as_ref().to_owned())))
             .collect()
+    }
+
+    /// Number of parameters of an adapter of a model.
+    pub fn parameters(&self, model: &ModelConfig) -> usize {
+        let widths = self.targets.iter().flat_map(|module| model.linear_shape(*module));
+        model.layers() * self.r * widths.sum::<usize>()
     }
 
     fn scale(&self) -> f32 {
@@ -108,6 +122,8 @@ impl LoraPair {
 pub struct Adapter {
     config: LoraConfig,
     layers: Vec<[Option<LoraPair>; 7]>,
+    /// `[1, hidden]`: makes a reward of the last token's normed hidden row.
+    score: Option<Tensor<2>>,
 }
 
 impl Adapter {
@@ -132,7 +148,16 @@ impl Adapter {
                 })
             })
             .collect();
-        Self { config, layers }
+        Self { config, layers, score: None }
+    }
+
+    /// A new adapter with a new score, normal with transformers' deviation 0.02: a reward model.
+    pub fn new_reward(model: &ModelConfig, config: LoraConfig, seed: u64, device: &Device) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        rng.set_stream(SCORE_STREAM);
+        let score = (0..model.hidden).map(|_| normal(&mut rng) * 0.02).collect();
+        let score = Some(tensor(score, [1, model.hidden], &device.burn));
+        Self { score, ..Self::new(model, config, seed, device) }
     }
 
     /// Reads a PEFT folder.
@@ -149,7 +174,11 @@ impl Adapter {
                 return Err(AdapterError::Unsupported { path, field, value: "true".to_owned() });
             }
         }
+        let reward = value["task_type"] == REWARD_TASK;
         for field in ["rank_pattern", "alpha_pattern", "modules_to_save"] {
+            if reward && field == "modules_to_save" {
+                continue;
+            }
             let empty = match &value[field] {
                 Value::Null => true,
                 Value::Object(map) => map.is_empty(),
@@ -170,7 +199,8 @@ impl Adapter {
             _ => return Err(fail("it has no target_modules".to_owned())),
         };
         let rslora = value["use_rslora"].as_bool().unwrap_or(false);
-        let config = LoraConfig { r, alpha, rslora, targets };
+        let dropout = value["lora_dropout"].as_f64().unwrap_or(0.0) as f32;
+        let config = LoraConfig { r, alpha, rslora, dropout, targets };
         let weights = Weights::open_file(&dir.join(FILE))?;
         let scale = config.scale();
         let mut layers = Vec::with_capacity(model.layers());
@@ -186,7 +216,12 @@ impl Adapter {
             }
             layers.push(pairs);
         }
-        Ok(Self { config, layers })
+        let shape = [1, model.hidden];
+        let score = match reward {
+            true => Some(tensor(weights.read_shaped(SCORE, &shape)?, shape, &device.burn)),
+            false => None,
+        };
+        Ok(Self { config, layers, score })
     }
 
     /// Writes a PEFT folder: `adapter_config.json` and `adapter_model.safetensors`, f32.
@@ -204,13 +239,22 @@ impl Adapter {
                 }
             }
         }
+        if let Some(score) = &self.score {
+            let (name, shape) = (SCORE.to_owned(), score.dims().to_vec());
+            tensors.push(NamedTensor { name, shape, values: to_vec(score.clone()) });
+        }
         weights::write(&dir.join(FILE), &tensors, StoredType::F32)?;
+        let (task, saved) = match self.score {
+            // PEFT's own names for what a sequence classifier keeps whole.
+            Some(_) => (REWARD_TASK, json!(["classifier", "score"])),
+            None => ("CAUSAL_LM", Value::Null),
+        };
         let targets: Vec<_> = self.config.targets.iter().map(|module| module.name()).collect();
         let value = json!({
-            "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "revision": null,
-            "r": self.config.r, "lora_alpha": self.config.alpha, "lora_dropout": 0.0, "target_modules": targets,
+            "peft_type": "LORA", "task_type": task, "base_model_name_or_path": base, "revision": null,
+            "r": self.config.r, "lora_alpha": self.config.alpha, "lora_dropout": self.config.dropout, "target_modules": targets,
             "bias": "none", "use_dora": false, "use_rslora": self.config.rslora, "rank_pattern": {},
-            "alpha_pattern": {}, "modules_to_save": null, "layers_to_transform": null, "fan_in_fan_out": false,
+            "alpha_pattern": {}, "modules_to_save": saved, "layers_to_transform": null, "fan_in_fan_out": false,
             "inference_mode": true, "init_lora_weights": true,
         });
         let path = dir.join(CONFIG);
@@ -223,6 +267,20 @@ impl Adapter {
         &self.config
     }
 
+    /// Sets the dropout of further training.
+    pub fn set_dropout(&mut self, rate: f32) {
+        self.config.dropout = rate;
+    }
+
+    /// True if it gives rewards rather than text.
+    pub fn is_reward(&self) -> bool {
+        self.score.is_some()
+    }
+
+    pub(crate) fn score(&self) -> Option<&Tensor<2>> {
+        self.score.as_ref()
+    }
+
     /// Number of trained parameters.
     pub fn parameters(&self) -> usize {
         self.tensors().map(|tensor| tensor.shape().num_elements()).sum()
@@ -232,13 +290,13 @@ impl Adapter {
         self.layers[layer][module.index()].as_ref()
     }
 
-    /// All factors, layer by layer, `a` before `b`.
+    /// All factors, layer by layer, `a` before `b`; then the score.
     pub(crate) fn tensors(&self) -> impl Iterator<Item = &Tensor<2>> {
-        self.layers.iter().flatten().flatten().flat_map(|pair| [&pair.a, &pair.b])
+        self.layers.iter().flatten().flatten().flat_map(|pair| [&pair.a, &pair.b]).chain(&self.score)
     }
 
     pub(crate) fn tensors_mut(&mut self) -> impl Iterator<Item = &mut Tensor<2>> {
-        self.layers.iter_mut().flatten().flatten().flat_map(|pair| [&mut pair.a, &mut pair.b])
+        self.layers.iter_mut().flatten().flatten().flat_map(|pair| [&mut pair.a, &mut pair.b]).chain(&mut self.score)
     }
 }
 

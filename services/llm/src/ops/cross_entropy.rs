@@ -44,15 +44,39 @@ pub(crate) fn loss_and_gradients(
     out
 }
 
+/// How probable targets are.
+#[derive(Debug, Default)]
+pub(crate) struct Scored {
+    /// Log-probability of each target `[m]`, nats.
+    pub(crate) logs: Vec<f32>,
+    /// Targets that no other id is more probable than.
+    pub(crate) best: usize,
+}
+
 /// Log-probability of each target `[m]`, nats.
 pub(crate) fn log_probabilities(hidden: &Tensor<2>, head: &Tensor<2>, targets: &[u32]) -> Vec<f32> {
     let mut out = Vec::with_capacity(targets.len());
+    log_chunks(hidden, head, targets, |logs, targets| out.extend(to_vec(picked(logs, targets))));
+    out
+}
+
+/// The same, and which of the targets a greedy answer would hold.
+pub(crate) fn score(hidden: &Tensor<2>, head: &Tensor<2>, targets: &[u32]) -> Scored {
+    let mut out = Scored::default();
+    log_chunks(hidden, head, targets, |logs, targets| {
+        let tops = to_vec(logs.clone().max_dim(1));
+        let logs = to_vec(picked(logs, targets));
+        out.best += logs.iter().zip(tops).filter(|(log, top)| *log >= top).count();
+        out.logs.extend(logs);
+    });
+    out
+}
+
+fn log_chunks(hidden: &Tensor<2>, head: &Tensor<2>, targets: &[u32], mut take: impl FnMut(Tensor<2>, &[u32])) {
     for (index, targets) in targets.chunks(CHUNK).enumerate() {
         let rows = hidden.clone().slice([index * CHUNK..index * CHUNK + targets.len()]);
-        let logs = activation::log_softmax(rows.matmul(head.clone().transpose()), 1);
-        out.extend(to_vec(picked(logs, targets)));
+        take(activation::log_softmax(rows.matmul(head.clone().transpose()), 1), targets);
     }
-    out
 }
 
 /// Sum of negative log-likelihoods, and `weight · (softmax − one-hot)` of each row.

@@ -2,6 +2,7 @@
 
 use burn::tensor::Tensor;
 
+use super::dropout::Dropout;
 use crate::config::{Module, Norm};
 use crate::model::{Adapter, Decoder, LinearGradients, LoraPair, Saved};
 use crate::ops::attention::{self, Documents};
@@ -24,27 +25,53 @@ pub(crate) struct BlockGradients {
     pub(crate) linears: [LinearGradients; 7],
 }
 
-/// A block of a decoder, with the adapter that is trained on it.
+/// A decoder with the adapter that is trained on it, if one is.
+#[derive(Clone, Copy)]
+pub(crate) struct Model<'a> {
+    pub(crate) decoder: &'a Decoder,
+    pub(crate) adapter: Option<&'a Adapter>,
+    /// Of the packed block that is computed; none but in a step.
+    pub(crate) dropout: Option<Dropout>,
+}
+
+impl<'a> Model<'a> {
+    /// As it is measured: without dropout.
+    pub(crate) fn new(decoder: &'a Decoder, adapter: Option<&'a Adapter>) -> Self {
+        Self { decoder, adapter, dropout: None }
+    }
+
+    /// Its block `index`.
+    pub(crate) fn block(self, index: usize) -> BlockOf<'a> {
+        BlockOf { model: self, index }
+    }
+}
+
+/// A block of a decoder.
 #[derive(Clone, Copy)]
 pub(crate) struct BlockOf<'a> {
-    pub(crate) decoder: &'a Decoder,
-    pub(crate) index: usize,
-    pub(crate) adapter: Option<&'a Adapter>,
+    model: Model<'a>,
+    index: usize,
 }
 
 impl BlockOf<'_> {
     fn lora(&self, module: Module) -> Option<&LoraPair> {
-        self.adapter.and_then(|adapter| adapter.pair(self.index, module))
+        self.model.adapter.and_then(|adapter| adapter.pair(self.index, module))
+    }
+
+    /// What the adapter of a linear layer sees of its input.
+    fn mask(&self, module: Module, x: &Tensor<2>) -> Option<Tensor<2>> {
+        self.lora(module)?;
+        Some(self.model.dropout?.mask(self.index, module, x.dims(), &self.model.decoder.device.burn))
     }
 
     /// Output `[n, hidden]` of the block, and what its backward needs.
     pub(crate) fn forward(&self, x: Tensor<2>, documents: &Documents<'_>, positions: &[usize]) -> (Tensor<2>, Kept) {
-        let (decoder, heads) = (self.decoder, self.decoder.heads(self.index));
+        let (decoder, heads) = (self.model.decoder, self.model.decoder.heads(self.index));
         let linears = &decoder.layers[self.index].linears;
         let mut inner: [Option<Tensor<2>>; 7] = Default::default();
         let mut probabilities = Vec::new();
         let linear = |module: Module, x: &Tensor<2>| {
-            let (y, kept) = linears[module.index()].forward(self.lora(module), x);
+            let (y, kept) = linears[module.index()].forward(self.lora(module), x, self.mask(module, x));
             inner[module.index()] = kept;
             y
         };
@@ -67,7 +94,7 @@ impl BlockOf<'_> {
         train_weights: bool,
     ) -> (Tensor<2>, BlockGradients) {
         let Kept { saved, probabilities, inner } = kept;
-        let (decoder, index) = (self.decoder, self.index);
+        let (decoder, index) = (self.model.decoder, self.index);
         let (heads, rope) = (decoder.heads(index), &decoder.ropes[index]);
         let BlockGradients { mut norms, mut linears } = BlockGradients::default();
         let mut norm = |which: Norm, dy: Tensor<2>| {
@@ -77,8 +104,8 @@ impl BlockOf<'_> {
         };
         let mut linear = |module: Module, dy: &Tensor<2>, x: &Tensor<2>| {
             let layer = &decoder.layers[index].linears[module.index()];
-            let inner = inner[module.index()].as_ref();
-            let (dx, gradients) = layer.backward(self.lora(module), dy, x, inner, train_weights);
+            let (inner, mask) = (inner[module.index()].as_ref(), self.mask(module, x));
+            let (dx, gradients) = layer.backward(self.lora(module), dy, x, inner, mask, train_weights);
             linears[module.index()] = gradients;
             dx
         };

@@ -2,12 +2,12 @@
 
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
 
-use super::block::{BlockGradients, BlockOf, Kept};
+use super::block::{BlockGradients, Kept, Model};
 use super::pack::Block;
 use super::preference::{PairLogs, PairState, Preference, StepSizes};
-use crate::model::{Adapter, Decoder, LinearGradients};
+use crate::model::{Decoder, LinearGradients};
 use crate::ops::attention::Documents;
-use crate::ops::{cross_entropy, norm};
+use crate::ops::{cross_entropy, norm, tensor, to_vec};
 
 /// What one block gives.
 pub(crate) struct BlockResult {
@@ -15,7 +15,7 @@ pub(crate) struct BlockResult {
     pub(crate) loss: f64,
     /// Gradient, flat, in the parameters' order.
     pub(crate) gradient: Tensor<1>,
-    /// Log-probabilities of the block's pairs, if it holds pairs.
+    /// Log-probabilities or rewards of the block's pairs, if it holds pairs.
     pub(crate) pairs: Vec<PairLogs>,
 }
 
@@ -25,35 +25,55 @@ pub(crate) fn select(ids: &[usize], decoder: &Decoder) -> Tensor<1, Int> {
     Tensor::from_data(TensorData::new(ids, [count]), &decoder.device.burn)
 }
 
-/// Normed hidden rows that carry loss, for an evaluation without gradients.
-pub(crate) fn loss_rows(decoder: &Decoder, adapter: Option<&Adapter>, block: &Block) -> Tensor<2> {
+/// Normed hidden rows of a block, for an evaluation without gradients.
+pub(crate) fn hidden_rows(model: Model<'_>, block: &Block, rows: &[usize]) -> Tensor<2> {
+    let decoder = model.decoder;
     let mut x = decoder.embed(&block.ids);
     let documents = decoder.documents(&block.documents, &x);
     for index in 0..decoder.layers.len() {
-        x = BlockOf { decoder, index, adapter }.forward(x, &documents, &block.positions).0;
+        x = model.block(index).forward(x, &documents, &block.positions).0;
     }
-    let rows = x.select(0, select(&block.rows, decoder));
-    norm::forward(&rows, &decoder.norm, decoder.config.rms_eps).0
+    norm::forward(&x.select(0, select(rows, decoder)), &decoder.norm, decoder.config.rms_eps).0
 }
 
 /// Log-probability of each of a block's loss tokens, nats.
-pub(crate) fn log_probabilities(decoder: &Decoder, adapter: Option<&Adapter>, block: &Block) -> Vec<f32> {
-    let hidden = loss_rows(decoder, adapter, block);
-    cross_entropy::log_probabilities(&hidden, decoder.head_weight(), &block.targets)
+pub(crate) fn log_probabilities(model: Model<'_>, block: &Block) -> Vec<f32> {
+    scored(model, block).logs
+}
+
+/// The same, with how many of the tokens are those that the model finds most probable.
+pub(crate) fn scored(model: Model<'_>, block: &Block) -> cross_entropy::Scored {
+    cross_entropy::score(&hidden_rows(model, block, &block.rows), model.decoder.head_weight(), &block.targets)
+}
+
+/// What an objective compares of a block's pairs: sums of log-probabilities of their answers, or, if the adapter has a
+/// score, the rewards of prompt and answer.
+pub(crate) fn pairs(model: Model<'_>, block: &Block) -> Vec<PairLogs> {
+    match model.adapter.and_then(|adapter| adapter.score()) {
+        Some(score) => rewards(&hidden_rows(model, block, &block.last_rows()), score),
+        None => pair_logs(&log_probabilities(model, block), block),
+    }
 }
 
 /// Sums of log-probabilities over the answers of a block of pairs.
-pub(crate) fn pair_logs(logs: &[f32], block: &Block) -> Vec<PairLogs> {
+fn pair_logs(logs: &[f32], block: &Block) -> Vec<PairLogs> {
     let sum = |rows: &std::ops::Range<usize>| logs[rows.clone()].iter().copied().map(f64::from).sum();
     let pairs = block.loss_rows.chunks_exact(2);
     pairs.map(|pair| PairLogs { chosen: sum(&pair[0]), rejected: sum(&pair[1]) }).collect()
 }
 
+/// Rewards of a block of pairs, from the normed hidden rows `[documents, hidden]` of their last tokens.
+fn rewards(hidden: &Tensor<2>, score: &Tensor<2>) -> Vec<PairLogs> {
+    let all = to_vec(hidden.clone().matmul(score.clone().transpose()));
+    let pairs = all.chunks_exact(2);
+    pairs.map(|pair| PairLogs { chosen: pair[0].into(), rejected: pair[1].into() }).collect()
+}
+
 /// Loss and gradient of `weight` times the block's negative log-likelihood. With an adapter, its factors are trained;
 /// without, all weights are.
-pub(crate) fn block_gradients(decoder: &Decoder, adapter: Option<&Adapter>, block: &Block, weight: f32) -> BlockResult {
-    let pass = Pass { decoder, adapter, block };
-    let tape = pass.forward();
+pub(crate) fn block_gradients(model: Model<'_>, block: &Block, weight: f32) -> BlockResult {
+    let pass = Pass { model, block };
+    let tape = pass.forward(&block.rows);
     let weights = vec![weight; block.targets.len()];
     let (loss, gradient) = pass.backward(tape, &weights);
     BlockResult { loss, gradient, pairs: Vec::new() }
@@ -61,22 +81,37 @@ pub(crate) fn block_gradients(decoder: &Decoder, adapter: Option<&Adapter>, bloc
 
 /// The same for an objective on pairs; `reference` has the reference's log-probabilities of each pair.
 pub(crate) fn pair_gradients(
-    decoder: &Decoder,
-    adapter: Option<&Adapter>,
+    model: Model<'_>,
     block: &Block,
     objective: Preference,
     reference: &[PairLogs],
     step: StepSizes,
 ) -> BlockResult {
-    let pass = Pass { decoder, adapter, block };
-    let tape = pass.forward();
-    let logs = cross_entropy::log_probabilities(&tape.hidden, decoder.head_weight(), &block.targets);
+    let pass = Pass { model, block };
+    let of = |index: usize, logs: PairLogs| {
+        let tokens = [2 * index, 2 * index + 1].map(|document| block.loss_rows[document].len());
+        let reference = reference.get(index).copied().unwrap_or_default();
+        objective.loss(PairState { logs, reference, tokens }, step)
+    };
+    if let Some(score) = model.adapter.and_then(|adapter| adapter.score()) {
+        let tape = pass.forward(&block.last_rows());
+        let pairs = rewards(&tape.hidden, score);
+        let losses: Vec<_> = pairs.iter().enumerate().map(|(index, rewards)| of(index, *rewards)).collect();
+        let slopes: Vec<f32> = losses.iter().flat_map(|pair| pair.weights.map(|weight| -weight as f32)).collect();
+        let count = slopes.len();
+        let slopes = tensor(slopes, [count, 1], &model.decoder.device.burn);
+        let dscore = slopes.clone().transpose().matmul(tape.hidden.clone());
+        let mut parts = pass.backward_blocks(tape, slopes.matmul(score.clone())).parts;
+        parts.push(dscore.flatten::<1>(0, 1));
+        let loss = losses.iter().map(|pair| pair.loss).sum();
+        return BlockResult { loss, gradient: Tensor::cat(parts, 0), pairs };
+    }
+    let tape = pass.forward(&block.rows);
+    let logs = cross_entropy::log_probabilities(&tape.hidden, model.decoder.head_weight(), &block.targets);
     let pairs = pair_logs(&logs, block);
     let (mut loss, mut weights) = (0.0, vec![0.0; block.targets.len()]);
     for (index, (rows, logs)) in block.loss_rows.chunks_exact(2).zip(&pairs).enumerate() {
-        let tokens = [rows[0].len(), rows[1].len()];
-        let reference = reference.get(index).copied().unwrap_or_default();
-        let pair = objective.loss(PairState { logs: *logs, reference, tokens }, step);
+        let pair = of(index, *logs);
         loss += pair.loss;
         for (rows, weight) in rows.iter().zip(pair.weights) {
             weights[rows.clone()].fill(weight as f32);
@@ -88,8 +123,7 @@ pub(crate) fn pair_gradients(
 
 /// One block through the model.
 struct Pass<'a> {
-    decoder: &'a Decoder,
-    adapter: Option<&'a Adapter>,
+    model: Model<'a>,
     block: &'a Block,
 }
 
@@ -99,47 +133,45 @@ struct Tape<'a> {
     kept: Vec<Kept>,
     /// Residual stream after the last block.
     x: Tensor<2>,
-    /// Its rows that carry loss.
+    /// Which of its rows the loss is computed from.
+    rows: Vec<usize>,
     last: Tensor<2>,
     rstd: Tensor<2>,
     /// Those rows, normed.
     hidden: Tensor<2>,
 }
 
-impl<'a> Pass<'a> {
-    fn layer(&self, index: usize) -> BlockOf<'a> {
-        BlockOf { decoder: self.decoder, index, adapter: self.adapter }
-    }
+/// Gradients below the head.
+struct Below {
+    /// Of the embedded tokens.
+    dx: Tensor<2>,
+    /// Of the blocks' parameters, flat, in order.
+    parts: Vec<Tensor<1>>,
+}
 
-    fn forward(&self) -> Tape<'a> {
-        let Pass { decoder, block, .. } = *self;
+impl<'a> Pass<'a> {
+    fn forward(&self, rows: &[usize]) -> Tape<'a> {
+        let (decoder, block) = (self.model.decoder, self.block);
         let mut kept = Vec::with_capacity(decoder.layers.len());
         let mut x = decoder.embed(&block.ids);
         let documents = decoder.documents(&block.documents, &x);
         for index in 0..decoder.layers.len() {
-            let (y, saved) = self.layer(index).forward(x, &documents, &block.positions);
+            let (y, saved) = self.model.block(index).forward(x, &documents, &block.positions);
             kept.push(saved);
             x = y;
         }
-        let last = x.clone().select(0, select(&block.rows, decoder));
+        let last = x.clone().select(0, select(rows, decoder));
         let (hidden, rstd) = norm::forward(&last, &decoder.norm, decoder.config.rms_eps);
-        Tape { documents, kept, x, last, rstd, hidden }
+        Tape { documents, kept, x, rows: rows.to_vec(), last, rstd, hidden }
     }
 
     /// Sum of the loss tokens' negative log-likelihoods, and the gradient of their sum with these weights.
     fn backward(&self, tape: Tape<'_>, weights: &[f32]) -> (f64, Tensor<1>) {
-        let (decoder, block, full) = (self.decoder, self.block, self.adapter.is_none());
+        let (decoder, block, full) = (self.model.decoder, self.block, self.model.adapter.is_none());
         let head =
             cross_entropy::loss_and_gradients(&tape.hidden, decoder.head_weight(), &block.targets, weights, full);
-        let dlast = norm::backward(&head.dhidden, &tape.last, &decoder.norm, &tape.rstd);
         let dnorm = full.then(|| norm::weight_gradient(&head.dhidden, &tape.last, &tape.rstd));
-        let mut dx = tape.x.zeros_like().select_assign(0, select(&block.rows, decoder), dlast, IndexingUpdateOp::Add);
-        let mut layers = Vec::with_capacity(tape.kept.len());
-        for (index, kept) in tape.kept.into_iter().enumerate().rev() {
-            let (gradient, parameters) = self.layer(index).backward(dx, kept, &tape.documents, &block.positions, full);
-            dx = gradient;
-            layers.push(parameters);
-        }
+        let Below { dx, parts: blocks } = self.backward_blocks(tape, head.dhidden);
         let mut parts = Vec::new();
         if full {
             let ids: Vec<usize> = block.ids.iter().map(|id| *id as usize).collect();
@@ -152,16 +184,33 @@ impl<'a> Pass<'a> {
             let dembedding = zeros.select_assign(0, select(&ids, decoder), drows, IndexingUpdateOp::Add);
             parts.push(dembedding.flatten::<1>(0, 1));
         }
-        layers.into_iter().rev().for_each(|layer| push_layer(&mut parts, layer));
+        parts.extend(blocks);
         parts.extend(dnorm);
         if let (true, Some(_), Some(dhead)) = (full, &decoder.head, head.dhead) {
             parts.push(dhead.flatten::<1>(0, 1));
         }
         (head.sum, Tensor::cat(parts, 0))
     }
+
+    /// Back through the last norm and all blocks, from the gradient of the normed rows.
+    fn backward_blocks(&self, tape: Tape<'_>, dhidden: Tensor<2>) -> Below {
+        let (decoder, full) = (self.model.decoder, self.model.adapter.is_none());
+        let dlast = norm::backward(&dhidden, &tape.last, &decoder.norm, &tape.rstd);
+        let mut dx = tape.x.zeros_like().select_assign(0, select(&tape.rows, decoder), dlast, IndexingUpdateOp::Add);
+        let mut layers = Vec::with_capacity(tape.kept.len());
+        for (index, kept) in tape.kept.into_iter().enumerate().rev() {
+            let block = self.model.block(index);
+            let (gradient, parameters) = block.backward(dx, kept, &tape.documents, &self.block.positions, full);
+            dx = gradient;
+            layers.push(parameters);
+        }
+        let mut parts = Vec::new();
+        layers.into_iter().rev().for_each(|layer| push_layer(&mut parts, layer));
+        Below { dx, parts }
+    }
 }
 
-/// In the order of [`Decoder::flat`], or of [`Adapter::tensors`].
+/// In the order of [`Decoder::flat`], or of [`crate::model::Adapter::tensors`].
 fn push_layer(parts: &mut Vec<Tensor<1>>, layer: BlockGradients) {
     parts.extend(layer.norms.into_iter().flatten());
     for LinearGradients { weight, bias, a, b } in layer.linears {

@@ -1,15 +1,18 @@
 //! The explicit backward against plain autodiff.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, activation};
 
-use super::block_gradients;
+use super::{block_gradients, hidden_rows, pair_gradients};
 use crate::config::{Activation, ModelConfig, NormPlacement, Widths};
 use crate::device::Device;
 use crate::model::{Adapter, Decoder, LoraConfig, Weight};
 use crate::ops::to_vec;
 use crate::quant::Quantization;
-use crate::train::plain::autodiff;
-use crate::train::{Block, Document, pack};
+use crate::train::block::Model;
+use crate::train::dropout::Dropout;
+use crate::train::plain::{autodiff, gradients, likelihood};
+use crate::train::preference::StepSizes;
+use crate::train::{Block, Document, Pair, Preference, pack, pack_pairs};
 
 fn llama(tied: bool) -> ModelConfig {
     let widths = Widths { vocab: 31, hidden: 16, intermediate: 24, layers: 2, heads: 4, kv_heads: 2, context: 64 };
@@ -40,6 +43,14 @@ fn block() -> Block {
     pack(&documents, 64).remove(0)
 }
 
+/// A factor of zeros would hide errors in the other factor's gradient.
+fn filled(mut adapter: Adapter) -> Adapter {
+    for factor in adapter.tensors_mut() {
+        *factor = factor.clone() + 0.03;
+    }
+    adapter
+}
+
 fn assert_close(found: Tensor<1>, expected: Vec<f32>) {
     let found = to_vec(found);
     assert_eq!(found.len(), expected.len());
@@ -55,7 +66,7 @@ fn all_weights() {
     for config in [llama(true), llama(false), everything()] {
         let (device, block, weight) = (Device::cpu(), block(), 0.05);
         let decoder = Decoder::random(config, 5, &device);
-        let explicit = block_gradients(&decoder, None, &block, weight);
+        let explicit = block_gradients(Model::new(&decoder, None), &block, weight);
         let (loss, expected) = autodiff(&decoder, None, &block, weight);
         assert!((explicit.loss * f64::from(weight) - loss).abs() < 1e-4);
         assert_close(explicit.gradient, expected);
@@ -66,15 +77,55 @@ fn all_weights() {
 fn adapter_factors() {
     for config in [llama(true), everything()] {
         let (device, block, weight) = (Device::cpu(), block(), 0.05);
-        let mut adapter = Adapter::new(&config, LoraConfig::all_linear(3), 6, &device);
+        let adapter = filled(Adapter::new(&config, LoraConfig::all_linear(3), 6, &device));
         let decoder = Decoder::random(config, 5, &device);
-        // A factor of zeros would hide errors in the other factor's gradient.
-        for factor in adapter.tensors_mut() {
-            *factor = factor.clone() + 0.03;
-        }
-        let explicit = block_gradients(&decoder, Some(&adapter), &block, weight);
+        let explicit = block_gradients(Model::new(&decoder, Some(&adapter)), &block, weight);
         let (_, expected) = autodiff(&decoder, Some(&adapter), &block, weight);
         assert_close(explicit.gradient, expected);
+    }
+}
+
+#[test]
+fn adapter_factors_with_dropout() {
+    let (device, block, weight) = (Device::cpu(), block(), 0.05);
+    let adapter = filled(Adapter::new(&everything(), LoraConfig::all_linear(3), 6, &device));
+    let decoder = Decoder::random(everything(), 5, &device);
+    let model = Model { dropout: Dropout::new(0.3, 7, 1, 0), ..Model::new(&decoder, Some(&adapter)) };
+    let explicit = block_gradients(model, &block, weight);
+    let (loss, expected) = gradients(model, |model| likelihood(model, &block) * -weight);
+    assert!((explicit.loss * f64::from(weight) - loss).abs() < 1e-4);
+    assert_close(explicit.gradient, expected);
+    let plain = block_gradients(Model::new(&decoder, Some(&adapter)), &block, weight);
+    assert!((plain.loss - explicit.loss).abs() > 1e-3, "dropout leaves nothing out");
+}
+
+#[test]
+fn rewards() {
+    let device = Device::cpu();
+    let document = |length: u32, step: u32| Document {
+        ids: (0..length).map(|i| (i * i * step + length) % 31).collect(),
+        loss_mask: (0..length).map(|i| u8::from(i > 2)).collect(),
+    };
+    let pairs = [(9, 5), (6, 11)]
+        .map(|(chosen, rejected)| Pair { chosen: document(chosen, 7), rejected: document(rejected, 5) });
+    let block = pack_pairs(&pairs, 64).remove(0);
+    for config in [llama(true), everything()] {
+        let adapter = filled(Adapter::new_reward(&config, LoraConfig::all_linear(3), 6, &device));
+        let decoder = Decoder::random(config, 5, &device);
+        let model = Model { dropout: Dropout::new(0.3, 7, 1, 0), ..Model::new(&decoder, Some(&adapter)) };
+        let step = StepSizes { pairs: 2, chosen_tokens: 1 };
+        let explicit = pair_gradients(model, &block, Preference::Reward, &[], step);
+        // −½ Σ ln σ(chosen − rejected), from the hidden rows on.
+        let (loss, expected) = gradients(model, |model| {
+            let hidden = hidden_rows(model, &block, &block.last_rows());
+            let score = model.adapter.and_then(|adapter| adapter.score()).unwrap().clone();
+            let rewards = hidden.matmul(score.transpose()).reshape([2, 2]);
+            let margins = rewards.clone().slice([0..2, 0..1]) - rewards.slice([0..2, 1..2]);
+            activation::log_sigmoid(margins).sum() * -0.5
+        });
+        assert!((explicit.loss - loss).abs() < 1e-5, "{} for {loss}", explicit.loss);
+        assert_close(explicit.gradient, expected);
+        assert_eq!(explicit.pairs.len(), 2);
     }
 }
 
@@ -94,9 +145,9 @@ fn adapter_on_a_quantised_base() {
             }
         }
         assert!(packed.linear_bytes() < dense.linear_bytes() / 3, "{how:?}");
-        let found = block_gradients(&packed, Some(&adapter), &block, weight);
-        let expected = block_gradients(&plain, Some(&adapter), &block, weight);
+        let found = block_gradients(Model::new(&packed, Some(&adapter)), &block, weight);
+        let expected = block_gradients(Model::new(&plain, Some(&adapter)), &block, weight);
         assert_eq!(to_vec(found.gradient), to_vec(expected.gradient), "{how:?}");
-        assert!((found.loss - block_gradients(&dense, Some(&adapter), &block, weight).loss).abs() > 0.0);
+        assert!((found.loss - block_gradients(Model::new(&dense, Some(&adapter)), &block, weight).loss).abs() > 0.0);
     }
 }

@@ -2,15 +2,20 @@
 
 mod adamw;
 mod block;
+mod dropout;
 mod gradients;
+mod memory;
 mod pack;
 pub mod plain;
 mod preference;
 mod schedule;
+mod speed;
 mod tuner;
 
 pub use adamw::AdamWConfig;
+pub use memory::MemoryEstimate;
 pub use pack::{Block, Document, Pair, pack, pack_pairs, wrap};
 pub use preference::{PairLogs, Preference};
 pub use schedule::{Schedule, SchedulerKind};
-pub use tuner::{HeldOutLoss, PairReport, StepReport, Tuner, TunerConfig, held_out_loss, preferred};
+pub use speed::seconds_per_token;
+pub use tuner::{HeldOutLoss, PairReport, StepReport, Tuner, TunerConfig, compare, held_out_loss};

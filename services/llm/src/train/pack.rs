@@ -35,6 +35,11 @@ impl Block {
         self.targets.len()
     }
 
+    /// The last token of each document.
+    pub(crate) fn last_rows(&self) -> Vec<usize> {
+        self.documents.iter().map(|document| document.end.saturating_sub(1)).collect()
+    }
+
     /// Adds a document.
     pub fn push(&mut self, document: &Document) {
         let start = self.ids.len();

@@ -4,15 +4,21 @@
 
 use burn::tensor::{Int, Tensor, TensorData, activation};
 
-use super::block::BlockOf;
-use super::gradients::select;
+use super::block::Model;
+use super::gradients::hidden_rows;
 use super::pack::Block;
 use crate::model::{Adapter, Decoder};
-use crate::ops::{norm, to_vec};
+use crate::ops::to_vec;
 
 /// Loss times `weight` of a block, and its gradient in the order of the tuner's parameters: those of the adapter if
 /// there is one, else of all weights.
 pub fn autodiff(decoder: &Decoder, adapter: Option<&Adapter>, block: &Block, weight: f32) -> (f64, Vec<f32>) {
+    gradients(Model::new(decoder, adapter), |model| likelihood(model, block) * -weight)
+}
+
+/// What `loss` gives, and its gradient.
+pub(crate) fn gradients(model: Model<'_>, loss: impl FnOnce(Model<'_>) -> Tensor<1>) -> (f64, Vec<f32>) {
+    let Model { decoder, adapter, dropout } = model;
     let device = decoder.device.burn.clone().autodiff();
     let mut tracked = decoder.clone();
     tracked.device.burn = device.clone();
@@ -23,7 +29,7 @@ pub fn autodiff(decoder: &Decoder, adapter: Option<&Adapter>, block: &Block, wei
     for factor in factors.iter_mut().flat_map(Adapter::tensors_mut) {
         *factor = Tensor::<2>::from_data(factor.clone().into_data(), &device).require_grad();
     }
-    let loss = loss(&tracked, factors.as_ref(), block, weight);
+    let loss = loss(Model { decoder: &tracked, adapter: factors.as_ref(), dropout });
     let gradients = loss.clone().backward();
     let gradient = match &factors {
         Some(factors) => factors.tensors().filter_map(|factor| factor.grad(&gradients)).flat_map(to_vec).collect(),
@@ -32,17 +38,12 @@ pub fn autodiff(decoder: &Decoder, adapter: Option<&Adapter>, block: &Block, wei
     (f64::from(to_vec(loss.inner())[0]), gradient)
 }
 
-fn loss(decoder: &Decoder, adapter: Option<&Adapter>, block: &Block, weight: f32) -> Tensor<1> {
-    let mut x = decoder.embed(&block.ids);
-    let documents = decoder.documents(&block.documents, &x);
-    for index in 0..decoder.layers.len() {
-        x = BlockOf { decoder, index, adapter }.forward(x, &documents, &block.positions).0;
-    }
-    let rows = x.select(0, select(&block.rows, decoder));
-    let hidden = norm::forward(&rows, &decoder.norm, decoder.config.rms_eps).0;
-    let logs = activation::log_softmax(hidden.matmul(decoder.head_weight().clone().transpose()), 1);
+/// Sum of the loss tokens' log-probabilities.
+pub(crate) fn likelihood(model: Model<'_>, block: &Block) -> Tensor<1> {
+    let hidden = hidden_rows(model, block, &block.rows);
+    let logs = activation::log_softmax(hidden.matmul(model.decoder.head_weight().clone().transpose()), 1);
     let targets: Vec<i64> = block.targets.iter().map(|id| i64::from(*id)).collect();
     let count = targets.len();
     let targets = Tensor::<2, Int>::from_data(TensorData::new(targets, [count, 1]), &logs.device());
-    logs.gather(1, targets).sum() * -weight
+    logs.gather(1, targets).sum()
 }

@@ -18,9 +18,12 @@ pub enum Preference {
         /// Weight of the odds.
         beta: f64,
     },
+    /// Rewards of a model with a score (Bradley & Terry 1952, Ouyang et al. 2022): that of the chosen answer is to be
+    /// the larger one.
+    Reward,
 }
 
-/// Log-probabilities of a pair's answers: sums over their tokens, nats.
+/// Log-probabilities of a pair's answers, sums over their tokens, nats; or their rewards.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct PairLogs {
     /// Of the chosen answer.
@@ -46,7 +49,8 @@ pub(crate) struct StepSizes {
     pub(crate) chosen_tokens: usize,
 }
 
-/// A pair's part of the step's loss, and the weights of its tokens' negative log-likelihoods in the gradient.
+/// A pair's part of the step's loss, and the weights of its tokens' negative log-likelihoods, or of its negative rewards,
+/// in the gradient.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PairLoss {
     pub(crate) loss: f64,
@@ -54,6 +58,12 @@ pub(crate) struct PairLoss {
 }
 
 impl Preference {
+    /// Mean loss of pairs, where no reference is needed and tokens don't count: of rewards.
+    pub fn mean_reward_loss(pairs: &[PairLogs]) -> f64 {
+        let sum: f64 = pairs.iter().map(|pair| -log_sigmoid(pair.chosen - pair.rejected)).sum();
+        sum / pairs.len().max(1) as f64
+    }
+
     pub(crate) fn needs_reference(self) -> bool {
         matches!(self, Self::Dpo { .. })
     }
@@ -66,6 +76,11 @@ impl Preference {
                 let margin = (logs.chosen - reference.chosen) - (logs.rejected - reference.rejected);
                 let pull = beta * sigmoid(-beta * margin) * share;
                 PairLoss { loss: -log_sigmoid(beta * margin) * share, weights: [pull, -pull] }
+            }
+            Self::Reward => {
+                let margin = logs.chosen - logs.rejected;
+                let pull = sigmoid(-margin) * share;
+                PairLoss { loss: -log_sigmoid(margin) * share, weights: [pull, -pull] }
             }
             Self::Orpo { beta } => {
                 // An answer that is certain has infinite odds: it counts as nearly certain.
@@ -104,7 +119,7 @@ mod tests {
         for (chosen, rejected) in [(0.0, -5.0), (-5.0, 0.0), (0.0, 0.0), (-900.0, 0.0)] {
             let pair =
                 PairState { logs: PairLogs { chosen, rejected }, reference: PairLogs::default(), tokens: [2, 2] };
-            for objective in [Preference::Dpo { beta: 0.3 }, Preference::Orpo { beta: 0.2 }] {
+            for objective in [Preference::Dpo { beta: 0.3 }, Preference::Orpo { beta: 0.2 }, Preference::Reward] {
                 let found = objective.loss(pair, step);
                 let finite = found.loss.is_finite() && found.weights.iter().all(|weight| weight.is_finite());
                 assert!(finite, "{objective:?} at {chosen}, {rejected}: {found:?}");
@@ -121,7 +136,7 @@ mod tests {
             let logs = PairLogs { chosen, rejected };
             objective.loss(PairState { logs, reference, tokens: [7, 5] }, step)
         };
-        for objective in [Preference::Dpo { beta: 0.3 }, Preference::Orpo { beta: 0.2 }] {
+        for objective in [Preference::Dpo { beta: 0.3 }, Preference::Orpo { beta: 0.2 }, Preference::Reward] {
             let (chosen, rejected, h) = (-8.0, -8.5, 1e-5);
             let found = at(objective, chosen, rejected).weights;
             let slopes = [

@@ -5,7 +5,9 @@ use std::path::Path;
 use burn::tensor::Tensor;
 
 use super::adamw::{AdamW, AdamWConfig};
-use super::gradients::{BlockResult, block_gradients, log_probabilities, pair_gradients, pair_logs};
+use super::block::Model;
+use super::dropout::Dropout;
+use super::gradients::{BlockResult, block_gradients, pair_gradients, pairs, scored};
 use super::pack::Block;
 use super::preference::{PairLogs, Preference, StepSizes};
 use crate::model::{Adapter, Decoder, ModelError};
@@ -42,6 +44,10 @@ pub struct TunerConfig {
     pub optimizer: AdamWConfig,
     /// Keep the untrained weights, where all weights are trained: DPO refers to them.
     pub keep_reference: bool,
+    /// Seed of the adapter's dropout.
+    pub seed: u64,
+    /// Blocks whose activations exist side by side, at most; `None`: one for each worker of the device.
+    pub parallel_blocks: Option<usize>,
 }
 
 /// What the blocks of an update add up to, in their order.
@@ -71,6 +77,8 @@ pub struct Tuner {
     parameters: Tensor<1>,
     optimizer: AdamW,
     workers: Workers,
+    /// Seed of the adapter's dropout.
+    seed: u64,
     /// The decoder before training: what DPO refers to, where there is no adapter to leave out.
     untrained: Option<Decoder>,
 }
@@ -84,10 +92,11 @@ impl Tuner {
             }
             None => decoder.flat(),
         };
-        let workers = Workers::new(decoder.device.workers());
+        let workers = decoder.device.workers();
+        let workers = Workers::new(config.parallel_blocks.map_or(workers, |most| workers.min(most)));
         let optimizer = AdamW::new(config.optimizer, &parameters);
         let untrained = (adapter.is_none() && config.keep_reference).then(|| decoder.clone());
-        Self { decoder, adapter, parameters, optimizer, workers, untrained }
+        Self { decoder, adapter, parameters, optimizer, workers, seed: config.seed, untrained }
     }
 
     /// One optimiser step on these blocks. Blocks compute in parallel; their gradients are added in the blocks' order,
@@ -95,10 +104,9 @@ impl Tuner {
     pub fn step(&mut self, blocks: &[Block], learning_rate: f64) -> StepReport {
         let loss_tokens: usize = blocks.iter().map(Block::loss_tokens).sum();
         let weight = 1.0 / loss_tokens.max(1) as f32;
-        let (decoder, adapter) = (&self.decoder, self.adapter.as_ref());
         let mut sum = Sum::default();
-        for blocks in blocks.chunks(self.at_once()) {
-            let results = self.workers.map(blocks, |block| block_gradients(decoder, adapter, block, weight));
+        for blocks in numbered(blocks).chunks(self.at_once()) {
+            let results = self.workers.map(blocks, |(at, block)| block_gradients(self.model(*at), block, weight));
             results.into_iter().for_each(|result| sum.add(result));
         }
         let loss = sum.loss;
@@ -111,17 +119,16 @@ impl Tuner {
         let answers = || blocks.iter().flat_map(|block| block.loss_rows.chunks_exact(2));
         let chosen_tokens = answers().map(|pair| pair[0].len()).sum();
         let sizes = StepSizes { pairs: answers().count().max(1), chosen_tokens };
-        let (decoder, adapter) = (&self.decoder, self.adapter.as_ref());
-        let base = self.untrained.as_ref().unwrap_or(decoder);
+        let base = Model::new(self.untrained.as_ref().unwrap_or(&self.decoder), None);
         let (mut sum, mut reference) = (Sum::default(), Vec::new());
-        let work = |block: &Block| {
+        let work = |(at, block): &(usize, &Block)| {
             let reference = match objective.needs_reference() {
-                true => pair_logs(&log_probabilities(base, None, block), block),
+                true => pairs(base, block),
                 false => vec![PairLogs::default(); block.loss_rows.len() / 2],
             };
-            (pair_gradients(decoder, adapter, block, objective, &reference, sizes), reference)
+            (pair_gradients(self.model(*at), block, objective, &reference, sizes), reference)
         };
-        for blocks in blocks.chunks(self.at_once()) {
+        for blocks in numbered(blocks).chunks(self.at_once()) {
             for (result, of) in self.workers.map(blocks, work) {
                 sum.add(result);
                 reference.extend(of);
@@ -133,9 +140,16 @@ impl Tuner {
         PairReport { step, pairs, reference }
     }
 
+    /// What is trained, for the block of an update at a place.
+    fn model(&self, at: usize) -> Model<'_> {
+        let rate = self.adapter.as_ref().map_or(0.0, |adapter| adapter.config().dropout);
+        let dropout = Dropout::new(rate, self.seed, self.optimizer.step, at);
+        Model { dropout, ..Model::new(&self.decoder, self.adapter.as_ref()) }
+    }
+
     /// Blocks whose gradients exist side by side: a few for each worker, however many an update has.
     fn at_once(&self) -> usize {
-        4 * self.decoder.device.workers()
+        4 * self.workers.count()
     }
 
     /// Applies the sum of the blocks' gradients; gives its norm before clipping.
@@ -228,6 +242,12 @@ pub struct HeldOutLoss {
     pub loss: f64,
     /// Loss tokens.
     pub tokens: usize,
+    /// Those among them that a greedy answer would hold.
+    pub correct: usize,
+}
+
+fn numbered(blocks: &[Block]) -> Vec<(usize, &Block)> {
+    blocks.iter().enumerate().collect()
 }
 
 /// Measures the loss of blocks, in parallel; `done` is told of each block that is finished.
@@ -242,25 +262,23 @@ pub fn held_out_loss(
 ) -> Result<HeldOutLoss, ModelError> {
     check(decoder, blocks)?;
     let sums = Workers::new(decoder.device.workers()).map(blocks, |block| {
-        let logs = log_probabilities(decoder, adapter, block);
+        let scored = scored(Model::new(decoder, adapter), block);
         done();
-        -logs.into_iter().map(f64::from).sum::<f64>()
+        (-scored.logs.into_iter().map(f64::from).sum::<f64>(), scored.best)
     });
     let tokens: usize = blocks.iter().map(Block::loss_tokens).sum();
-    Ok(HeldOutLoss { loss: sums.into_iter().sum::<f64>() / tokens.max(1) as f64, tokens })
+    let (loss, correct) = sums.into_iter().fold((0.0, 0), |sum, block| (sum.0 + block.0, sum.1 + block.1));
+    Ok(HeldOutLoss { loss: loss / tokens.max(1) as f64, tokens, correct })
 }
 
-/// Pairs of these blocks whose chosen answer is more probable than the rejected one, and pairs in all.
+/// What the model says of the blocks' pairs: log-probabilities of their answers, or, with a reward adapter, their rewards.
 ///
 /// # Errors
 /// None of the blocks' ids may be unknown to the model.
-pub fn preferred(decoder: &Decoder, adapter: Option<&Adapter>, blocks: &[Block]) -> Result<[usize; 2], ModelError> {
+pub fn compare(decoder: &Decoder, adapter: Option<&Adapter>, blocks: &[Block]) -> Result<Vec<PairLogs>, ModelError> {
     check(decoder, blocks)?;
-    let counts = Workers::new(decoder.device.workers()).map(blocks, |block| {
-        let pairs = pair_logs(&log_probabilities(decoder, adapter, block), block);
-        [pairs.iter().filter(|pair| pair.chosen > pair.rejected).count(), pairs.len()]
-    });
-    Ok(counts.into_iter().fold([0, 0], |sum, count| [sum[0] + count[0], sum[1] + count[1]]))
+    let model = Model::new(decoder, adapter);
+    Ok(Workers::new(decoder.device.workers()).map(blocks, |block| pairs(model, block)).concat())
 }
 
 fn check(decoder: &Decoder, blocks: &[Block]) -> Result<(), ModelError> {
