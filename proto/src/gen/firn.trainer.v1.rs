@@ -11,6 +11,12 @@ pub struct LoraSpec {
     /// Modules by their last name (`q_proj`); empty: all linear layers.
     #[prost(string, repeated, tag = "3")]
     pub target_modules: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Share of a layer's inputs that the adapter does not see in a step: from 0, less than 1.
+    #[prost(float, tag = "4")]
+    pub dropout: f32,
+    /// Scale by alpha / √r instead.
+    #[prost(bool, tag = "5")]
+    pub rslora: bool,
 }
 /// Hyper-parameters. A field that is not set takes the default that its comment names.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -58,6 +64,25 @@ pub struct Hyperparameters {
     /// Strength of the pull to the reference (DPO) or weight of the odds (ORPO). Default 0.1.
     #[prost(double, optional, tag = "14")]
     pub beta: ::core::option::Option<f64>,
+    /// When the held-out rows are measured while training goes on: `epoch`, `steps` or `no`. Default `epoch`. The tuned model's
+    /// evaluation comes in any case.
+    #[prost(string, tag = "15")]
+    pub eval_strategy: ::prost::alloc::string::String,
+    /// Steps between two measurements, for `steps`.
+    #[prost(uint32, tag = "16")]
+    pub eval_steps: u32,
+    /// Ends training after so many measurements without a better loss; 0: never.
+    #[prost(uint32, tag = "17")]
+    pub early_stopping_patience: u32,
+    /// By how much a loss must be lower to be better.
+    #[prost(double, tag = "18")]
+    pub early_stopping_threshold: f64,
+    /// Register the weights of the best measurement instead of the last ones.
+    #[prost(bool, tag = "19")]
+    pub keep_best: bool,
+    /// Compute fewer blocks side by side if the machine has no memory for one a core. The result stays the same.
+    #[prost(bool, tag = "20")]
+    pub fit_memory: bool,
 }
 /// What to train on what.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -145,11 +170,14 @@ pub struct Job {
     /// Folder on the stage, relative to its root.
     #[prost(string, tag = "15")]
     pub path: ::prost::alloc::string::String,
+    /// Step whose weights were registered, with `keep_best`; 0: the last one.
+    #[prost(uint64, tag = "16")]
+    pub best_step: u64,
 }
 /// A model on the held-out rows.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Evaluation {
-    /// Mean negative log-likelihood of completion tokens, nats.
+    /// Mean negative log-likelihood of completion tokens, nats; of a reward model, that of the pairs' order.
     #[prost(double, tag = "1")]
     pub loss: f64,
     /// Rows measured.
@@ -167,6 +195,9 @@ pub struct Evaluation {
     /// Share of held-out pairs whose chosen answer is the more probable one.
     #[prost(double, optional, tag = "6")]
     pub preference_accuracy: ::core::option::Option<f64>,
+    /// Share of completion tokens that the model finds most probable.
+    #[prost(double, optional, tag = "7")]
+    pub token_accuracy: ::core::option::Option<f64>,
 }
 /// One optimiser step.
 #[derive(Clone, Copy, PartialEq, ::prost::Message)]
@@ -192,6 +223,83 @@ pub struct StepMetrics {
     /// Seconds left by the mean of the steps so far.
     #[prost(double, tag = "7")]
     pub seconds_left: f64,
+    /// Memory that the trainer's process takes, bytes.
+    #[prost(uint64, tag = "8")]
+    pub memory_bytes: u64,
+    /// Passes over the rows so far, with a part.
+    #[prost(double, tag = "9")]
+    pub epoch: f64,
+    /// The held-out rows after this step, if they were measured.
+    #[prost(message, optional, tag = "10")]
+    pub held_out: ::core::option::Option<Measurement>,
+}
+/// The held-out rows while training goes on.
+#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+pub struct Measurement {
+    /// The objective's mean loss, nats.
+    #[prost(double, tag = "1")]
+    pub loss: f64,
+    /// Share of completion tokens that the model finds most probable; of preferences, of pairs whose chosen answer is.
+    #[prost(double, tag = "2")]
+    pub accuracy: f64,
+    /// No measurement before had a lower loss.
+    #[prost(bool, tag = "3")]
+    pub best: bool,
+}
+/// What a job would do.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct JobPlan {
+    /// Snapshot that it would train on.
+    #[prost(string, tag = "1")]
+    pub snapshot: ::prost::alloc::string::String,
+    /// Rows and tokens of it.
+    #[prost(uint64, tag = "2")]
+    pub train_rows: u64,
+    /// Rows held out.
+    #[prost(uint64, tag = "3")]
+    pub held_out_rows: u64,
+    /// Tokens of the training rows.
+    #[prost(uint64, tag = "4")]
+    pub train_tokens: u64,
+    /// Steps of each pass; the last one may be a part.
+    #[prost(uint64, repeated, tag = "5")]
+    pub epoch_steps: ::prost::alloc::vec::Vec<u64>,
+    /// Steps in all.
+    #[prost(uint64, tag = "6")]
+    pub steps: u64,
+    /// Tokens of the steps, with repetitions.
+    #[prost(uint64, tag = "7")]
+    pub step_tokens: u64,
+    /// Share of a block's room that tokens take, 0 to 1.
+    #[prost(double, tag = "8")]
+    pub packed_share: f64,
+    /// Learning rates of the schedule, at equal distances from the first step to the last one.
+    #[prost(double, repeated, tag = "9")]
+    pub learning_rates: ::prost::alloc::vec::Vec<f64>,
+    /// Steps with rising learning rate.
+    #[prost(uint64, tag = "10")]
+    pub warmup_steps: u64,
+    /// Parameters that are trained.
+    #[prost(uint64, tag = "11")]
+    pub trained_parameters: u64,
+    /// Parameters of the base.
+    #[prost(uint64, tag = "12")]
+    pub base_parameters: u64,
+    /// Estimated memory, bytes: weights, optimiser, blocks side by side.
+    #[prost(uint64, tag = "13")]
+    pub memory_bytes: u64,
+    /// Memory that is free, bytes; 0: not known.
+    #[prost(uint64, tag = "14")]
+    pub free_memory_bytes: u64,
+    /// Blocks that would compute side by side.
+    #[prost(uint32, tag = "15")]
+    pub parallel_blocks: u32,
+    /// Estimated seconds of all steps on the trainer's device, within a factor of two.
+    #[prost(double, tag = "16")]
+    pub seconds: f64,
+    /// What will go otherwise than one may expect, a sentence each.
+    #[prost(string, repeated, tag = "17")]
+    pub warnings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// Progress inside a state that has no steps.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -277,6 +385,27 @@ pub struct WatchJobRequest {
     #[prost(uint64, tag = "2")]
     pub cursor: u64,
 }
+/// Asks what a job would do.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PlanJobRequest {
+    /// As for CreateJob.
+    #[prost(message, optional, tag = "1")]
+    pub spec: ::core::option::Option<JobSpec>,
+}
+/// Asks to pause a job.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PauseJobRequest {
+    /// `jobs/{job}`.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+/// Asks to go on with a job.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResumeJobRequest {
+    /// `jobs/{job}`.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
 /// Asks to stop a job.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CancelJobRequest {
@@ -284,7 +413,8 @@ pub struct CancelJobRequest {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
 }
-/// State of a job: QUEUED → VALIDATING → PREPARING → RUNNING → EVALUATING → REGISTERING → SUCCEEDED.
+/// State of a job: QUEUED → VALIDATING → PREPARING → RUNNING → EVALUATING → REGISTERING → SUCCEEDED. From RUNNING it may be
+/// PAUSED, and is QUEUED again when it is resumed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum JobState {
@@ -307,6 +437,8 @@ pub enum JobState {
     Failed = 8,
     /// Cancelled by a caller.
     Cancelled = 9,
+    /// Paused by a caller: waits for ResumeJob.
+    Paused = 10,
 }
 impl JobState {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -325,6 +457,7 @@ impl JobState {
             Self::Succeeded => "JOB_STATE_SUCCEEDED",
             Self::Failed => "JOB_STATE_FAILED",
             Self::Cancelled => "JOB_STATE_CANCELLED",
+            Self::Paused => "JOB_STATE_PAUSED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -340,6 +473,7 @@ impl JobState {
             "JOB_STATE_SUCCEEDED" => Some(Self::Succeeded),
             "JOB_STATE_FAILED" => Some(Self::Failed),
             "JOB_STATE_CANCELLED" => Some(Self::Cancelled),
+            "JOB_STATE_PAUSED" => Some(Self::Paused),
             _ => None,
         }
     }
@@ -356,6 +490,8 @@ pub enum Objective {
     Dpo = 2,
     /// Odds-ratio preference optimisation: rows are preferences.
     Orpo = 3,
+    /// A reward model: the chosen answer's reward is to be the larger one. Rows are preferences.
+    Reward = 4,
 }
 impl Objective {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -368,6 +504,7 @@ impl Objective {
             Self::Likelihood => "OBJECTIVE_LIKELIHOOD",
             Self::Dpo => "OBJECTIVE_DPO",
             Self::Orpo => "OBJECTIVE_ORPO",
+            Self::Reward => "OBJECTIVE_REWARD",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -377,6 +514,7 @@ impl Objective {
             "OBJECTIVE_LIKELIHOOD" => Some(Self::Likelihood),
             "OBJECTIVE_DPO" => Some(Self::Dpo),
             "OBJECTIVE_ORPO" => Some(Self::Orpo),
+            "OBJECTIVE_REWARD" => Some(Self::Reward),
             _ => None,
         }
     }
@@ -589,6 +727,72 @@ pub mod trainer_service_client {
                 .insert(GrpcMethod::new("firn.trainer.v1.TrainerService", "CancelJob"));
             self.inner.unary(req, path, codec).await
         }
+        /// Asks a RUNNING job to write a checkpoint after its step and make room for the next job; it is PAUSED once that is done.
+        pub async fn pause_job(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PauseJobRequest>,
+        ) -> std::result::Result<tonic::Response<super::Job>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/firn.trainer.v1.TrainerService/PauseJob",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("firn.trainer.v1.TrainerService", "PauseJob"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Queues a PAUSED job again; it goes on after its last step, to the same bytes as if it had never been paused.
+        pub async fn resume_job(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ResumeJobRequest>,
+        ) -> std::result::Result<tonic::Response<super::Job>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/firn.trainer.v1.TrainerService/ResumeJob",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("firn.trainer.v1.TrainerService", "ResumeJob"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Says what a job would do, without queueing it: has the snapshot prepared, packs it, and estimates.
+        pub async fn plan_job(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PlanJobRequest>,
+        ) -> std::result::Result<tonic::Response<super::JobPlan>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/firn.trainer.v1.TrainerService/PlanJob",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("firn.trainer.v1.TrainerService", "PlanJob"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -638,6 +842,21 @@ pub mod trainer_service_server {
             &self,
             request: tonic::Request<super::CancelJobRequest>,
         ) -> std::result::Result<tonic::Response<super::Job>, tonic::Status>;
+        /// Asks a RUNNING job to write a checkpoint after its step and make room for the next job; it is PAUSED once that is done.
+        async fn pause_job(
+            &self,
+            request: tonic::Request<super::PauseJobRequest>,
+        ) -> std::result::Result<tonic::Response<super::Job>, tonic::Status>;
+        /// Queues a PAUSED job again; it goes on after its last step, to the same bytes as if it had never been paused.
+        async fn resume_job(
+            &self,
+            request: tonic::Request<super::ResumeJobRequest>,
+        ) -> std::result::Result<tonic::Response<super::Job>, tonic::Status>;
+        /// Says what a job would do, without queueing it: has the snapshot prepared, packs it, and estimates.
+        async fn plan_job(
+            &self,
+            request: tonic::Request<super::PlanJobRequest>,
+        ) -> std::result::Result<tonic::Response<super::JobPlan>, tonic::Status>;
     }
     /// Runs training jobs, one at a time, in the order they came.
     #[derive(Debug)]
@@ -927,6 +1146,141 @@ pub mod trainer_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CancelJobSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/firn.trainer.v1.TrainerService/PauseJob" => {
+                    #[allow(non_camel_case_types)]
+                    struct PauseJobSvc<T: TrainerService>(pub Arc<T>);
+                    impl<
+                        T: TrainerService,
+                    > tonic::server::UnaryService<super::PauseJobRequest>
+                    for PauseJobSvc<T> {
+                        type Response = super::Job;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PauseJobRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as TrainerService>::pause_job(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PauseJobSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/firn.trainer.v1.TrainerService/ResumeJob" => {
+                    #[allow(non_camel_case_types)]
+                    struct ResumeJobSvc<T: TrainerService>(pub Arc<T>);
+                    impl<
+                        T: TrainerService,
+                    > tonic::server::UnaryService<super::ResumeJobRequest>
+                    for ResumeJobSvc<T> {
+                        type Response = super::Job;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ResumeJobRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as TrainerService>::resume_job(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ResumeJobSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/firn.trainer.v1.TrainerService/PlanJob" => {
+                    #[allow(non_camel_case_types)]
+                    struct PlanJobSvc<T: TrainerService>(pub Arc<T>);
+                    impl<
+                        T: TrainerService,
+                    > tonic::server::UnaryService<super::PlanJobRequest>
+                    for PlanJobSvc<T> {
+                        type Response = super::JobPlan;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PlanJobRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as TrainerService>::plan_job(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PlanJobSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -160,8 +160,8 @@ pub(crate) fn build(
         duplicate_rows: split.duplicates as u64,
     };
     let files = vec![
-        ("train.safetensors", parts.train.to_bytes()?),
-        ("held_out.safetensors", parts.held_out.to_bytes()?),
+        ("train-00001.safetensors", parts.train.to_bytes()?),
+        ("held_out-00001.safetensors", parts.held_out.to_bytes()?),
         ("held_out.jsonl", Bytes::from(parts.held_out_lines)),
         ("rows.sha256", Bytes::from(parts.hash_lines)),
     ];

@@ -59,11 +59,14 @@ async fn the_folder_holds_what_the_report_says() {
     let path = write(&stage, &plan, built).await.unwrap();
     assert_eq!(path, format!("datasets/offers/{}", plan.id));
     let names: Vec<_> = stage.manifest(&path).await.unwrap().files.into_iter().map(|file| file.path).collect();
-    assert_eq!(names, ["train.safetensors", "held_out.safetensors", "held_out.jsonl", "rows.sha256", "report.json"]);
+    assert_eq!(
+        names,
+        ["train-00001.safetensors", "held_out-00001.safetensors", "held_out.jsonl", "rows.sha256", "report.json"]
+    );
     assert_eq!((report.rows, report.train_rows, report.held_out_rows, report.duplicate_rows), (20, 16, 4, 2));
     assert_eq!(report.source, "offers.csv");
 
-    let bytes = stage.get(&format!("{path}/train.safetensors")).await.unwrap();
+    let bytes = stage.get(&format!("{path}/train-00001.safetensors")).await.unwrap();
     let train = SafeTensors::deserialize(&bytes).unwrap();
     assert_eq!(train.tensor("input_ids").unwrap().shape(), [report.train_tokens as usize]);
     assert_eq!(train.tensor("row_offsets").unwrap().shape(), [17]);

@@ -7,6 +7,7 @@
 
 pub mod build_info;
 pub mod clock;
+pub mod memory;
 pub mod names;
 pub mod page;
 pub mod status;

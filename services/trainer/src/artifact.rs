@@ -155,20 +155,11 @@ fn curve(steps: &[Step]) -> Vec<Point> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::example_step;
 
     #[test]
     fn a_long_curve_is_thinned_and_keeps_its_end() {
-        let step = |step: u64| Step {
-            step,
-            steps: 5_000,
-            loss: 1.0,
-            grad_norm: 1.0,
-            learning_rate: 1.0,
-            tokens_per_second: 1.0,
-            seconds_left: 1.0,
-            train_tokens: 1,
-            train_seconds: 1.0,
-        };
+        let step = |step: u64| example_step(step, 5_000);
         let points = curve(&(1..=5_000).map(step).collect::<Vec<_>>());
         assert!(points.len() <= CURVE_POINTS && points.len() > CURVE_POINTS / 2);
         assert_eq!(points.last().unwrap().step, 5_000);

@@ -24,6 +24,7 @@ fn records() -> (SpecRecord, StateRecord) {
         sample_prompt: "secret".to_owned(),
         sample_answer: "secret".to_owned(),
         preference_accuracy: None,
+        token_accuracy: None,
     };
     record.base_evaluation = Some(evaluation.clone());
     record.tuned_evaluation = Some(Evaluation { loss: 0.51234, field_recall: Some(0.875), ..evaluation });

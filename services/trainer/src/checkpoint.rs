@@ -17,6 +17,19 @@ pub(crate) struct Progress {
     pub(crate) step: u64,
     pub(crate) train_tokens: u64,
     pub(crate) train_seconds: f64,
+    /// The best measurement so far.
+    #[serde(default)]
+    pub(crate) best: Option<Best>,
+    /// Measurements since then.
+    #[serde(default)]
+    pub(crate) without_gain: u32,
+}
+
+/// A measurement on the held-out rows.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Best {
+    pub(crate) step: u64,
+    pub(crate) loss: f64,
 }
 
 /// A checkpoint on the local disk.
@@ -27,9 +40,42 @@ pub(crate) struct Restored {
     pub(crate) file: PathBuf,
 }
 
+/// What a checkpoint is kept for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To go on from.
+    Resume,
+    /// It is the best so far: its weights may become the result.
+    Best,
+}
+
+impl Purpose {
+    fn folder(self) -> &'static str {
+        match self {
+            Self::Resume => "checkpoints",
+            Self::Best => "best",
+        }
+    }
+
+    /// How many are kept. The one before the last is there in case the last is damaged, and a run that goes on from an
+    /// earlier checkpoint may still need the best before it.
+    fn kept(self) -> usize {
+        match self {
+            Self::Resume => KEPT_CHECKPOINTS,
+            Self::Best => KEPT_CHECKPOINTS + 1,
+        }
+    }
+}
+
 /// Copies a checkpoint to the stage. One of the same step that is there already is the same.
-pub(crate) async fn save(stage: &Stage, job: &str, progress: &Progress, file: &Path) -> Result<(), StageError> {
-    let path = job_path(job, &format!("checkpoints/{:06}", progress.step));
+pub(crate) async fn save(
+    stage: &Stage,
+    job: &str,
+    purpose: Purpose,
+    progress: &Progress,
+    file: &Path,
+) -> Result<(), StageError> {
+    let path = job_path(job, &format!("{}/{:06}", purpose.folder(), progress.step));
     let mut folder = match stage.fresh_folder(&path).await {
         Err(StageError::AlreadyExists { .. }) => return Ok(()),
         folder => folder?,
@@ -37,7 +83,7 @@ pub(crate) async fn save(stage: &Stage, job: &str, progress: &Progress, file: &P
     folder.put_file(STATE, file).await?;
     folder.put_json(PROGRESS, progress).await?;
     folder.finish().await?;
-    if let Err(error) = prune(stage, job).await {
+    if let Err(error) = prune(stage, job, purpose).await {
         // It costs space, not the run.
         tracing::warn!(job, %error, "failed to remove old checkpoints");
     }
@@ -46,12 +92,12 @@ pub(crate) async fn save(stage: &Stage, job: &str, progress: &Progress, file: &P
 
 /// The step of the last checkpoint; 0 without one.
 pub(crate) async fn last_step(stage: &Stage, job: &str) -> Result<u64, StageError> {
-    Ok(finished(stage, job).await?.first().map_or(0, |(step, _)| *step))
+    Ok(finished(stage, job, Purpose::Resume).await?.first().map_or(0, |(step, _)| *step))
 }
 
 /// Copies the last good checkpoint to the local folder `into`.
 pub(crate) async fn restore(stage: &Stage, job: &str, into: &Path) -> Result<Option<Restored>, StageError> {
-    for (step, path) in finished(stage, job).await? {
+    for (step, path) in finished(stage, job, Purpose::Resume).await? {
         let into = into.join(format!("checkpoint-{step}"));
         let fetched = async {
             let dir = stage.fetch_dir(&path, &into).await?;
@@ -67,10 +113,18 @@ pub(crate) async fn restore(stage: &Stage, job: &str, into: &Path) -> Result<Opt
     Ok(None)
 }
 
+/// Copies the state of the best measurement, taken at `step`, to the local folder `into`.
+pub(crate) async fn restore_best(stage: &Stage, job: &str, step: u64, into: &Path) -> Result<PathBuf, StageError> {
+    let found = finished(stage, job, Purpose::Best).await?.into_iter().find(|(of, _)| *of == step);
+    let missing = || StageError::NotFound { path: job_path(job, &format!("best/{step:06}")) };
+    let (_, path) = found.ok_or_else(missing)?;
+    Ok(stage.fetch_dir(&path, &into.join(format!("best-{step}-fetched"))).await?.join(STATE))
+}
+
 /// Complete checkpoints, the last one first.
-async fn finished(stage: &Stage, job: &str) -> Result<Vec<(u64, String)>, StageError> {
+async fn finished(stage: &Stage, job: &str, purpose: Purpose) -> Result<Vec<(u64, String)>, StageError> {
     let mut found = vec![];
-    for (step, path) in folders(stage, job).await? {
+    for (step, path) in folders(stage, job, purpose).await? {
         if stage.is_finished(&path).await? {
             found.push((step, path));
         }
@@ -80,17 +134,18 @@ async fn finished(stage: &Stage, job: &str) -> Result<Vec<(u64, String)>, StageE
 }
 
 /// All folders with their steps: `000050`, or `000050.2` beside the debris of a crash.
-async fn folders(stage: &Stage, job: &str) -> Result<Vec<(u64, String)>, StageError> {
-    let parent = job_path(job, "checkpoints");
+async fn folders(stage: &Stage, job: &str, purpose: Purpose) -> Result<Vec<(u64, String)>, StageError> {
+    let parent = job_path(job, purpose.folder());
     let names = stage.list_dirs(&parent).await?;
     let step = |name: &str| name.split('.').next()?.parse().ok();
     Ok(names.iter().filter_map(|name| Some((step(name)?, format!("{parent}/{name}")))).collect())
 }
 
 /// Removes all but the last checkpoints.
-async fn prune(stage: &Stage, job: &str) -> Result<(), StageError> {
-    let Some((oldest, _)) = finished(stage, job).await?.into_iter().nth(KEPT_CHECKPOINTS - 1) else { return Ok(()) };
-    for (_, path) in folders(stage, job).await?.into_iter().filter(|(step, _)| *step < oldest) {
+async fn prune(stage: &Stage, job: &str, purpose: Purpose) -> Result<(), StageError> {
+    let kept = finished(stage, job, purpose).await?.into_iter().nth(purpose.kept() - 1);
+    let Some((oldest, _)) = kept else { return Ok(()) };
+    for (_, path) in folders(stage, job, purpose).await?.into_iter().filter(|(step, _)| *step < oldest) {
         // First what makes it count.
         stage.delete(&format!("{path}/{MANIFEST}")).await?;
         for file in stage.list(&path).await? {
@@ -105,7 +160,7 @@ mod tests {
     use super::*;
 
     fn progress(step: u64) -> Progress {
-        Progress { step, train_tokens: 10 * step, train_seconds: 0.1 * step as f64 }
+        Progress { step, train_tokens: 10 * step, train_seconds: 0.1 * step as f64, ..Progress::default() }
     }
 
     #[tokio::test]
@@ -116,9 +171,9 @@ mod tests {
         let file = local.path().join("state");
         for step in [5, 10, 15] {
             std::fs::write(&file, format!("state {step}")).unwrap();
-            save(&stage, "j", &progress(step), &file).await.unwrap();
+            save(&stage, "j", Purpose::Resume, &progress(step), &file).await.unwrap();
         }
-        save(&stage, "j", &progress(15), &file).await.unwrap();
+        save(&stage, "j", Purpose::Resume, &progress(15), &file).await.unwrap();
         assert_eq!(last_step(&stage, "j").await.unwrap(), 15);
         assert!(stage.list("jobs/j/checkpoints/000005").await.unwrap().is_empty());
         let restored = restore(&stage, "j", local.path()).await.unwrap().unwrap();
@@ -139,8 +194,24 @@ mod tests {
         std::fs::write(&file, "state").unwrap();
         stage.put("jobs/j/checkpoints/000005/state.safetensors", "st".into()).await.unwrap();
         assert_eq!(last_step(&stage, "j").await.unwrap(), 0);
-        save(&stage, "j", &progress(5), &file).await.unwrap();
+        save(&stage, "j", Purpose::Resume, &progress(5), &file).await.unwrap();
         assert_eq!(last_step(&stage, "j").await.unwrap(), 5);
         assert_eq!(restore(&stage, "j", local.path()).await.unwrap().unwrap().progress, progress(5));
+    }
+
+    #[tokio::test]
+    async fn the_best_is_kept_apart() {
+        let (stage, local) = (Stage::memory(), tempfile::tempdir().unwrap());
+        let file = local.path().join("state");
+        for step in [5, 10, 15, 20] {
+            std::fs::write(&file, format!("best {step}")).unwrap();
+            save(&stage, "j", Purpose::Best, &progress(step), &file).await.unwrap();
+        }
+        assert_eq!(last_step(&stage, "j").await.unwrap(), 0, "nothing goes on from it");
+        for step in [10, 20] {
+            let file = restore_best(&stage, "j", step, local.path()).await.unwrap();
+            assert_eq!(std::fs::read_to_string(file).unwrap(), format!("best {step}"));
+        }
+        assert!(restore_best(&stage, "j", 5, local.path()).await.unwrap_err().is_not_found());
     }
 }

@@ -63,6 +63,10 @@ pub(crate) enum GetError {
     NotFound { name: String },
     #[error("{name} has {state} already")]
     Ended { name: String, state: &'static str },
+    #[error("{name} is {state}: only a running job can be paused")]
+    NotRunning { name: String, state: &'static str },
+    #[error("{name} is {state}: only a paused job can be resumed")]
+    NotPaused { name: String, state: &'static str },
     #[error(transparent)]
     Stage(#[from] StageError),
     #[error("a worker failed: {0}")]
@@ -77,6 +81,8 @@ pub(crate) enum WorkError {
     Stopping,
     #[error("cancelled")]
     Cancelled,
+    #[error("paused")]
+    Paused,
     #[error(transparent)]
     Field(#[from] FieldError),
     #[error(transparent)]
@@ -103,6 +109,15 @@ pub(crate) enum WorkError {
     Artifact(#[from] ArtifactError),
     #[error(transparent)]
     Register(#[from] RegisterError),
+    #[error(
+        "a block of {block} tokens needs about {needed} bytes and {free} are free: lower block_size or the rank, or quantise \
+         the base"
+    )]
+    NoMemory { block: usize, needed: u64, free: u64 },
+    #[error("the adapter {adapter} {}", if *reward { "gives no rewards: leave it out, or name one that does" } else {
+        "gives rewards, not text: name another, or train a reward model"
+    })]
+    OtherAdapter { adapter: String, reward: bool },
     #[error("failed to use the local folder {folder}: {source}")]
     Scratch { folder: String, source: std::io::Error },
     #[error("the worker crashed: see the service's log")]
@@ -137,11 +152,25 @@ impl From<GetError> for Status {
             GetError::Name(_) => status::invalid_argument(DOMAIN, "name", error.to_string()),
             GetError::NotFound { name } => status::not_found(DOMAIN, "job", name),
             GetError::Ended { .. } => status::failed_precondition(DOMAIN, "JOB_ENDED", error.to_string()),
+            GetError::NotRunning { .. } => status::failed_precondition(DOMAIN, "JOB_NOT_RUNNING", error.to_string()),
+            GetError::NotPaused { .. } => status::failed_precondition(DOMAIN, "JOB_NOT_PAUSED", error.to_string()),
             GetError::Worker(_) => status::internal(DOMAIN, &error),
             GetError::Stage(_) => match error {
                 GetError::Stage(error) => stage_status(error),
                 error => status::internal(DOMAIN, &error),
             },
+        }
+    }
+}
+
+impl From<WorkError> for Status {
+    fn from(error: WorkError) -> Self {
+        match error {
+            WorkError::Field(error) => error.into(),
+            WorkError::Stopping => stopping(),
+            WorkError::Stage(error) => stage_status(error),
+            WorkError::Crash => status::internal(DOMAIN, &error),
+            error => status::failed_precondition(DOMAIN, "JOB_CANNOT_RUN", error.to_string()),
         }
     }
 }

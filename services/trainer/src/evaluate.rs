@@ -6,12 +6,12 @@ use firn_llm::{
     generate::answer_greedily,
     model::{Adapter, Decoder, ModelError},
     tokenizer::{Tokenizer, TokenizerError},
-    train::{Document, Pair, held_out_loss, pack, pack_pairs, preferred},
+    train::{PairLogs, Preference, Tuner, compare, held_out_loss},
 };
 
 use crate::{
-    dataset::{HeldOut, HeldOutRow, Rows},
-    record::Evaluation,
+    dataset::{DatasetError, HeldOut, HeldOutRow, Rows},
+    record::{Evaluation, Measured},
     spec::Spec,
 };
 
@@ -30,6 +30,8 @@ pub(crate) enum EvaluateError {
     Model(#[from] ModelError),
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
+    #[error(transparent)]
+    Rows(#[from] DatasetError),
 }
 
 /// A decoder, with or without an adapter.
@@ -62,76 +64,124 @@ pub(crate) fn evaluate(
     if held_out.documents.len() == 0 {
         return Ok(None);
     }
-    let (loss, preference_accuracy) = match &held_out.documents {
-        Rows::Documents(documents) => (loss(subject, documents.iter(), spec, tell, stop)?, None),
-        Rows::Pairs(pairs) => (
-            loss(subject, pairs.iter().map(|pair| &pair.chosen), spec, tell, stop)?,
-            preference_accuracy(subject, pairs, stop)?,
-        ),
-    };
-    let rows = held_out.documents.len() as u64;
-    let context = subject.model.decoder.config().context;
-    let asked = held_out.rows.iter().filter(|row| (1..=context).contains(&row.prompt_ids.len()));
-    let asked: Vec<&HeldOutRow> = asked.take(spec.answered_rows as usize).collect();
-    let mut evaluation = Evaluation { loss, rows, preference_accuracy, ..Evaluation::default() };
+    let mut evaluation = Evaluation::default();
+    let rows = &held_out.documents;
+    if rows.are_pairs() {
+        let logs = compared(subject, rows, stop)?;
+        let preferred = logs.iter().filter(|pair| pair.chosen > pair.rejected).count();
+        // A pair that lost an answer to max_tokens is not measured.
+        evaluation.preference_accuracy = (!logs.is_empty()).then(|| preferred as f64 / logs.len() as f64);
+        evaluation.loss = Preference::mean_reward_loss(&logs);
+    }
+    if spec.preference() != Some(Preference::Reward) {
+        likelihood(subject, rows, spec, tell, stop, &mut evaluation)?;
+    }
+    if !evaluation.loss.is_finite() {
+        return Err(EvaluateError::NotFinite { name: subject.name, loss: evaluation.loss });
+    }
+    evaluation.rows = held_out.documents.len() as u64;
+    let asked = &held_out.rows;
     let Some(first) = asked.first() else { return Ok(Some(evaluation)) };
-    let answers = answers(subject, &asked, spec, tell, stop)?;
-    evaluation.field_recall = field_recall(&asked, &answers);
+    let answers = answers(subject, asked, spec, tell, stop)?;
+    evaluation.field_recall = field_recall(asked, &answers);
     let prompt = first.messages.iter().rev().find(|message| message.role == "user");
     evaluation.sample_prompt = prompt.map(|message| message.content.clone()).unwrap_or_default();
     evaluation.sample_answer = answers.into_iter().next().unwrap_or_default();
     Ok(Some(evaluation))
 }
 
-/// Mean negative log-likelihood of the documents' loss tokens.
-fn loss<'a>(
+/// Measures a model in training by its own objective; `None` without held-out rows. Blocks. `stop` is asked now and then.
+pub(crate) fn gauge(
+    tuner: &Tuner,
+    held_out: &HeldOut,
+    spec: &Spec,
+    stop: &dyn Fn() -> bool,
+) -> Result<Option<Measured>, EvaluateError> {
+    let (mut loss, mut correct, mut count) = (0.0, 0, 0);
+    let rows = &held_out.documents;
+    for blocks in measured_blocks(rows, spec).chunks(BLOCKS_AT_ONCE) {
+        if stop() {
+            return Err(EvaluateError::Stopped);
+        }
+        let blocks = blocks.iter().map(|block| rows.block(block)).collect::<Result<Vec<_>, _>>()?;
+        let (mean, good, all) = match spec.preference() {
+            None => {
+                let part = held_out_loss(tuner.decoder(), tuner.adapter(), &blocks, &|| ())?;
+                (part.loss, part.correct, part.tokens)
+            }
+            Some(objective) => {
+                let part = tuner.held_out_pairs(&blocks, objective)?;
+                (part.loss, part.preferred, part.pairs)
+            }
+        };
+        loss += mean * all as f64;
+        correct += good;
+        count += all;
+    }
+    if count == 0 {
+        return Ok(None);
+    }
+    let (loss, accuracy) = (loss / count as f64, correct as f64 / count as f64);
+    if !loss.is_finite() {
+        return Err(EvaluateError::NotFinite { name: "model in training", loss });
+    }
+    Ok(Some(Measured { loss, accuracy, best: false }))
+}
+
+/// Rows of each block that is measured; a pair a block.
+fn measured_blocks(rows: &Rows, spec: &Spec) -> Vec<Vec<u32>> {
+    let order: Vec<u32> = (0..).take(rows.len()).collect();
+    let room = rows.longest().max(spec.hyperparameters.block_size as usize);
+    rows.pack(&order, if rows.are_pairs() { 1 } else { room })
+}
+
+/// Mean negative log-likelihood of the documents' loss tokens, and the share of them that a greedy answer would hold.
+fn likelihood(
     subject: &Subject<'_>,
-    documents: impl Iterator<Item = &'a Document> + Clone,
+    rows: &Rows,
     spec: &Spec,
     tell: Tell<'_>,
     stop: &dyn Fn() -> bool,
-) -> Result<f64, EvaluateError> {
-    let longest = documents.clone().map(|document| document.ids.len()).max().unwrap_or(0);
-    let blocks = pack(documents, longest.max(spec.hyperparameters.block_size as usize));
+    evaluation: &mut Evaluation,
+) -> Result<(), EvaluateError> {
+    let blocks = measured_blocks(rows, spec);
     let what = format!("held-out blocks measured with the {}", subject.name);
     let done = counter(&what, blocks.len(), tell);
-    let (mut sum, mut tokens) = (0.0, 0);
+    let (mut sum, mut tokens, mut correct) = (0.0, 0, 0);
     for blocks in blocks.chunks(BLOCKS_AT_ONCE) {
         if stop() {
             return Err(EvaluateError::Stopped);
         }
-        let part = held_out_loss(&subject.model.decoder, subject.model.adapter.as_ref(), blocks, &done)?;
+        let blocks = blocks.iter().map(|block| rows.chosen_block(block)).collect::<Result<Vec<_>, _>>()?;
+        let part = held_out_loss(&subject.model.decoder, subject.model.adapter.as_ref(), &blocks, &done)?;
         sum += part.loss * part.tokens as f64;
         tokens += part.tokens;
+        correct += part.correct;
     }
-    let loss = sum / tokens.max(1) as f64;
-    if loss.is_finite() { Ok(loss) } else { Err(EvaluateError::NotFinite { name: subject.name, loss }) }
+    evaluation.loss = sum / tokens.max(1) as f64;
+    evaluation.token_accuracy = (tokens > 0).then(|| correct as f64 / tokens as f64);
+    Ok(())
 }
 
-/// Share of pairs whose chosen answer is more probable than the rejected one.
-fn preference_accuracy(
-    subject: &Subject<'_>,
-    pairs: &[Pair],
-    stop: &dyn Fn() -> bool,
-) -> Result<Option<f64>, EvaluateError> {
+/// What the model says of each pair.
+fn compared(subject: &Subject<'_>, rows: &Rows, stop: &dyn Fn() -> bool) -> Result<Vec<PairLogs>, EvaluateError> {
     let Model { decoder, adapter } = subject.model;
-    let (mut count, mut measured) = (0, 0);
-    for pairs in pairs.chunks(BLOCKS_AT_ONCE) {
+    let order: Vec<u32> = (0..).take(rows.len()).collect();
+    let mut logs = Vec::with_capacity(rows.len());
+    // A pair a block.
+    for blocks in rows.pack(&order, 1).chunks(BLOCKS_AT_ONCE) {
         if stop() {
             return Err(EvaluateError::Stopped);
         }
-        // A pair a block.
-        let [chosen, all] = preferred(decoder, adapter.as_ref(), &pack_pairs(pairs, 1))?;
-        count += chosen;
-        measured += all;
+        let blocks = blocks.iter().map(|block| rows.block(block)).collect::<Result<Vec<_>, _>>()?;
+        logs.extend(compare(decoder, adapter.as_ref(), &blocks)?);
     }
-    // A pair that lost an answer to max_tokens is not measured.
-    Ok((measured > 0).then(|| count as f64 / measured as f64))
+    Ok(logs)
 }
 
 fn answers(
     subject: &Subject<'_>,
-    asked: &[&HeldOutRow],
+    asked: &[HeldOutRow],
     spec: &Spec,
     tell: Tell<'_>,
     stop: &dyn Fn() -> bool,
@@ -160,7 +210,7 @@ fn counter<'a>(what: &'a str, total: usize, tell: Tell<'a>) -> impl Fn() + Sync 
 }
 
 /// Share of the rows' non-empty values that stand word for word in their answers; `None` without values.
-fn field_recall(rows: &[&HeldOutRow], answers: &[String]) -> Option<f64> {
+fn field_recall(rows: &[HeldOutRow], answers: &[String]) -> Option<f64> {
     let (mut found, mut values) = (0, 0);
     for (row, answer) in rows.iter().zip(answers) {
         let texts = row.fields.values().filter_map(|value| value.as_str()).map(str::trim);
@@ -197,8 +247,8 @@ mod tests {
         let second = row(serde_json::json!({ "NAME": "Salt", "REWARD": "$7", "ROWS": 3 }));
         let answers = ["Fern & Co gives $5.".to_owned(), "salt gives $70.".to_owned()];
         // Two of four: the empty value and the number are none, "salt" is not "Salt", "$70" is not "$7".
-        assert_eq!(field_recall(&[&first, &second], &answers), Some(0.5));
-        assert_eq!(field_recall(&[&row(serde_json::json!({}))], &answers), None);
+        assert_eq!(field_recall(&[first, second], &answers), Some(0.5));
+        assert_eq!(field_recall(&[row(serde_json::json!({}))], &answers), None);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tonic::Status;
 
 use crate::{
     error::{failed_watch, stopping},
-    record::{SpecRecord, State, StateRecord, Step, job_path, read_steps},
+    record::{SpecRecord, StateRecord, Step, job_path, read_steps},
 };
 
 /// An event with a number: its place in the log, from 1.
@@ -94,14 +94,15 @@ impl Events {
 pub(crate) async fn load(stage: &Stage, job: &str, last_step: u64) -> Result<Vec<Kept>, StageError> {
     let states: Vec<StateRecord> = stage.log(&job_path(job, "state")).await?.all().await?;
     let mut kept = vec![];
-    let mut steps = Some(read_steps(stage, job, last_step).await?);
+    let mut steps = read_steps(stage, job, last_step).await?.into_iter().peekable();
     for record in states {
-        let running = record.state == State::Running;
-        kept.push(Kept::State(Box::new(record)));
-        if running {
-            kept.extend(steps.take().into_iter().flatten().map(Kept::Step));
+        // A state knows how many steps were done when it was entered.
+        while let Some(step) = steps.next_if(|step| step.step <= record.step) {
+            kept.push(Kept::Step(step));
         }
+        kept.push(Kept::State(Box::new(record)));
     }
+    kept.extend(steps.map(Kept::Step));
     Ok(kept)
 }
 

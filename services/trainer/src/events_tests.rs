@@ -4,24 +4,17 @@ use futures_util::StreamExt as _;
 use jiff::Timestamp;
 
 use super::*;
-use crate::spec::tests::spec;
+use crate::{
+    record::{State, example_step},
+    spec::tests::spec,
+};
 
 fn state(state: State, sequence: u64) -> Kept {
     Kept::State(Box::new(StateRecord { state, sequence, ..StateRecord::queued(Timestamp::UNIX_EPOCH) }))
 }
 
 fn step(step: u64) -> Kept {
-    Kept::Step(Step {
-        step,
-        steps: 2,
-        loss: 1.0,
-        grad_norm: 1.0,
-        learning_rate: 1e-3,
-        tokens_per_second: 1.0,
-        seconds_left: 1.0,
-        train_tokens: 1,
-        train_seconds: 1.0,
-    })
+    Kept::Step(example_step(step, 2))
 }
 
 fn record() -> Arc<SpecRecord> {
@@ -71,4 +64,28 @@ async fn a_watch_of_a_stopping_service_says_so() {
     stop.cancel();
     assert_eq!(all.next().await.unwrap().unwrap_err().code(), tonic::Code::Unavailable);
     assert!(all.next().await.is_none());
+}
+
+#[tokio::test]
+async fn steps_stand_between_the_states_that_they_came_between() {
+    let stage = Stage::memory();
+    let log = stage.log("jobs/job-1/state").await.unwrap();
+    let life = [(State::Queued, 0), (State::Running, 0), (State::Paused, 2), (State::Queued, 2), (State::Running, 2)];
+    for (sequence, (state, step)) in (1..).zip(life) {
+        let record = StateRecord { state, sequence, step, ..StateRecord::queued(Timestamp::UNIX_EPOCH) };
+        log.append(&record).await.unwrap();
+    }
+    let steps: Vec<Step> = (1..=4).map(|step| example_step(step, 4)).collect();
+    crate::record::write_steps(&stage, "job-1", &steps).await.unwrap();
+    let brief = |kept: Vec<Kept>| -> Vec<String> {
+        kept.into_iter()
+            .map(|event| match event {
+                Kept::State(record) => record.state.name().to_owned(),
+                Kept::Step(step) => step.step.to_string(),
+            })
+            .collect()
+    };
+    let all = brief(load(&stage, "job-1", 4).await.unwrap());
+    assert_eq!(all, ["queued", "running", "1", "2", "paused", "queued", "running", "3", "4"]);
+    assert_eq!(brief(load(&stage, "job-1", 3).await.unwrap()).last().unwrap(), "3");
 }

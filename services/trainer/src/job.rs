@@ -1,6 +1,9 @@
 //! A job in memory: its specification, where it is, and its events.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
 
 use firn_kit::Clock;
 use firn_proto::trainer::v1 as pb;
@@ -19,6 +22,8 @@ pub(crate) struct Job {
     pub(crate) spec: Arc<SpecRecord>,
     /// Cancelled when a caller wants the job to end.
     pub(crate) cancel: CancellationToken,
+    /// A caller wants the running job to pause.
+    pause: AtomicBool,
     record: Mutex<StateRecord>,
     /// `None` for a job that had ended before the service started: its events are on the stage.
     events: Option<Arc<Events>>,
@@ -41,7 +46,8 @@ impl Job {
 
     fn new(spec: SpecRecord, record: StateRecord, events: Option<Events>) -> Self {
         let cancel = CancellationToken::new();
-        Self { spec: Arc::new(spec), cancel, record: Mutex::new(record), events: events.map(Arc::new) }
+        let (pause, record) = (AtomicBool::new(false), Mutex::new(record));
+        Self { spec: Arc::new(spec), cancel, pause, record, events: events.map(Arc::new) }
     }
 
     /// Reads a job from the stage.
@@ -159,6 +165,15 @@ impl Job {
         }
         self.cancel.cancel();
         Ok(())
+    }
+
+    /// Wants the running job to pause, or no longer.
+    pub(crate) fn want_pause(&self, wanted: bool) {
+        self.pause.store(wanted, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_to_pause(&self) -> bool {
+        self.pause.load(Ordering::Relaxed)
     }
 
     fn lock(&self) -> MutexGuard<'_, StateRecord> {

@@ -1,24 +1,18 @@
 use jiff::Timestamp;
 
 use super::*;
-use crate::{checkpoint::Progress, record::write_steps, spec::tests::spec};
+use crate::{
+    checkpoint::{Progress, Purpose},
+    record::{example_step, write_steps},
+    spec::tests::spec,
+};
 
 fn spec_record() -> SpecRecord {
     SpecRecord { job: "job-1".to_owned(), request_id: "r".to_owned(), create_time: Timestamp::UNIX_EPOCH, spec: spec() }
 }
 
 fn step(step: u64) -> Step {
-    Step {
-        step,
-        steps: 9,
-        loss: 1.0,
-        grad_norm: 1.0,
-        learning_rate: 1e-3,
-        tokens_per_second: 1.0,
-        seconds_left: 1.0,
-        train_tokens: 10 * step,
-        train_seconds: 0.5 * step as f64,
-    }
+    example_step(step, 9)
 }
 
 #[tokio::test]
@@ -46,7 +40,9 @@ async fn a_running_job_comes_back_at_its_last_checkpoint() {
     std::fs::write(&file, "x").unwrap();
     // Metrics of steps 4 to 6 are there, but the kill came before their checkpoint.
     write_steps(&stage, "job-1", &[step(1), step(2), step(3)]).await.unwrap();
-    checkpoint::save(&stage, "job-1", &Progress { step: 3, ..Progress::default() }, &file).await.unwrap();
+    checkpoint::save(&stage, "job-1", Purpose::Resume, &Progress { step: 3, ..Progress::default() }, &file)
+        .await
+        .unwrap();
     write_steps(&stage, "job-1", &[step(4), step(5), step(6)]).await.unwrap();
 
     let back = Job::load(&stage, &clock, "job-1").await.unwrap();

@@ -1,21 +1,27 @@
 //! Which blocks each step trains on: a function of the rows, the seed and the hyper-parameters alone.
 
-use firn_llm::train::{Block, pack, pack_pairs, wrap};
+use std::ops::Range;
+
+use firn_llm::train::{Block, Document};
 use rand::{SeedableRng as _, seq::SliceRandom as _};
 use rand_chacha::ChaCha8Rng;
 
 use crate::{
-    dataset::Rows,
+    dataset::{DatasetError, Rows},
     spec::{Hyperparameters, Packing},
 };
 
 /// Nothing can be trained.
-#[derive(Debug, PartialEq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub(crate) enum PlanError {
     #[error("no row of the snapshot has a token to learn")]
     NothingToLearn,
     #[error("blocks of {block_size} tokens do not fit into the base's context of {context}: lower block_size")]
     BlockTooLong { block_size: usize, context: usize },
+    #[error("the snapshot has {rows} rows, more than a run can take: split it")]
+    TooManyRows { rows: usize },
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
 }
 
 /// The order of a run.
@@ -30,6 +36,31 @@ pub(crate) struct Plan {
     shuffle: bool,
     /// Steps of each epoch; the last one may be a part.
     epochs: Vec<u64>,
+    packed: Packed,
+}
+
+/// What packing makes of one pass over the rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Packed {
+    pub(crate) steps: u64,
+    pub(crate) tokens: u64,
+    /// Share of the blocks' room that tokens take.
+    pub(crate) share: f64,
+}
+
+/// An epoch's blocks in order; what is in them is read when it is needed.
+#[derive(Debug)]
+pub(crate) struct Epoch<'a> {
+    rows: &'a Rows,
+    blocks: Blocks,
+}
+
+#[derive(Debug, PartialEq)]
+enum Blocks {
+    /// Rows of each block.
+    Rows(Vec<Vec<u32>>),
+    /// Rows one after the other, where each begins, and the pieces of the whole that are trained on.
+    Joined { order: Vec<u32>, begins: Vec<u64>, pieces: Vec<Range<u64>> },
 }
 
 impl Plan {
@@ -40,6 +71,7 @@ impl Plan {
         if hyper.packing == Packing::Wrapped && asked > context {
             return Err(PlanError::BlockTooLong { block_size: asked, context });
         }
+        u32::try_from(rows.len()).map_err(|_| PlanError::TooManyRows { rows: rows.len() })?;
         let block_size = match hyper.packing {
             Packing::Bfd => asked.max(longest),
             Packing::None => 1,
@@ -56,6 +88,7 @@ impl Plan {
             seed: hyper.seed,
             shuffle: !hyper.no_shuffle,
             epochs: vec![],
+            packed: Packed::default(),
         };
         let whole = hyper.epochs.ceil() as u64;
         let part = hyper.epochs - hyper.epochs.floor();
@@ -63,7 +96,13 @@ impl Plan {
         for epoch in 0..whole {
             // In file order all epochs are the same.
             if epoch == 0 || plan.shuffle {
-                steps = plan.blocks(epoch).len().div_ceil(plan.batch_size) as u64;
+                let blocks = plan.blocks(epoch)?;
+                steps = blocks.len().div_ceil(plan.batch_size) as u64;
+                if epoch == 0 {
+                    let (tokens, room) = (blocks.tokens(), blocks.len() * block_size);
+                    let share = (tokens as f64 / room.max(1) as f64).min(1.0);
+                    plan.packed = Packed { steps, tokens, share };
+                }
             }
             let cut = epoch + 1 == whole && part > 0.0;
             plan.epochs.push(if cut { (steps as f64 * part).ceil() as u64 } else { steps });
@@ -85,19 +124,39 @@ impl Plan {
         })
     }
 
-    /// An epoch's blocks in order.
-    pub(crate) fn blocks(&self, epoch: u64) -> Vec<Block> {
-        match &self.rows {
-            Rows::Documents(documents) if self.packing == Packing::Wrapped => {
-                wrap(self.order(documents, epoch), self.block_size)
-            }
-            Rows::Documents(documents) => pack(self.order(documents, epoch), self.block_size),
-            Rows::Pairs(pairs) => pack_pairs(self.order(pairs, epoch), self.block_size),
-        }
+    /// Blocks of a step.
+    pub(crate) fn batch_size(&self) -> usize {
+        self.batch_size
     }
 
-    fn order<'a, T>(&self, rows: &'a [T], epoch: u64) -> Vec<&'a T> {
-        let mut order: Vec<&T> = rows.iter().collect();
+    /// Tokens of the largest block.
+    pub(crate) fn block_tokens(&self) -> usize {
+        if self.packing == Packing::None { self.rows.longest() } else { self.block_size }
+    }
+
+    /// Tokens that attention spans at most.
+    pub(crate) fn longest(&self) -> usize {
+        if self.packing == Packing::Wrapped { self.block_size } else { self.rows.longest_document() }
+    }
+
+    /// What packing makes of the first pass.
+    pub(crate) fn packed(&self) -> Packed {
+        self.packed
+    }
+
+    /// An epoch's blocks in order.
+    pub(crate) fn blocks(&self, epoch: u64) -> Result<Epoch<'_>, DatasetError> {
+        let order = self.order(epoch);
+        let blocks = if self.packing == Packing::Wrapped && !self.rows.are_pairs() {
+            join(&self.rows, order, self.block_size as u64)?
+        } else {
+            Blocks::Rows(self.rows.pack(&order, self.block_size))
+        };
+        Ok(Epoch { rows: &self.rows, blocks })
+    }
+
+    fn order(&self, epoch: u64) -> Vec<u32> {
+        let mut order: Vec<u32> = (0..).take(self.rows.len()).collect();
         if self.shuffle {
             let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
             rng.set_stream(epoch);
@@ -105,78 +164,68 @@ impl Plan {
         }
         order
     }
+}
 
-    /// Blocks of a step.
-    pub(crate) fn batch_size(&self) -> usize {
-        self.batch_size
+impl Epoch<'_> {
+    /// Blocks.
+    pub(crate) fn len(&self) -> usize {
+        match &self.blocks {
+            Blocks::Rows(blocks) => blocks.len(),
+            Blocks::Joined { pieces, .. } => pieces.len(),
+        }
     }
+
+    fn tokens(&self) -> u64 {
+        match &self.blocks {
+            Blocks::Rows(blocks) => blocks.iter().flatten().map(|row| self.rows.tokens(*row as usize) as u64).sum(),
+            Blocks::Joined { pieces, .. } => pieces.iter().map(|piece| piece.end - piece.start).sum(),
+        }
+    }
+
+    /// Reads one.
+    pub(crate) fn block(&self, index: usize) -> Result<Block, DatasetError> {
+        match &self.blocks {
+            Blocks::Rows(blocks) => self.rows.block(blocks.get(index).map(Vec::as_slice).unwrap_or_default()),
+            Blocks::Joined { order, begins, pieces } => {
+                let mut whole = Document { ids: Vec::new(), loss_mask: Vec::new() };
+                let Range { start, end } = pieces.get(index).cloned().unwrap_or_default();
+                let first = begins.partition_point(|begin| *begin <= start).saturating_sub(1);
+                for (row, begin) in order.iter().zip(begins).skip(first).take_while(|(_, begin)| **begin < end) {
+                    let Document { ids, loss_mask } = self.rows.document(*row)?;
+                    let within = |at: u64| usize::try_from(at.saturating_sub(*begin)).unwrap_or(usize::MAX);
+                    let range = within(start).min(ids.len())..within(end).min(ids.len());
+                    whole.ids.extend_from_slice(&ids[range.clone()]);
+                    whole.loss_mask.extend_from_slice(&loss_mask[range]);
+                }
+                let mut block = Block::default();
+                block.push(&whole);
+                Ok(block)
+            }
+        }
+    }
+}
+
+/// Joins all rows and cuts the whole at the block size, as AutoTrain does: a block is one document, whatever began or
+/// ended in it. A rest that is shorter than a block is left out, unless it is all there is, and so is a piece without
+/// anything to learn.
+fn join(rows: &Rows, order: Vec<u32>, size: u64) -> Result<Blocks, DatasetError> {
+    let (mut begins, mut at, mut learning) = (Vec::with_capacity(order.len()), 0u64, Vec::new());
+    for row in &order {
+        begins.push(at);
+        for bit in rows.document(*row)?.loss_mask {
+            // The first token of a piece is predicted by nothing.
+            if bit == 1 && at % size != 0 && learning.last() != Some(&(at / size)) {
+                learning.push(at / size);
+            }
+            at += 1;
+        }
+    }
+    let whole = at / size;
+    let piece = |number: u64| number * size..((number + 1) * size).min(at);
+    let pieces = learning.into_iter().filter(|number| *number < whole || whole == 0).map(piece).collect();
+    Ok(Blocks::Joined { order, begins, pieces })
 }
 
 #[cfg(test)]
-mod tests {
-    use firn_llm::train::Document;
-
-    use super::*;
-    use crate::spec::tests::spec;
-
-    fn hyper(change: impl Fn(&mut Hyperparameters)) -> Hyperparameters {
-        let mut hyper = spec().hyperparameters;
-        (hyper.batch_size, hyper.block_size) = (2, 4);
-        change(&mut hyper);
-        hyper
-    }
-
-    /// Rows of three tokens: one block each.
-    fn rows(count: u32) -> Vec<Document> {
-        (0..count).map(|row| Document { ids: vec![row; 3], loss_mask: vec![0, 1, 1] }).collect()
-    }
-
-    fn plan(count: u32, change: impl Fn(&mut Hyperparameters)) -> Plan {
-        Plan::new(Rows::Documents(rows(count)), &hyper(change), 64).unwrap()
-    }
-
-    #[test]
-    fn steps_are_counted_from_real_blocks() {
-        let steps = |epochs: f64| plan(5, |hyper| hyper.epochs = epochs).epochs;
-        assert_eq!(steps(2.0), [3, 3]);
-        assert_eq!(steps(1.5), [3, 2]);
-        assert_eq!(steps(0.1), [1]);
-        let epochs = plan(5, |hyper| hyper.epochs = 2.0);
-        assert_eq!(epochs.epochs().collect::<Vec<_>>(), [(0, 0, 3), (1, 3, 3)]);
-        assert_eq!(epochs.steps(), 6);
-    }
-
-    #[test]
-    fn the_seed_and_the_epoch_decide_the_order() {
-        let one = plan(40, |_| {});
-        assert_eq!(one.blocks(0), plan(40, |_| {}).blocks(0));
-        assert_ne!(one.blocks(0), one.blocks(1));
-        assert_ne!(one.blocks(0), plan(40, |hyper| hyper.seed = 7).blocks(0));
-        let straight = plan(40, |hyper| hyper.no_shuffle = true);
-        assert_eq!(straight.blocks(0), straight.blocks(1));
-        assert_eq!(straight.blocks(0), pack(&rows(40), 4));
-    }
-
-    #[test]
-    fn blocks_grow_to_the_longest_row_and_nothing_to_learn_is_an_error() {
-        let mut documents = rows(2);
-        documents.push(Document { ids: vec![1; 9], loss_mask: vec![1; 9] });
-        assert_eq!(Plan::new(Rows::Documents(documents), &hyper(|_| {}), 64).unwrap().block_size, 9);
-        let silent = vec![Document { ids: vec![1, 2], loss_mask: vec![0, 0] }];
-        assert_eq!(Plan::new(Rows::Documents(silent), &hyper(|_| {}), 64).unwrap_err(), PlanError::NothingToLearn);
-    }
-
-    #[test]
-    fn rows_lie_alone_or_are_joined_as_asked() {
-        let alone = plan(5, |hyper| hyper.packing = Packing::None);
-        assert_eq!((alone.blocks(0).len(), alone.steps()), (5, 9));
-        // 15 tokens in blocks of 4: three whole blocks, and the rest is left out.
-        let joined = plan(5, |hyper| hyper.packing = Packing::Wrapped);
-        assert_eq!(joined.blocks(0).iter().map(Block::tokens).collect::<Vec<_>>(), [4, 4, 4]);
-        let long = hyper(|hyper| (hyper.packing, hyper.block_size) = (Packing::Wrapped, 65));
-        let error = Plan::new(Rows::Documents(rows(30)), &long, 64).unwrap_err();
-        assert_eq!(error, PlanError::BlockTooLong { block_size: 65, context: 64 });
-        let summed = plan(5, |hyper| (hyper.gradient_accumulation, hyper.epochs) = (2, 1.0));
-        assert_eq!(summed.steps(), 2, "five blocks, four an update");
-    }
-}
+#[path = "plan_tests.rs"]
+mod tests;

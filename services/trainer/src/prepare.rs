@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use firn_kit::{Channel, retry_unavailable};
+use firn_llm::config::ModelConfig;
 use firn_proto::dataprep::v1::{
     CreateSnapshotRequest, Snapshot, SnapshotState, WatchSnapshotRequest,
     data_prep_service_client::DataPrepServiceClient,
@@ -13,6 +14,7 @@ use tonic::{Code, Request, Status};
 use crate::{
     config::{ABSENCE, SNAPSHOT_TIME},
     record::SnapshotRef,
+    spec::Spec,
 };
 
 /// Deadline of the call that starts a preparation: it hashes the source file.
@@ -29,6 +31,19 @@ pub(crate) enum PrepareError {
     Failed(String),
     #[error("data-prep did not finish the snapshot within {} minutes", SNAPSHOT_TIME.as_secs() / 60)]
     Late,
+}
+
+/// Longest row in tokens if the job does not say; the base's context, if that is shorter.
+const DEFAULT_ROW_TOKENS: u32 = 1_024;
+
+/// What data-prep is asked for.
+pub(crate) fn request(spec: &Spec, model: &ModelConfig) -> CreateSnapshotRequest {
+    let mut request = spec.snapshot_request();
+    if request.max_tokens == 0 {
+        // Data-prep does not know how much the base can read.
+        request.max_tokens = u32::try_from(model.context).unwrap_or(u32::MAX).min(DEFAULT_ROW_TOKENS);
+    }
+    request
 }
 
 /// Has a snapshot prepared and waits for it, over restarts of data-prep: asking again for the same rows is safe. `tell`

@@ -35,6 +35,8 @@ struct Inner {
     arrived: Notify,
     /// Which job a request made. Held while a job is made, so that a retry at the same time makes no second one.
     requests: tokio::sync::Mutex<HashMap<String, String>>,
+    /// Held while a job moves that no worker has, so that only one caller moves it.
+    moving: tokio::sync::Mutex<()>,
     /// Writes outlive their callers: a lost connection must not leave half a job.
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -56,7 +58,7 @@ impl Jobs {
             if !job.spec.request_id.is_empty() {
                 requests.insert(job.spec.request_id.clone(), id.clone());
             }
-            if !job.state().is_terminal() {
+            if !job.state().is_terminal() && job.state() != State::Paused {
                 tracing::info!(job = id, state = job.state().name(), step = job.record().step, "job goes on");
                 waiting.push_back(Arc::clone(&job));
             }
@@ -70,6 +72,7 @@ impl Jobs {
             waiting: Mutex::new(waiting),
             arrived: Notify::new(),
             requests: tokio::sync::Mutex::new(requests),
+            moving: tokio::sync::Mutex::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         })))
@@ -141,10 +144,16 @@ impl Jobs {
 
     async fn cancel_now(&self, job: &Arc<Job>) -> Result<pb::Job, GetError> {
         let Inner { stage, clock, .. } = &*self.0;
+        let _one = self.0.moving.lock().await;
         if job.state().is_terminal() {
             return Err(GetError::Ended { name: job.name(), state: job.state().name() });
         }
         job.want_end(stage, clock).await?;
+        if job.state() == State::Paused {
+            // Nobody else has it.
+            job.enter(stage, clock, State::Cancelled, |_| {}).await?;
+            return Ok(job.to_proto());
+        }
         let place = self.waiting().iter().position(|waiting| Arc::ptr_eq(waiting, job));
         let taken = place.and_then(|place| self.waiting().remove(place));
         if let Some(waiting) = taken {
@@ -156,6 +165,42 @@ impl Jobs {
             }
             ended?;
         }
+        Ok(job.to_proto())
+    }
+
+    /// Wants a running job to pause at its next step.
+    pub(crate) fn pause(&self, name: &str) -> Result<pb::Job, GetError> {
+        let job = self.get(name)?;
+        match job.state() {
+            State::Running => job.want_pause(true),
+            State::Paused => {}
+            state => return Err(GetError::NotRunning { name: job.name(), state: state.name() }),
+        }
+        Ok(job.to_proto())
+    }
+
+    /// Queues a paused job again.
+    pub(crate) async fn resume(&self, name: &str) -> Result<pb::Job, GetError> {
+        let (jobs, job) = (self.clone(), self.get(name)?);
+        let resume = async move { jobs.resume_now(&job).await };
+        self.0.tasks.spawn(resume.in_current_span()).await?
+    }
+
+    async fn resume_now(&self, job: &Arc<Job>) -> Result<pb::Job, GetError> {
+        let _one = self.0.moving.lock().await;
+        match job.state() {
+            State::Paused => {}
+            // The wish to pause was not heard yet.
+            State::Running if job.is_to_pause() => {
+                job.want_pause(false);
+                return Ok(job.to_proto());
+            }
+            state => return Err(GetError::NotPaused { name: job.name(), state: state.name() }),
+        }
+        job.want_pause(false);
+        job.enter(&self.0.stage, &self.0.clock, State::Queued, |_| {}).await?;
+        self.waiting().push_back(Arc::clone(job));
+        self.0.arrived.notify_one();
         Ok(job.to_proto())
     }
 

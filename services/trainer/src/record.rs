@@ -18,6 +18,8 @@ pub(crate) enum State {
     Validating,
     Preparing,
     Running,
+    /// Left RUNNING until it is resumed.
+    Paused,
     Evaluating,
     Registering,
     Succeeded,
@@ -37,6 +39,7 @@ impl State {
             Self::Validating => "validating",
             Self::Preparing => "preparing",
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Evaluating => "evaluating",
             Self::Registering => "registering",
             Self::Succeeded => "succeeded",
@@ -51,6 +54,7 @@ impl State {
             Self::Validating => pb::JobState::Validating,
             Self::Preparing => pb::JobState::Preparing,
             Self::Running => pb::JobState::Running,
+            Self::Paused => pb::JobState::Paused,
             Self::Evaluating => pb::JobState::Evaluating,
             Self::Registering => pb::JobState::Registering,
             Self::Succeeded => pb::JobState::Succeeded,
@@ -92,6 +96,9 @@ pub(crate) struct Evaluation {
     /// Of preferences: share of pairs whose chosen answer is the more probable one.
     #[serde(default)]
     pub(crate) preference_accuracy: Option<f64>,
+    /// Share of completion tokens that the model finds most probable.
+    #[serde(default)]
+    pub(crate) token_accuracy: Option<f64>,
 }
 
 impl Evaluation {
@@ -103,6 +110,7 @@ impl Evaluation {
             sample_prompt: self.sample_prompt.clone(),
             sample_answer: self.sample_answer.clone(),
             preference_accuracy: self.preference_accuracy,
+            token_accuracy: self.token_accuracy,
         }
     }
 }
@@ -122,6 +130,9 @@ pub(crate) struct StateRecord {
     pub(crate) base_evaluation: Option<Evaluation>,
     pub(crate) tuned_evaluation: Option<Evaluation>,
     pub(crate) version: String,
+    /// Step whose weights are the result, if it is not the last one.
+    #[serde(default)]
+    pub(crate) best_step: u64,
 }
 
 impl StateRecord {
@@ -140,6 +151,7 @@ impl StateRecord {
             base_evaluation: None,
             tuned_evaluation: None,
             version: String::new(),
+            best_step: 0,
         }
     }
 
@@ -161,6 +173,7 @@ impl StateRecord {
             train_seconds: self.train_seconds,
             create_time: Some(firn_kit::clock::to_proto(spec.create_time)),
             path: job_path(&spec.job, ""),
+            best_step: self.best_step,
         }
     }
 }
@@ -180,6 +193,22 @@ pub(crate) struct Step {
     pub(crate) train_tokens: u64,
     /// Seconds spent in steps so far.
     pub(crate) train_seconds: f64,
+    #[serde(default)]
+    pub(crate) memory_bytes: u64,
+    /// Passes over the rows so far, with a part.
+    #[serde(default)]
+    pub(crate) epoch: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) held_out: Option<Measured>,
+}
+
+/// The held-out rows after a step.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Measured {
+    pub(crate) loss: f64,
+    pub(crate) accuracy: f64,
+    /// No measurement before had a lower loss.
+    pub(crate) best: bool,
 }
 
 impl Step {
@@ -192,7 +221,29 @@ impl Step {
             learning_rate: self.learning_rate,
             tokens_per_second: self.tokens_per_second,
             seconds_left: self.seconds_left,
+            memory_bytes: self.memory_bytes,
+            epoch: self.epoch,
+            held_out: self.held_out.map(|Measured { loss, accuracy, best }| pb::Measurement { loss, accuracy, best }),
         }
+    }
+}
+
+/// A step of a run of `steps`, for tests.
+#[cfg(test)]
+pub(crate) fn example_step(step: u64, steps: u64) -> Step {
+    Step {
+        step,
+        steps,
+        loss: 0.1 * step as f64,
+        grad_norm: 1.0,
+        learning_rate: 1e-3,
+        tokens_per_second: 10.0,
+        seconds_left: 1.0,
+        train_tokens: 10 * step,
+        train_seconds: 0.5 * step as f64,
+        memory_bytes: 1 << 20,
+        epoch: step as f64 / steps as f64,
+        held_out: None,
     }
 }
 
@@ -246,22 +297,8 @@ fn parse_steps(bytes: &[u8]) -> Vec<Step> {
 mod tests {
     use super::*;
 
-    fn step(step: u64) -> Step {
-        Step {
-            step,
-            steps: 9,
-            loss: 0.1 * step as f64,
-            grad_norm: 1.0,
-            learning_rate: 1e-3,
-            tokens_per_second: 10.0,
-            seconds_left: 1.0,
-            train_tokens: 10 * step,
-            train_seconds: 0.5,
-        }
-    }
-
     fn steps(range: std::ops::RangeInclusive<u64>) -> Vec<Step> {
-        range.map(step).collect()
+        range.map(|step| example_step(step, 9)).collect()
     }
 
     #[test]

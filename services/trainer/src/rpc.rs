@@ -4,8 +4,8 @@ use std::pin::Pin;
 
 use firn_kit::page::page;
 use firn_proto::trainer::v1::{
-    CancelJobRequest, CreateJobRequest, GetJobRequest, Job, JobEvent, ListJobsRequest, ListJobsResponse,
-    WatchJobRequest, trainer_service_server::TrainerService,
+    CancelJobRequest, CreateJobRequest, GetJobRequest, Job, JobEvent, JobPlan, ListJobsRequest, ListJobsResponse,
+    PauseJobRequest, PlanJobRequest, ResumeJobRequest, WatchJobRequest, trainer_service_server::TrainerService,
 };
 use futures_util::Stream;
 use tonic::{Request, Response, Status};
@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status};
 use crate::{
     error::page_status,
     events,
+    forecast::Forecaster,
     queue::Jobs,
     spec::{FieldError, Spec},
 };
@@ -24,6 +25,7 @@ const LONGEST_REQUEST_ID: usize = 128;
 #[derive(Clone, Debug)]
 pub(crate) struct Rpc {
     pub(crate) jobs: Jobs,
+    pub(crate) forecaster: Forecaster,
 }
 
 #[tonic::async_trait]
@@ -59,5 +61,18 @@ impl TrainerService for Rpc {
 
     async fn cancel_job(&self, request: Request<CancelJobRequest>) -> Result<Response<Job>, Status> {
         Ok(Response::new(self.jobs.cancel(&request.get_ref().name).await?))
+    }
+
+    async fn pause_job(&self, request: Request<PauseJobRequest>) -> Result<Response<Job>, Status> {
+        Ok(Response::new(self.jobs.pause(&request.get_ref().name)?))
+    }
+
+    async fn resume_job(&self, request: Request<ResumeJobRequest>) -> Result<Response<Job>, Status> {
+        Ok(Response::new(self.jobs.resume(&request.get_ref().name).await?))
+    }
+
+    async fn plan_job(&self, request: Request<PlanJobRequest>) -> Result<Response<JobPlan>, Status> {
+        let spec = request.into_inner().spec.ok_or_else(|| FieldError::new("spec", "must be set"))?;
+        Ok(Response::new(self.forecaster.forecast(Spec::check(spec)?).await?))
     }
 }

@@ -43,7 +43,8 @@ impl Trainer {
     pub async fn bind_with(args: &ServerArgs, stage: Stage, options: &Options) -> Result<Self, StartError> {
         let jobs = Jobs::load(stage.clone(), Clock::system()).await?;
         let runner = Runner::new(jobs.clone(), stage, Clock::system(), options)?;
-        let service = TrainerServiceServer::new(Rpc { jobs: jobs.clone() }).max_decoding_message_size(LARGEST_REQUEST);
+        let rpc = Rpc { jobs: jobs.clone(), forecaster: runner.forecaster() };
+        let service = TrainerServiceServer::new(rpc).max_decoding_message_size(LARGEST_REQUEST);
         let server = GrpcServer::bind("trainer", args).await?.add_service(service);
         Ok(Self { server, jobs, runner })
     }

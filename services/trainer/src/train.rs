@@ -7,12 +7,19 @@ use std::{
 };
 
 use firn_llm::{
-    train::{Preference, Schedule, StepReport, Tuner},
+    train::{Block, Preference, Schedule, StepReport, Tuner},
     weights::WeightsError,
 };
 use tokio::sync::mpsc;
 
-use crate::{checkpoint::Progress, plan::Plan, record::Step};
+use crate::{
+    checkpoint::{Best, Progress},
+    dataset::DatasetError,
+    evaluate::EvaluateError,
+    plan::{Epoch, Plan},
+    record::{Measured, Step},
+    spec::{Measure, When},
+};
 
 /// Steps over which the speed is measured.
 const SPEED_STEPS: usize = 10;
@@ -30,6 +37,10 @@ pub(crate) enum TrainError {
     NotFinite { step: u64, loss: f64, grad_norm: f64 },
     #[error("failed to save a checkpoint: {0}")]
     Checkpoint(#[source] WeightsError),
+    #[error(transparent)]
+    Measure(EvaluateError),
+    #[error(transparent)]
+    Rows(DatasetError),
 }
 
 /// What the loop tells.
@@ -39,16 +50,30 @@ pub(crate) enum Message {
     Step(Step),
     /// The state after the last step is in a local file, which the receiver removes.
     Checkpoint(Progress, PathBuf),
+    /// The same, of the best measurement so far.
+    Best(Progress, PathBuf),
 }
 
 /// How the loop ended.
 #[derive(Debug)]
 pub(crate) enum Ended {
-    /// All steps, or all of the budget.
-    Done(Box<Tuner>),
+    /// All steps, all of the budget, or too many measurements without a gain.
+    Done(Box<Tuner>, Progress),
     /// Because it was told to.
     Stopped,
 }
+
+/// Why the loop should end before its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Interrupt {
+    /// Soon: what a checkpoint would cost is computed again.
+    Stop,
+    /// After a checkpoint of the last step.
+    Pause,
+}
+
+/// Measures a model on the held-out rows; `None` if there are none.
+pub(crate) type Gauge<'a> = &'a dyn Fn(&Tuner) -> Result<Option<Measured>, EvaluateError>;
 
 /// What the loop needs beside the plan.
 #[derive(Debug)]
@@ -59,99 +84,181 @@ pub(crate) struct Settings {
     /// 0: no budget.
     pub(crate) budget_seconds: f64,
     pub(crate) checkpoint_steps: u64,
+    pub(crate) measure: Measure,
     /// Local folder for checkpoints.
     pub(crate) scratch: PathBuf,
 }
 
-/// Runs the steps after `progress`. Blocks. `stop` is asked before each step: `true` ends the loop there.
+/// Whom the loop asks and tells.
+pub(crate) struct Outside<'a> {
+    pub(crate) messages: &'a mpsc::Sender<Message>,
+    pub(crate) measure: Gauge<'a>,
+    /// Asked before each step.
+    pub(crate) interrupt: &'a dyn Fn() -> Option<Interrupt>,
+}
+
+/// Runs the steps after `progress`. Blocks.
 pub(crate) fn train(
-    mut tuner: Tuner,
+    tuner: Tuner,
     plan: &Plan,
     settings: &Settings,
-    mut progress: Progress,
-    messages: &mpsc::Sender<Message>,
-    stop: &dyn Fn() -> bool,
+    progress: Progress,
+    outside: &Outside<'_>,
 ) -> Result<Ended, TrainError> {
-    let steps = plan.steps();
-    let mut saved = progress.step;
-    let mut speed = Speed::default();
-    'run: for (epoch, before, count) in plan.epochs() {
-        if before + count <= progress.step {
+    let (saved, speed) = (progress.step, Speed::default());
+    let mut run = Run { tuner, plan, settings, outside, progress, saved, speed };
+    for (epoch, before, count) in plan.epochs() {
+        if before + count <= run.progress.step {
             continue;
         }
-        let blocks = plan.blocks(epoch);
-        let first = progress.step;
-        let batches = (before + 1..=before + count).zip(blocks.chunks(plan.batch_size()));
-        for (number, batch) in batches.skip_while(|(number, _)| *number <= first) {
-            if settings.budget_seconds > 0.0 && progress.train_seconds >= settings.budget_seconds {
-                break 'run;
+        let blocks = plan.blocks(epoch).map_err(TrainError::Rows)?;
+        let first = run.progress.step.max(before);
+        for number in first + 1..=before + count {
+            if run.is_enough() {
+                return run.finish();
             }
-            // A closed channel: the service is gone, and whoever comes next has the stage for itself.
-            if messages.is_closed() {
+            if run.must_stop()? {
                 return Ok(Ended::Stopped);
             }
-            if stop() {
-                if saved != progress.step && is_cheap(&tuner) {
-                    let _ = save(&tuner, progress, settings, messages)?;
-                }
+            let epoch_ends = number == before + count;
+            let batch = batch(&blocks, plan.batch_size(), number - before - 1).map_err(TrainError::Rows)?;
+            let epochs = epoch as f64 + (number - before) as f64 / count as f64;
+            if !run.step(number, &batch, epochs, epoch_ends)? {
                 return Ok(Ended::Stopped);
-            }
-            let rate = settings.rate(&progress, steps);
-            let began = Instant::now();
-            let StepReport { loss, grad_norm, tokens } = match settings.preference {
-                None => tuner.step(batch, rate),
-                Some(objective) => tuner.step_pairs(batch, objective, rate).step,
-            };
-            let seconds = began.elapsed().as_secs_f64();
-            if !loss.is_finite() || !grad_norm.is_finite() {
-                return Err(TrainError::NotFinite { step: number, loss, grad_norm });
-            }
-            progress.step = number;
-            progress.train_tokens += tokens as u64;
-            progress.train_seconds += seconds;
-            speed.note(tokens, seconds);
-            let step = Step {
-                step: number,
-                steps,
-                loss,
-                grad_norm,
-                learning_rate: rate,
-                tokens_per_second: speed.tokens_per_second(),
-                seconds_left: settings.seconds_left(&progress, steps),
-                train_tokens: progress.train_tokens,
-                train_seconds: progress.train_seconds,
-            };
-            if messages.blocking_send(Message::Step(step)).is_err() {
-                return Ok(Ended::Stopped);
-            }
-            if number % settings.checkpoint_steps == 0 {
-                if !save(&tuner, progress, settings, messages)? {
-                    return Ok(Ended::Stopped);
-                }
-                saved = number;
             }
         }
     }
-    if saved != progress.step && !save(&tuner, progress, settings, messages)? {
-        return Ok(Ended::Stopped);
-    }
-    Ok(Ended::Done(Box::new(tuner)))
+    run.finish()
 }
 
-/// Writes the state to a local file and hands it over; `false` if nobody takes it.
-fn save(
-    tuner: &Tuner,
+/// Reads the blocks of an epoch's step, counted from 0.
+fn batch(epoch: &Epoch<'_>, size: usize, step: u64) -> Result<Vec<Block>, DatasetError> {
+    let begin = usize::try_from(step).unwrap_or(usize::MAX).saturating_mul(size);
+    (begin..epoch.len().min(begin.saturating_add(size))).map(|index| epoch.block(index)).collect()
+}
+
+/// A run on its way.
+struct Run<'a> {
+    tuner: Tuner,
+    plan: &'a Plan,
+    settings: &'a Settings,
+    outside: &'a Outside<'a>,
     progress: Progress,
-    settings: &Settings,
-    messages: &mpsc::Sender<Message>,
-) -> Result<bool, TrainError> {
-    let file = state_file(&settings.scratch, progress.step);
-    tuner.save_state(&file).map_err(TrainError::Checkpoint)?;
-    Ok(messages.blocking_send(Message::Checkpoint(progress, file)).is_ok())
+    /// Step of the last checkpoint.
+    saved: u64,
+    speed: Speed,
 }
 
-fn state_file(scratch: &Path, step: u64) -> PathBuf {
-    scratch.join(format!("state-{step}.safetensors"))
+impl Run<'_> {
+    /// The budget is spent, or the measurements say that no more is to be had.
+    fn is_enough(&self) -> bool {
+        let Settings { budget_seconds, measure, .. } = self.settings;
+        (*budget_seconds > 0.0 && self.progress.train_seconds >= *budget_seconds)
+            || (measure.patience > 0 && self.progress.without_gain >= measure.patience)
+    }
+
+    fn must_stop(&mut self) -> Result<bool, TrainError> {
+        // A closed channel: the service is gone, and whoever comes next has the stage for itself.
+        if self.outside.messages.is_closed() {
+            return Ok(true);
+        }
+        let Some(interrupt) = (self.outside.interrupt)() else { return Ok(false) };
+        if self.saved != self.progress.step && (interrupt == Interrupt::Pause || is_cheap(&self.tuner)) {
+            self.save(Message::Checkpoint)?;
+        }
+        Ok(true)
+    }
+
+    /// One step, with what follows from it; `false` if nobody listens any more, or the measurement was interrupted.
+    fn step(&mut self, number: u64, batch: &[Block], epoch: f64, epoch_ends: bool) -> Result<bool, TrainError> {
+        let steps = self.plan.steps();
+        let rate = self.settings.rate(&self.progress, steps);
+        let began = Instant::now();
+        let StepReport { loss, grad_norm, tokens } = match self.settings.preference {
+            None => self.tuner.step(batch, rate),
+            Some(objective) => self.tuner.step_pairs(batch, objective, rate).step,
+        };
+        let seconds = began.elapsed().as_secs_f64();
+        if !loss.is_finite() || !grad_norm.is_finite() {
+            return Err(TrainError::NotFinite { step: number, loss, grad_norm });
+        }
+        self.progress.step = number;
+        self.progress.train_tokens += tokens as u64;
+        self.progress.train_seconds += seconds;
+        self.speed.note(tokens, seconds);
+        let held_out = match self.settings.is_due(number, steps, epoch_ends) {
+            true => match (self.outside.measure)(&self.tuner) {
+                Err(EvaluateError::Stopped) => return Ok(false),
+                measured => measured.map_err(TrainError::Measure)?,
+            },
+            false => None,
+        };
+        let held_out = held_out.map(|measured| self.judge(measured));
+        let step = Step {
+            step: number,
+            steps,
+            loss,
+            grad_norm,
+            learning_rate: rate,
+            tokens_per_second: self.speed.tokens_per_second(),
+            seconds_left: self.settings.seconds_left(&self.progress, steps),
+            train_tokens: self.progress.train_tokens,
+            train_seconds: self.progress.train_seconds,
+            memory_bytes: firn_kit::memory::resident().unwrap_or(0),
+            epoch,
+            held_out,
+        };
+        if self.outside.messages.blocking_send(Message::Step(step)).is_err() {
+            return Ok(false);
+        }
+        let best = held_out.is_some_and(|measured| measured.best) && self.settings.measure.keep_best;
+        if best && !self.save(Message::Best)? {
+            return Ok(false);
+        }
+        if number % self.settings.checkpoint_steps == 0 {
+            return self.checkpoint();
+        }
+        Ok(true)
+    }
+
+    /// Compares a measurement with the best one.
+    fn judge(&mut self, measured: Measured) -> Measured {
+        let Progress { best, without_gain, step, .. } = &mut self.progress;
+        let better = best.is_none_or(|best| measured.loss < best.loss - self.settings.measure.threshold);
+        if better {
+            (*best, *without_gain) = (Some(Best { step: *step, loss: measured.loss }), 0);
+        } else {
+            *without_gain += 1;
+        }
+        Measured { best: better, ..measured }
+    }
+
+    fn checkpoint(&mut self) -> Result<bool, TrainError> {
+        self.saved = self.progress.step;
+        self.save(Message::Checkpoint)
+    }
+
+    /// Writes the state to a local file and hands it over; `false` if nobody takes it.
+    fn save(&self, message: fn(Progress, PathBuf) -> Message) -> Result<bool, TrainError> {
+        let kind = match message(self.progress, PathBuf::new()) {
+            Message::Best(..) => "best",
+            _ => "state",
+        };
+        let file = state_file(&self.settings.scratch, kind, self.progress.step);
+        self.tuner.save_state(&file).map_err(TrainError::Checkpoint)?;
+        Ok(self.outside.messages.blocking_send(message(self.progress, file)).is_ok())
+    }
+
+    fn finish(mut self) -> Result<Ended, TrainError> {
+        if self.saved != self.progress.step && !self.checkpoint()? {
+            return Ok(Ended::Stopped);
+        }
+        Ok(Ended::Done(Box::new(self.tuner), self.progress))
+    }
+}
+
+fn state_file(scratch: &Path, kind: &str, step: u64) -> PathBuf {
+    scratch.join(format!("{kind}-{step}.safetensors"))
 }
 
 fn is_cheap(tuner: &Tuner) -> bool {
@@ -174,6 +281,16 @@ impl Settings {
     fn seconds_left(&self, progress: &Progress, steps: u64) -> f64 {
         let left = (steps - progress.step) as f64 * progress.mean_seconds();
         if self.budget_seconds > 0.0 { left.min((self.budget_seconds - progress.train_seconds).max(0.0)) } else { left }
+    }
+
+    /// The held-out rows are to be measured after this step. After the last one they are in any case, by the evaluation.
+    fn is_due(&self, number: u64, steps: u64, epoch_ends: bool) -> bool {
+        let due = match self.measure.when {
+            When::Never => false,
+            When::Epoch => epoch_ends,
+            When::Steps(every) => number % u64::from(every) == 0 || number == steps,
+        };
+        due && (number < steps || self.measure.decides())
     }
 }
 
@@ -207,19 +324,33 @@ mod tests {
 
     use super::*;
 
-    fn settings(budget_seconds: f64) -> Settings {
+    fn settings(budget_seconds: f64, measure: Measure) -> Settings {
         let schedule = Schedule { peak: 1.0, kind: SchedulerKind::Linear, warmup_ratio: 0.0 };
-        Settings { schedule, preference: None, budget_seconds, checkpoint_steps: 50, scratch: PathBuf::new() }
+        Settings { schedule, preference: None, budget_seconds, checkpoint_steps: 50, measure, scratch: PathBuf::new() }
     }
 
     #[test]
     fn the_schedule_follows_the_steps_or_the_budget_whichever_is_further() {
-        let progress = Progress { step: 20, train_tokens: 0, train_seconds: 10.0 };
+        let settings = |budget| settings(budget, Measure::default());
+        let progress = Progress { step: 20, train_seconds: 10.0, ..Progress::default() };
         assert!((settings(0.0).rate(&progress, 100) - 0.8).abs() < 1e-9);
         assert!((settings(20.0).rate(&progress, 100) - 0.5).abs() < 1e-9);
         assert!((settings(1_000.0).rate(&progress, 100) - 0.8).abs() < 1e-9);
         assert!((settings(0.0).seconds_left(&progress, 100) - 40.0).abs() < 1e-9);
         assert!((settings(20.0).seconds_left(&progress, 100) - 10.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn measurements_are_due_as_asked_and_the_last_one_where_something_depends_on_it() {
+        let due = |measure: Measure| {
+            let settings = settings(0.0, measure);
+            (1..=10).filter(|number| settings.is_due(*number, 10, number % 5 == 0)).collect::<Vec<u64>>()
+        };
+        assert_eq!(due(Measure::default()), [5]);
+        assert_eq!(due(Measure { keep_best: true, ..Measure::default() }), [5, 10]);
+        assert_eq!(due(Measure { when: When::Steps(4), ..Measure::default() }), [4, 8]);
+        assert_eq!(due(Measure { when: When::Steps(4), patience: 2, ..Measure::default() }), [4, 8, 10]);
+        assert!(due(Measure { when: When::Never, ..Measure::default() }).is_empty());
     }
 
     #[test]

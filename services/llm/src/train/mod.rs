@@ -14,8 +14,8 @@ mod tuner;
 
 pub use adamw::AdamWConfig;
 pub use memory::MemoryEstimate;
-pub use pack::{Block, Document, Pair, pack, pack_pairs, wrap};
+pub use pack::{Block, Document, Pair, assign, pack, pack_pairs};
 pub use preference::{PairLogs, Preference};
 pub use schedule::{Schedule, SchedulerKind};
 pub use speed::seconds_per_token;
-pub use tuner::{HeldOutLoss, PairReport, StepReport, Tuner, TunerConfig, compare, held_out_loss};
+pub use tuner::{HeldOutLoss, HeldOutPairs, PairReport, StepReport, Tuner, TunerConfig, compare, held_out_loss};

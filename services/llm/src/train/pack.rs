@@ -11,6 +11,13 @@ pub struct Document {
     pub loss_mask: Vec<u8>,
 }
 
+impl Document {
+    /// A token carries loss: the first one does not, for nothing predicts it.
+    pub fn learns(&self) -> bool {
+        self.loss_mask.iter().skip(1).any(|bit| *bit == 1)
+    }
+}
+
 /// Documents one after another; each attends to itself alone and starts at position 0.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Block {
@@ -80,36 +87,38 @@ pub fn pack_pairs<'a>(pairs: impl IntoIterator<Item = &'a Pair>, block_size: usi
     first_fit(pairs.into_iter().map(|pair| [&pair.chosen, &pair.rejected]), block_size)
 }
 
-/// Joins all documents and cuts the whole at the block size, as AutoTrain does: a block is one document, whatever began
-/// or ended in it. A rest that is shorter than a block is left out, unless it is all there is.
-pub fn wrap<'a>(documents: impl IntoIterator<Item = &'a Document>, block_size: usize) -> Vec<Block> {
-    let mut whole = Document { ids: Vec::new(), loss_mask: Vec::new() };
-    for document in documents {
-        whole.ids.extend_from_slice(&document.ids);
-        whole.loss_mask.extend_from_slice(&document.loss_mask);
-    }
-    let size = block_size.min(whole.ids.len()).max(1);
-    let pieces = whole.ids.chunks_exact(size).zip(whole.loss_mask.chunks_exact(size));
-    let pieces: Vec<_> = pieces.map(|(ids, mask)| Document { ids: ids.to_vec(), loss_mask: mask.to_vec() }).collect();
-    pack(&pieces, size)
+fn first_fit<'a, const N: usize>(units: impl Iterator<Item = [&'a Document; N]>, block_size: usize) -> Vec<Block> {
+    let units: Vec<_> = units.collect();
+    let size = |unit: &[&Document; N]| {
+        let tokens = unit.iter().map(|document| document.ids.len()).sum();
+        unit.iter().all(|document| document.learns()).then_some(tokens)
+    };
+    let block = |places: Vec<usize>| {
+        let mut block = Block::default();
+        places.into_iter().flat_map(|place| units[place]).for_each(|document| block.push(document));
+        block
+    };
+    assign(units.iter().map(size), block_size).into_iter().map(block).collect()
 }
 
-fn first_fit<'a, const N: usize>(units: impl Iterator<Item = [&'a Document; N]>, block_size: usize) -> Vec<Block> {
-    let mut blocks: Vec<Block> = Vec::new();
-    for unit in units {
-        if !unit.iter().all(|document| document.loss_mask.iter().skip(1).any(|bit| *bit == 1)) {
-            continue;
-        }
-        let tokens: usize = unit.iter().map(|document| document.ids.len()).sum();
+/// Which block takes what, by sizes alone: the places, in the order given, of what each block holds. What has no size
+/// is left out; what is larger than a block gets one of its own.
+pub fn assign(sizes: impl IntoIterator<Item = Option<usize>>, block_size: usize) -> Vec<Vec<usize>> {
+    let mut blocks: Vec<Vec<usize>> = Vec::new();
+    let mut filled: Vec<usize> = Vec::new();
+    for (place, size) in sizes.into_iter().enumerate() {
+        let Some(size) = size else { continue };
         let open = blocks.len().saturating_sub(OPEN_BLOCKS);
-        let at = match blocks[open..].iter().position(|block| block.tokens() + tokens <= block_size) {
+        let at = match filled[open..].iter().position(|filled| filled + size <= block_size) {
             Some(at) => open + at,
             None => {
-                blocks.push(Block::default());
+                blocks.push(Vec::new());
+                filled.push(0);
                 blocks.len() - 1
             }
         };
-        unit.into_iter().for_each(|document| blocks[at].push(document));
+        blocks[at].push(place);
+        filled[at] += size;
     }
     blocks
 }

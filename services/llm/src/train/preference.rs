@@ -64,7 +64,8 @@ impl Preference {
         sum / pairs.len().max(1) as f64
     }
 
-    pub(crate) fn needs_reference(self) -> bool {
+    /// It refers to the model before training.
+    pub fn needs_reference(self) -> bool {
         matches!(self, Self::Dpo { .. })
     }
 

@@ -9,7 +9,7 @@ use super::block::Model;
 use super::dropout::Dropout;
 use super::gradients::{BlockResult, block_gradients, pair_gradients, pairs, scored};
 use super::pack::Block;
-use super::preference::{PairLogs, Preference, StepSizes};
+use super::preference::{PairLogs, PairState, Preference, StepSizes};
 use crate::model::{Adapter, Decoder, ModelError};
 use crate::ops::{tensor, to_vec};
 use crate::weights::{self, NamedTensor, StoredType, Weights, WeightsError};
@@ -147,6 +147,28 @@ impl Tuner {
         Model { dropout, ..Model::new(&self.decoder, self.adapter.as_ref()) }
     }
 
+    /// The objective on blocks of pairs that are not trained on, without dropout.
+    ///
+    /// # Errors
+    /// None of the blocks' ids may be unknown to the model.
+    pub fn held_out_pairs(&self, blocks: &[Block], objective: Preference) -> Result<HeldOutPairs, ModelError> {
+        let logs = compare(&self.decoder, self.adapter.as_ref(), blocks)?;
+        let reference = match objective.needs_reference() {
+            true => compare(self.untrained.as_ref().unwrap_or(&self.decoder), None, blocks)?,
+            false => vec![PairLogs::default(); logs.len()],
+        };
+        let rows = blocks.iter().flat_map(|block| block.loss_rows.chunks_exact(2));
+        let tokens: Vec<[usize; 2]> = rows.map(|pair| [pair[0].len(), pair[1].len()]).collect();
+        let sizes = StepSizes { pairs: logs.len().max(1), chosen_tokens: tokens.iter().map(|pair| pair[0]).sum() };
+        let pairs = logs.iter().zip(reference).zip(tokens);
+        let losses = pairs.map(|((logs, reference), tokens)| {
+            objective.loss(PairState { logs: *logs, reference, tokens }, sizes).loss
+        });
+        let loss = losses.sum();
+        let preferred = logs.iter().filter(|pair| pair.chosen > pair.rejected).count();
+        Ok(HeldOutPairs { loss, preferred, pairs: logs.len() })
+    }
+
     /// Blocks whose gradients exist side by side: a few for each worker, however many an update has.
     fn at_once(&self) -> usize {
         4 * self.workers.count()
@@ -244,6 +266,17 @@ pub struct HeldOutLoss {
     pub tokens: usize,
     /// Those among them that a greedy answer would hold.
     pub correct: usize,
+}
+
+/// An objective on pairs that are not trained on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HeldOutPairs {
+    /// Mean loss, nats.
+    pub loss: f64,
+    /// Pairs whose chosen answer is more probable, or has the larger reward.
+    pub preferred: usize,
+    /// Pairs.
+    pub pairs: usize,
 }
 
 fn numbered(blocks: &[Block]) -> Vec<(usize, &Block)> {

@@ -1,3 +1,5 @@
+use firn_proto::dataprep::v1::{self as data, row_format::Format};
+
 use super::*;
 
 fn request() -> pb::JobSpec {

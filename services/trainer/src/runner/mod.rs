@@ -1,5 +1,7 @@
 //! The worker: takes one job after the other through its states.
 
+mod steps;
+
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -10,40 +12,36 @@ use firn_kit::{Channel, Clock};
 use firn_llm::{
     config::ModelConfig,
     device::{Device, DeviceSpec},
-    model::{Adapter, Decoder, ModelError},
+    model::{Adapter, Decoder},
     tokenizer::Tokenizer,
-    train::{Tuner, TunerConfig},
 };
 use firn_proto::{
     dataprep::v1::data_prep_service_client::DataPrepServiceClient,
     registry::v1::registry_service_client::RegistryServiceClient,
 };
 use firn_stage::Stage;
-use tokio::sync::mpsc;
 use tracing::Instrument as _;
 
 use crate::{
     artifact,
-    checkpoint::{self, Progress},
     config::Options,
     dataset::{Dataset, HeldOut},
     error::{StartError, WorkError},
     evaluate::{self, EvaluateError, Model, Subject},
+    forecast::Forecaster,
     job::Job,
     plan::Plan,
     prepare,
     queue::Jobs,
-    record::{Evaluation, SnapshotRef, State, StateRecord, write_steps},
+    record::{Evaluation, SnapshotRef, State, StateRecord},
     register,
-    train::{self, Ended, Message, Settings, TrainError},
+    spec::Objective,
+    train::{Interrupt, TrainError},
 };
 
 /// Tries to write a job's last state, and the pause after the first of them, which doubles.
 const END_TRIES: u32 = 5;
 const END_PAUSE: Duration = Duration::from_secs(1);
-
-/// Longest row in tokens if the job does not say; the base's context, if that is shorter.
-const DEFAULT_ROW_TOKENS: u32 = 1_024;
 
 /// Runs jobs.
 #[derive(Debug)]
@@ -79,6 +77,16 @@ impl Runner {
             checkpoint_steps: options.checkpoint_steps.get(),
             scratch: options.scratch(),
         })
+    }
+
+    /// Plans jobs on the same device and stage.
+    pub(crate) fn forecaster(&self) -> Forecaster {
+        Forecaster {
+            stage: self.stage.clone(),
+            device: self.device.clone(),
+            data_prep: self.data_prep.clone(),
+            scratch: self.scratch.clone(),
+        }
     }
 
     /// Runs jobs until the service stops.
@@ -117,6 +125,7 @@ impl Runner {
                 tracing::info!("job stopped; the next start goes on with it")
             }
             Err(WorkError::Cancelled) => self.end(job, State::Cancelled, |_| {}).await,
+            Err(WorkError::Paused) => self.end(job, State::Paused, |_| {}).await,
             Err(error) => {
                 let text = format!("{}: {error}", place(&job.record(), &error));
                 tracing::warn!(error = text, "job failed");
@@ -140,17 +149,23 @@ impl Runner {
         let (plan, held_out) = self.dataset(job, &base, &snapshot, scratch).await?;
         let held_out = Arc::new(held_out);
         let model = Arc::new(Model { decoder, adapter: None });
-        if job.state() < State::Running {
-            let evaluation = self.evaluate(job, "base", &model, &base, &held_out).await?;
+        if job.record().snapshot.is_none() {
+            // A base gives no rewards.
+            let evaluation = match job.spec.spec.objective {
+                Objective::Reward => None,
+                _ => self.evaluate(job, "base", &model, &base, &held_out).await?,
+            };
             let steps = plan.steps();
             let change = |record: &mut StateRecord| {
                 (record.snapshot, record.base_evaluation, record.steps) = (Some(snapshot), evaluation, steps);
             };
             self.enter(job, State::Running, change).await?;
         }
+        self.enter(job, State::Running, |_| {}).await?;
 
-        let trained = Arc::new(self.train(job, model, plan, scratch).await?);
-        self.enter(job, State::Evaluating, |_| {}).await?;
+        let (trained, best_step) = self.train(job, model, plan, &held_out, scratch).await?;
+        let trained = Arc::new(trained);
+        self.enter(job, State::Evaluating, |record| record.best_step = best_step).await?;
         if job.state() < State::Registering {
             let evaluation = self.evaluate(job, "tuned model", &trained, &base, &held_out).await?;
             self.enter(job, State::Registering, |record| record.tuned_evaluation = evaluation).await?;
@@ -180,11 +195,7 @@ impl Runner {
         if let Some(snapshot) = job.record().snapshot {
             return Ok(snapshot);
         }
-        let mut request = job.spec.spec.snapshot_request();
-        if request.max_tokens == 0 {
-            // Data-prep does not know how much the base can read.
-            request.max_tokens = u32::try_from(base.config.context).unwrap_or(u32::MAX).min(DEFAULT_ROW_TOKENS);
-        }
+        let request = prepare::request(&job.spec.spec, &base.config);
         let tell = |rows| job.progress("rows read by data-prep", rows, 0);
         tokio::select! {
             biased;
@@ -205,7 +216,8 @@ impl Runner {
         let (base, job) = (Arc::clone(base), Arc::clone(job));
         blocking(move || {
             let pairs = job.spec.spec.preference().is_some();
-            let Dataset { train, held_out } = Dataset::read(&dir, &base.config, pairs)?;
+            let spec = &job.spec.spec;
+            let Dataset { train, held_out } = Dataset::read(&dir, &base.config, pairs, spec.answered_rows as usize)?;
             Ok((Plan::new(train, &job.spec.spec.hyperparameters, base.config.context)?, held_out))
         })
         .await
@@ -229,82 +241,9 @@ impl Runner {
             Ok(evaluate::evaluate(&whom, &held_out, &subject.spec.spec, &tell, &stop))
         };
         match blocking(work).await? {
-            Err(EvaluateError::Stopped) => Err(self.interrupted()),
+            Err(EvaluateError::Stopped) => Err(self.interrupted(job)),
             evaluation => evaluation.map_err(WorkError::Evaluate),
         }
-    }
-
-    /// Runs the steps that are left, with checkpoints on the stage.
-    async fn train(&self, job: &Arc<Job>, model: Arc<Model>, plan: Plan, scratch: &Path) -> Result<Model, WorkError> {
-        let restored = checkpoint::restore(&self.stage, job.id(), scratch).await?;
-        if let Some(restored) = &restored {
-            tracing::info!(step = restored.progress.step, steps = plan.steps(), "training goes on from a checkpoint");
-        }
-        let (hyper, lora) = (job.spec.spec.hyperparameters.clone(), job.spec.spec.lora.clone());
-        let settings = Settings {
-            schedule: hyper.schedule()?,
-            preference: job.spec.spec.preference(),
-            budget_seconds: hyper.budget_seconds,
-            checkpoint_steps: self.checkpoint_steps,
-            scratch: scratch.to_owned(),
-        };
-        let first = job.spec.spec.adapter_dir(self.stage.local_root())?;
-        let (sender, receiver) = mpsc::channel(train::MESSAGES);
-        let (device, stop) = (self.device.clone(), self.stopper(job));
-        let looping = blocking(move || {
-            let decoder = model.decoder.clone();
-            drop(model);
-            let lora = lora.map(|lora| lora.config()).transpose()?;
-            let adapter = match first {
-                Some(dir) => Some(Adapter::load(&dir, decoder.config(), &device)?),
-                None => lora.map(|lora| Adapter::new(decoder.config(), lora, hyper.seed, &device)),
-            };
-            let mut tuner = Tuner::new(
-                decoder,
-                adapter,
-                &TunerConfig { optimizer: hyper.optimizer(), keep_reference: settings.preference.is_some() },
-            );
-            let mut progress = Progress::default();
-            if let Some(restored) = restored {
-                tuner.load_state(&restored.file).map_err(ModelError::from)?;
-                progress = restored.progress;
-            }
-            Ok(train::train(tuner, &plan, &settings, progress, &sender, &stop)?)
-        });
-        // If the stage fails the receiver goes, and with it the loop.
-        let (ended, received) = tokio::join!(looping, self.receive(job, receiver));
-        received?;
-        match ended? {
-            Ended::Done(tuner) => {
-                let (decoder, adapter) = tuner.into_parts();
-                Ok(Model { decoder, adapter })
-            }
-            Ended::Stopped => Err(self.interrupted()),
-        }
-    }
-
-    /// Takes what the loop tells: metrics to those who watch, checkpoints to the stage.
-    async fn receive(&self, job: &Arc<Job>, mut messages: mpsc::Receiver<Message>) -> Result<(), WorkError> {
-        let mut unwritten = vec![];
-        while let Some(message) = messages.recv().await {
-            match message {
-                Message::Step(step) => {
-                    unwritten.push(step);
-                    job.step(step);
-                }
-                Message::Checkpoint(progress, file) => {
-                    // Metrics first: a checkpoint whose steps are unknown would leave a gap.
-                    write_steps(&self.stage, job.id(), &unwritten).await?;
-                    unwritten.clear();
-                    checkpoint::save(&self.stage, job.id(), &progress, &file).await?;
-                    tracing::info!(step = progress.step, "checkpoint written");
-                    if let Err(error) = tokio::fs::remove_file(&file).await {
-                        tracing::debug!(%error, "failed to remove a local checkpoint");
-                    }
-                }
-            }
-        }
-        Ok(write_steps(&self.stage, job.id(), &unwritten).await?)
     }
 
     async fn artifact(
@@ -371,7 +310,7 @@ impl Runner {
     }
 
     fn check(&self, job: &Arc<Job>) -> Result<(), WorkError> {
-        if self.stopper(job)() { Err(self.interrupted()) } else { Ok(()) }
+        if self.stopper(job)() { Err(self.interrupted(job)) } else { Ok(()) }
     }
 
     /// Says whether the job is to end.
@@ -380,9 +319,23 @@ impl Runner {
         move || stop.is_cancelled() || cancel.is_cancelled()
     }
 
+    /// Says whether and how the job's steps are to end early.
+    fn interrupter(&self, job: &Arc<Job>) -> impl Fn() -> Option<Interrupt> + Send + 'static {
+        let (stopped, job) = (self.stopper(job), Arc::clone(job));
+        move || match (stopped(), job.is_to_pause()) {
+            (true, _) => Some(Interrupt::Stop),
+            (false, true) => Some(Interrupt::Pause),
+            (false, false) => None,
+        }
+    }
+
     /// Why a job ends early.
-    fn interrupted(&self) -> WorkError {
-        if self.jobs.stopped().is_cancelled() { WorkError::Stopping } else { WorkError::Cancelled }
+    fn interrupted(&self, job: &Job) -> WorkError {
+        match (self.jobs.stopped().is_cancelled(), job.cancel.is_cancelled()) {
+            (true, _) => WorkError::Stopping,
+            (false, true) => WorkError::Cancelled,
+            (false, false) => WorkError::Paused,
+        }
     }
 }
 
@@ -396,7 +349,7 @@ fn place(record: &StateRecord, error: &WorkError) -> String {
 }
 
 /// Runs `work` on a thread that may block.
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, WorkError> + Send + 'static,
 ) -> Result<T, WorkError> {
     let span = tracing::Span::current();
