@@ -6,7 +6,7 @@ use firn_data_prep::DataPrep;
 use firn_kit::{Channel, ServerArgs, channel};
 use firn_model_registry::Registry;
 use firn_proto::{
-    dataprep::v1::{CreateSnapshotRequest, PromptFormat, RowFormat, row_format::Format},
+    dataprep::v1::{CreateSnapshotRequest, PreferenceFormat, PromptFormat, RowFormat, row_format::Format},
     registry::v1::registry_service_client::RegistryServiceClient,
     trainer::v1::{
         CreateJobRequest, Hyperparameters, Job, JobEvent, JobSpec, ListJobsRequest, LoraSpec, WatchJobRequest,
@@ -50,6 +50,9 @@ impl House {
         }
         let rows: String = (0..12).map(|index| format!("Fern {index},${}\n", 5 * index)).collect();
         std::fs::write(root.path().join("offers.csv"), format!("ORGANIZATION_NAME,REWARD\n{rows}")).unwrap();
+
+        let votes: String = (0..12).map(|index| format!("Offer {index}?,Fern gives ${index}.,No idea at all\n")).collect();
+        std::fs::write(root.path().join("votes.csv"), format!("prompt,chosen,rejected\n{votes}")).unwrap();
 
         let stage = Stage::open(root.path().to_str().unwrap()).unwrap();
         let data_prep = DataPrep::bind_with(&ServerArgs::loopback(), stage.clone()).await.unwrap();
@@ -166,6 +169,17 @@ pub(crate) fn spec() -> JobSpec {
         answered_rows: 2,
         ..Default::default()
     }
+}
+
+/// As [`epochs`], over preferences: the caller names the objective.
+pub(crate) fn preferences(passes: f64) -> JobSpec {
+    let mut spec = epochs(passes);
+    let [prompt, chosen, rejected] = ["prompt", "chosen", "rejected"].map(str::to_owned);
+    let data = spec.data.as_mut().unwrap();
+    data.source = "votes.csv".to_owned();
+    data.format = Some(RowFormat { format: Some(Format::Preference(PreferenceFormat { prompt, chosen, rejected })) });
+    spec.answered_rows = 0;
+    spec
 }
 
 /// As [`spec`], with this many epochs.

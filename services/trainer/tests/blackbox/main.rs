@@ -4,5 +4,7 @@
 
 mod house;
 mod jobs;
+mod measures;
+mod pauses;
 mod refusals;
 mod restarts;
