@@ -75,8 +75,13 @@ impl Endpoints {
 
 /// A request with a deadline.
 pub(crate) fn request<T>(message: T) -> tonic::Request<T> {
+    request_within(message, PATIENCE)
+}
+
+/// A call that may take longer.
+pub(crate) fn request_within<T>(message: T, patience: Duration) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
-    request.set_timeout(PATIENCE);
+    request.set_timeout(patience);
     request
 }
 

@@ -2,6 +2,7 @@
 //! done.
 
 mod base;
+mod chart;
 mod clients;
 mod commands;
 mod flags;
@@ -48,12 +49,15 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let args = flags::with_hyphens(std::env::args_os());
-    if let Some(message) = flags::unsupported(&args) {
-        eprintln!("error: {message}");
-        return ExitCode::from(2);
-    }
-    let cli = match parse(args) {
+    let prepared = match flags::prepare(std::env::args_os()) {
+        Ok(prepared) => prepared,
+        Err(message) => {
+            eprintln!("error: {message}");
+            return ExitCode::from(2);
+        }
+    };
+    prepared.notes.iter().for_each(|note| eprintln!("note: {note}"));
+    let cli = match parse(prepared.args) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no failures.

@@ -5,13 +5,17 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use firn_kit::Channel;
 use firn_proto::trainer::v1::{
-    Job, JobEvent, JobState, Progress, StepMetrics, WatchJobRequest, job_event::Event,
+    Job, JobEvent, JobState, Measurement, Progress, StepMetrics, WatchJobRequest, job_event::Event,
     trainer_service_client::TrainerServiceClient,
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use tonic::{Code, Status};
 
+use crate::chart::chart;
+
+/// Rows of the loss curve.
+const CURVE_HEIGHT: u32 = 8;
 /// Tries to take up a watch again after the connection broke, a second apart: long enough for a service to restart.
 const RETRIES: u32 = 60;
 
@@ -74,6 +78,7 @@ pub(crate) fn state_name(state: JobState) -> &'static str {
         JobState::Succeeded => "succeeded",
         JobState::Failed => "failed",
         JobState::Cancelled => "cancelled",
+        JobState::Paused => "paused",
     }
 }
 
@@ -88,12 +93,13 @@ pub(crate) fn succeeded(job: Job) -> Result<Job> {
 
 struct Display {
     json: bool,
+    losses: Vec<f64>,
     bar: Option<(String, ProgressBar)>,
 }
 
 impl Display {
     fn new(json: bool) -> Self {
-        Self { json, bar: None }
+        Self { json, losses: Vec::new(), bar: None }
     }
 
     fn bar(&mut self, what: &str, total: u64) -> &ProgressBar {
@@ -122,6 +128,9 @@ impl Display {
             return;
         }
         self.finish();
+        if job.state() == JobState::Evaluating && self.losses.len() > 1 {
+            eprintln!("\n  loss over the steps\n{}\n", chart(std::mem::take(&mut self.losses), CURVE_HEIGHT));
+        }
         let what = match job.state() {
             JobState::Queued => "waiting for its turn".to_owned(),
             JobState::Validating => "checking the base".to_owned(),
@@ -130,6 +139,7 @@ impl Display {
             JobState::Evaluating => "evaluating the tuned model".to_owned(),
             JobState::Registering => "registering the version".to_owned(),
             JobState::Succeeded => format!("registered {}", job.version),
+            JobState::Paused => format!("paused at step {}; `firn jobs resume {}` goes on", job.step, job.name),
             state => state_name(state).to_owned(),
         };
         eprintln!("{} {what}", job.name);
@@ -137,14 +147,28 @@ impl Display {
 
     fn step(&mut self, step: &StepMetrics) {
         if self.json {
-            println!(
-                "{}",
-                json!({
-                    "step": step.step, "steps": step.steps, "loss": step.loss, "grad_norm": step.grad_norm,
-                    "lr": step.learning_rate, "tokens_per_second": step.tokens_per_second,
-                })
-            );
+            let mut line = json!({
+                "step": step.step, "steps": step.steps, "epoch": step.epoch, "loss": step.loss,
+                "grad_norm": step.grad_norm, "lr": step.learning_rate, "tokens_per_second": step.tokens_per_second,
+                "seconds_left": step.seconds_left, "memory_bytes": step.memory_bytes,
+            });
+            if let Some(Measurement { loss, accuracy, best }) = step.held_out {
+                line["eval_loss"] = loss.into();
+                line["eval_accuracy"] = accuracy.into();
+                line["best"] = best.into();
+            }
+            println!("{line}");
             return;
+        }
+        self.losses.push(step.loss);
+        if let Some(Measurement { loss, accuracy, best }) = step.held_out {
+            let mark = if best { ", the best so far" } else { "" };
+            let text =
+                format!("  step {}: held-out loss {loss:.4}, accuracy {:.1} %{mark}", step.step, accuracy * 100.0);
+            match &self.bar {
+                Some((_, bar)) => bar.println(text),
+                None => eprintln!("{text}"),
+            }
         }
         let bar = self.bar("training", step.steps);
         bar.set_length(step.steps);

@@ -38,6 +38,8 @@ const ADAPTER_CONFIG: &str = "adapter_config.json";
 pub(crate) enum LoadError {
     #[error("it is a full model, and only adapters of the base are served")]
     FullModel,
+    #[error("it gives rewards, not text: `firn score` takes it")]
+    Reward,
     #[error("it was trained with chat template {trained}, but the base has {base}")]
     Template { trained: String, base: String },
     #[error("{most} aliases are served already: raise --max-adapters")]
@@ -189,8 +191,8 @@ impl Watcher {
         let fetched = timeout(FETCH_TIME, self.stage.fetch_dir(&version.path, &into)).await;
         let dir = fetched.map_err(|_| LoadError::Slow)??;
         let (base, device) = (Arc::clone(&self.base), self.device.clone());
-        let loaded = tokio::task::spawn_blocking(move || Adapter::load(&dir, &base.config, &device)).await?;
-        Ok(Arc::new(loaded?))
+        let loaded = tokio::task::spawn_blocking(move || Adapter::load(&dir, &base.config, &device)).await??;
+        if loaded.is_reward() { Err(LoadError::Reward) } else { Ok(Arc::new(loaded)) }
     }
 }
 

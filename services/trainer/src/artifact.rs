@@ -15,12 +15,9 @@ use crate::{
     card::card,
     evaluate::Model,
     job::Job,
-    record::{Evaluation, SnapshotRef, Step},
-    spec::{Hyperparameters, Lora, Spec},
+    report::{Report, ReportError},
+    spec::{Hyperparameters, Lora},
 };
-
-/// Points of the report's loss curve: more say nothing more.
-const CURVE_POINTS: usize = 2_000;
 
 /// Why the artifact could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -31,29 +28,8 @@ pub(crate) enum ArtifactError {
     Adapter(#[from] AdapterError),
     #[error(transparent)]
     Stage(#[from] StageError),
-}
-
-/// `report.json`.
-#[derive(Serialize)]
-struct Report<'a> {
-    job: &'a str,
-    spec: &'a Spec,
-    snapshot: Option<&'a SnapshotRef>,
-    steps: u64,
-    train_tokens: u64,
-    train_seconds: f64,
-    trained_parameters: usize,
-    base_evaluation: Option<&'a Evaluation>,
-    tuned_evaluation: Option<&'a Evaluation>,
-    loss_curve: Vec<Point>,
-}
-
-#[derive(Serialize)]
-struct Point {
-    step: u64,
-    loss: f64,
-    grad_norm: f64,
-    learning_rate: f64,
+    #[error(transparent)]
+    Report(#[from] ReportError),
 }
 
 /// `training_params.json`: the flat form that AutoTrain writes.
@@ -108,19 +84,10 @@ pub(crate) async fn write(
         }
     }
     folder.put("README.md", card(&job.spec, &record).into()).await?;
-    let report = Report {
-        job: job.id(),
-        spec,
-        snapshot: record.snapshot.as_ref(),
-        steps: record.step,
-        train_tokens: record.train_tokens,
-        train_seconds: record.train_seconds,
-        trained_parameters,
-        base_evaluation: record.base_evaluation.as_ref(),
-        tuned_evaluation: record.tuned_evaluation.as_ref(),
-        loss_curve: curve(&job.steps()),
-    };
+    let report = Report::new(job, trained_parameters);
     folder.put_json("report.json", &report).await?;
+    folder.put("report.html", report.html()?.into()).await?;
+    folder.put("loss.svg", report.loss_svg()?.into()).await?;
     let parameters = Parameters {
         model: &spec.base,
         project_name: &spec.model,
@@ -135,36 +102,4 @@ pub(crate) async fn write(
     folder.put_json("training_params.json", &parameters).await?;
     folder.finish().await?;
     Ok(path)
-}
-
-/// At most [`CURVE_POINTS`] steps, the last one always.
-fn curve(steps: &[Step]) -> Vec<Point> {
-    let stride = steps.len().div_ceil(CURVE_POINTS).max(1);
-    let kept = steps.iter().rev().step_by(stride);
-    let point = |step: &Step| Point {
-        step: step.step,
-        loss: step.loss,
-        grad_norm: step.grad_norm,
-        learning_rate: step.learning_rate,
-    };
-    let mut points: Vec<Point> = kept.map(point).collect();
-    points.reverse();
-    points
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::record::example_step;
-
-    #[test]
-    fn a_long_curve_is_thinned_and_keeps_its_end() {
-        let step = |step: u64| example_step(step, 5_000);
-        let points = curve(&(1..=5_000).map(step).collect::<Vec<_>>());
-        assert!(points.len() <= CURVE_POINTS && points.len() > CURVE_POINTS / 2);
-        assert_eq!(points.last().unwrap().step, 5_000);
-        assert!(points.windows(2).all(|pair| pair[0].step < pair[1].step));
-        assert_eq!(curve(&[step(1), step(2)]).len(), 2);
-        assert!(curve(&[]).is_empty());
-    }
 }

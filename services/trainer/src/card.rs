@@ -40,10 +40,14 @@ pub(crate) fn card(spec: &SpecRecord, record: &StateRecord) -> String {
     if spec.preference().is_some() {
         line(&mut text, &row("pairs whose chosen answer is preferred", |evaluation| evaluation.preference_accuracy));
     }
-    text.push_str("\n## Training\n\n");
+    line(&mut text, &row("completion tokens foretold", |evaluation| evaluation.token_accuracy));
+    text.push_str("\n## Training\n\n![Loss over the steps](loss.svg)\n\n");
     table(&mut text, ["hyper-parameter", "value"], &hyperparameters(spec));
     let (tokens, seconds) = (record.train_tokens, record.train_seconds);
     line(&mut text, &format!("\n{} steps, {tokens} tokens, {seconds:.1} seconds.", record.step));
+    if record.best_step > 0 {
+        line(&mut text, &format!("The weights are those of step {}, the best measured.", record.best_step));
+    }
     text
 }
 
@@ -70,6 +74,9 @@ fn hyperparameters(spec: &Spec) -> Vec<(&'static str, String)> {
         rows.push(("LoRA rank", lora.r.to_string()));
         rows.push(("LoRA alpha", lora.alpha.to_string()));
         rows.push(("target modules", lora.target_modules.join(", ")));
+    }
+    if let Some(lora) = spec.lora.as_ref().filter(|lora| lora.dropout > 0.0) {
+        rows.push(("LoRA dropout", lora.dropout.to_string()));
     }
     if spec.quantization != "none" {
         rows.push(("frozen base kept as", spec.quantization.clone()));

@@ -32,6 +32,7 @@ mod prepare;
 mod queue;
 mod record;
 mod register;
+mod report;
 mod rows;
 mod rpc;
 mod runner;

@@ -1,13 +1,15 @@
 //! `firn jobs`: training jobs of a running stack.
 
 use anyhow::Result;
-use firn_proto::trainer::v1::{CancelJobRequest, Evaluation, GetJobRequest, Job, ListJobsRequest};
+use firn_proto::trainer::v1::{
+    CancelJobRequest, Evaluation, GetJobRequest, Job, ListJobsRequest, PauseJobRequest, ResumeJobRequest,
+};
 use serde_json::{Value, json};
 
 use crate::clients::{Endpoints, pages, request};
 use crate::progress::{follow, state_name, succeeded};
 
-/// Lists, shows, follows and cancels training jobs.
+/// Lists, shows, follows, pauses and cancels training jobs.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  firn jobs list\n  firn jobs watch jobs/job-0123\n  firn jobs cancel jobs/job-0123"
@@ -41,6 +43,16 @@ enum What {
         /// Name, `jobs/…`.
         name: String,
     },
+    /// Lets a running job write a checkpoint and make room for the next one.
+    Pause {
+        /// Name, `jobs/…`.
+        name: String,
+    },
+    /// Queues a paused job again.
+    Resume {
+        /// Name, `jobs/…`.
+        name: String,
+    },
 }
 
 /// Runs the command.
@@ -64,6 +76,14 @@ pub(crate) async fn run(args: &JobsArgs) -> Result<()> {
         }
         What::Cancel { name } => {
             let job = client.cancel_job(request(CancelJobRequest { name: full(name) })).await?.into_inner();
+            print(&job, args.json);
+        }
+        What::Pause { name } => {
+            let job = client.pause_job(request(PauseJobRequest { name: full(name) })).await?.into_inner();
+            print(&job, args.json);
+        }
+        What::Resume { name } => {
+            let job = client.resume_job(request(ResumeJobRequest { name: full(name) })).await?.into_inner();
             print(&job, args.json);
         }
     }
@@ -99,13 +119,13 @@ pub(crate) fn to_json(job: &Job) -> Value {
         evaluation.as_ref().map(|e| {
             json!({
                 "loss": e.loss, "rows": e.rows, "field_recall": e.field_recall,
-                "preference_accuracy": e.preference_accuracy,
+                "preference_accuracy": e.preference_accuracy, "token_accuracy": e.token_accuracy,
             })
         })
     };
     json!({
         "name": job.name, "state": state_name(job.state()), "step": job.step, "steps": job.steps,
-        "version": job.version, "snapshot": job.snapshot, "error": job.error, "train_tokens": job.train_tokens,
+        "version": job.version, "best_step": job.best_step, "snapshot": job.snapshot, "error": job.error, "train_tokens": job.train_tokens,
         "train_seconds": job.train_seconds, "base": evaluation(&job.base_evaluation),
         "tuned": evaluation(&job.tuned_evaluation),
     })

@@ -90,7 +90,7 @@ async fn tune(args: &QuickstartArgs, stack: &Stack) -> Result<()> {
             seed: args.seed,
             max_tokens: 0,
         }),
-        lora: Some(LoraSpec { r: 16, alpha: 32.0, target_modules: Vec::new() }),
+        lora: Some(LoraSpec { r: 16, alpha: 32.0, ..LoraSpec::default() }),
         hyperparameters: Some(Hyperparameters {
             learning_rate: Some(3e-3),
             epochs: Some(args.epochs),

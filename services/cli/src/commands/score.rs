@@ -12,7 +12,8 @@ use serde_json::json;
 
 use super::template::each_line;
 
-/// Log-probability of each token given those before it: a JSON line in, a JSON line out.
+/// Log-probability of each token given those before it: a JSON line in, a JSON line out. With a reward adapter also the
+/// reward of the whole.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example:\n  echo '{\"text\":\"Good morning\"}' > rows.jsonl\n  firn score --model base --input rows.jsonl"
@@ -88,7 +89,11 @@ pub(crate) fn run(args: &ScoreArgs) -> Result<()> {
         let sum: f64 = scores.iter().copied().map(f64::from).sum();
         let mut logprobs: Vec<Option<f32>> = vec![None; usize::from(!ids.is_empty())];
         logprobs.extend(scores.into_iter().map(Some));
-        println!("{}", json!({ "ids": ids, "logprobs": logprobs, "sum": sum }));
+        let mut line = json!({ "ids": ids, "logprobs": logprobs, "sum": sum });
+        if let Some(adapter) = adapter.as_ref().filter(|adapter| adapter.is_reward()) {
+            line["reward"] = json!(decoder.reward(&ids, adapter)?);
+        }
+        println!("{line}");
         Ok(())
     })
 }

@@ -90,6 +90,7 @@ pub(super) fn merge_folders(
     ensure_free(into)?;
     let base = Decoder::load(from, device)?;
     let trained = Adapter::load(adapter, base.config(), device)?;
+    ensure!(!trained.is_reward(), "{} gives rewards: its score has no place in a merged decoder", adapter.display());
     let rows = rows(from, input, base.config().vocab, base.config().context)?;
     let stored = Weights::open_dir(from)?.stored_type("model.embed_tokens.weight");
     rows.iter().try_for_each(|ids| base.check_row(ids))?;

@@ -183,6 +183,18 @@ impl trainer_server::TrainerService for Fake {
     async fn cancel_job(&self, _: Request<trainer::CancelJobRequest>) -> Result<Response<trainer::Job>, Status> {
         Err(Status::unimplemented("not asked for"))
     }
+
+    async fn pause_job(&self, _: Request<trainer::PauseJobRequest>) -> Result<Response<trainer::Job>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn resume_job(&self, _: Request<trainer::ResumeJobRequest>) -> Result<Response<trainer::Job>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn plan_job(&self, _: Request<trainer::PlanJobRequest>) -> Result<Response<trainer::JobPlan>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
 }
 
 #[tonic::async_trait]

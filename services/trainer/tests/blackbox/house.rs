@@ -51,7 +51,8 @@ impl House {
         let rows: String = (0..12).map(|index| format!("Fern {index},${}\n", 5 * index)).collect();
         std::fs::write(root.path().join("offers.csv"), format!("ORGANIZATION_NAME,REWARD\n{rows}")).unwrap();
 
-        let votes: String = (0..12).map(|index| format!("Offer {index}?,Fern gives ${index}.,No idea at all\n")).collect();
+        let votes: String =
+            (0..12).map(|index| format!("Offer {index}?,Fern gives ${index}.,No idea at all\n")).collect();
         std::fs::write(root.path().join("votes.csv"), format!("prompt,chosen,rejected\n{votes}")).unwrap();
 
         let stage = Stage::open(root.path().to_str().unwrap()).unwrap();

@@ -46,10 +46,13 @@ async fn the_best_measurement_is_the_result_and_training_ends_when_nothing_is_ga
     assert!((steps[5].epoch - 2.0).abs() < 1e-9 && steps[5].memory_bytes > 0);
     assert!(plain.tuned_evaluation.as_ref().unwrap().token_accuracy.is_some());
 
-    let (best, steps) = run(&mut trainer, with(|hyper| {
-        fast(hyper);
-        hyper.keep_best = true;
-    }))
+    let (best, steps) = run(
+        &mut trainer,
+        with(|hyper| {
+            fast(hyper);
+            hyper.keep_best = true;
+        }),
+    )
     .await;
     let losses: Vec<_> = steps.iter().filter_map(|step| Some((step.step, step.held_out.as_ref()?.loss))).collect();
     assert_eq!(losses.len(), 8, "the last one counts, too");
@@ -60,10 +63,13 @@ async fn the_best_measurement_is_the_result_and_training_ends_when_nothing_is_ga
     assert!((tuned - lowest.1).abs() < 1e-6, "{tuned} for {}", lowest.1);
     assert_ne!(adapter(&house, &best), adapter(&house, &plain));
 
-    let (early, steps) = run(&mut trainer, with(|hyper| {
-        fast(hyper);
-        (hyper.early_stopping_patience, hyper.keep_best) = (2, true);
-    }))
+    let (early, steps) = run(
+        &mut trainer,
+        with(|hyper| {
+            fast(hyper);
+            (hyper.early_stopping_patience, hyper.keep_best) = (2, true);
+        }),
+    )
     .await;
     assert_eq!(early.best_step, lowest.0);
     assert_eq!(early.step, lowest.0 + 6, "two passes after the best");

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use firn_proto::dataprep::v1::row_format::Format;
 use firn_proto::dataprep::v1::{MessagesFormat, PreferenceFormat, PromptFormat, TextFormat, TokensFormat};
 
-use super::LlmArgs;
+use super::args::LlmArgs;
 
 /// The one file that is meant, as an absolute path.
 pub(super) fn data_file(path: &Path, split: &str) -> Result<PathBuf> {
