@@ -66,7 +66,7 @@ fn bases() {
 fn flags() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("rows.csv"), "text\nGood morning\n").unwrap();
-    refused(dir.path(), &train(&["--data-path", "rows.csv", "--lora-dropout", "0.1"]), &["--lora-dropout"]);
+    refused(dir.path(), &train(&["--data-path", "rows.csv", "--push-to-hub"]), &["--push-to-hub"]);
     refused(dir.path(), &train(&["--data-path", "rows.csv", "--nonsense"]), &["--nonsense"]);
     refused(dir.path(), &["score", "--model", "x", "--input", "y", "--device", "tpu"], &["tpu", "cpu"]);
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU64;
 use std::path::Path;
 use std::time::Duration;
 
@@ -36,7 +37,7 @@ pub(crate) struct Addresses {
 
 impl Addresses {
     /// Any free ports.
-    pub(crate) fn any() -> Self {
+    fn any() -> Self {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         Self { data_prep: any, trainer: any, registry: any, inference: any, http: any }
     }
@@ -45,6 +46,26 @@ impl Addresses {
     pub(crate) fn fixed(http: SocketAddr) -> Self {
         let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         Self { data_prep: at(7001), trainer: at(7002), registry: at(7003), inference: at(7004), http }
+    }
+}
+
+/// What to start.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted<'a> {
+    /// Folder of the stage.
+    pub(crate) stage: &'a str,
+    pub(crate) device: DeviceSpec,
+    /// The bundled base, a folder, or a path on the stage.
+    pub(crate) base: &'a str,
+    pub(crate) addresses: Addresses,
+    /// Steps from one checkpoint of a job to the next; `None`: the trainer's default.
+    pub(crate) checkpoint_steps: Option<NonZeroU64>,
+}
+
+impl<'a> Wanted<'a> {
+    /// On any free ports.
+    pub(crate) fn new(stage: &'a str, device: DeviceSpec, base: &'a str) -> Self {
+        Self { stage, device, base, addresses: Addresses::any(), checkpoint_steps: None }
     }
 }
 
@@ -60,13 +81,8 @@ pub(crate) struct Stack {
 
 impl Stack {
     /// Starts the services on a stage folder; they stop when `shutdown` is cancelled.
-    pub(crate) async fn start(
-        stage_root: &str,
-        device: DeviceSpec,
-        base: &str,
-        addresses: &Addresses,
-        shutdown: &CancellationToken,
-    ) -> Result<Self> {
+    pub(crate) async fn start(wanted: Wanted<'_>, shutdown: &CancellationToken) -> Result<Self> {
+        let Wanted { stage: stage_root, device, base, addresses, checkpoint_steps } = wanted;
         let stage = Stage::open(stage_root)?;
         let base = locate_base(&stage, base).await?;
         let shutdown = shutdown.child_token();
@@ -77,6 +93,7 @@ impl Stack {
         let (data_prep_endpoint, registry_endpoint) = (url(data_prep.local_addr()), url(registry.local_addr()));
         let mut options = firn_trainer::Options::new(data_prep_endpoint.as_str(), registry_endpoint.as_str());
         options.device = device.to_string();
+        options.checkpoint_steps = checkpoint_steps.unwrap_or(options.checkpoint_steps);
         let trainer = Trainer::bind_with(&args(addresses.trainer), stage.clone(), &options).await?;
         let mut options = firn_inference::Options::new(base.as_str());
         options.registry_endpoint.clone_from(&registry_endpoint);

@@ -84,7 +84,7 @@ async fn held_out_rows_come_as_questions() {
     let (stage, plan) = (Stage::memory(), plan(request(&csv)));
     let path = write(&stage, &plan, built(&plan).unwrap()).await.unwrap();
     let text = String::from_utf8(stage.get(&format!("{path}/held_out.jsonl")).await.unwrap().to_vec()).unwrap();
-    let bytes = stage.get(&format!("{path}/held_out.safetensors")).await.unwrap();
+    let bytes = stage.get(&format!("{path}/held_out-00001.safetensors")).await.unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     let ids = u32s(tensors.tensor("input_ids").unwrap().data());
     let offsets = tensors.tensor("row_offsets").unwrap();

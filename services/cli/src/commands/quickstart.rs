@@ -12,7 +12,7 @@ use serde_json::json;
 use super::chat::answer;
 use crate::clients::{Endpoints, request};
 use crate::progress::{follow, succeeded};
-use crate::stack::{Addresses, Stack};
+use crate::stack::{Stack, Wanted};
 use crate::{base, world};
 
 /// What a held-out row is asked.
@@ -57,7 +57,7 @@ pub(crate) struct QuickstartArgs {
 pub(crate) async fn run(args: &QuickstartArgs) -> Result<()> {
     anyhow::ensure!(args.held_out_rows < args.rows, "--held-out-rows must be less than --rows");
     let shutdown = firn_kit::shutdown_token()?;
-    let stack = Stack::start(&args.stage, args.device, base::BUNDLED, &Addresses::any(), &shutdown).await?;
+    let stack = Stack::start(Wanted::new(&args.stage, args.device, base::BUNDLED), &shutdown).await?;
     let outcome = tokio::select! {
         biased;
         outcome = tune(args, &stack) => outcome,

@@ -7,7 +7,7 @@ use firn_kit::{TelemetryArgs, telemetry};
 use firn_llm::device::DeviceSpec;
 
 use crate::base;
-use crate::stack::{Addresses, Stack};
+use crate::stack::{Addresses, Stack, Wanted};
 
 /// Runs all services in this process, for the page and for clients, until Ctrl-C or SIGTERM.
 #[derive(Debug, clap::Args)]
@@ -33,7 +33,9 @@ pub(crate) struct UpArgs {
 pub(crate) async fn run(args: &UpArgs) -> Result<()> {
     let _guard = telemetry::init("firn", &args.telemetry)?;
     let shutdown = firn_kit::shutdown_token()?;
-    let stack = Stack::start(&args.stage, args.device, &args.base, &Addresses::fixed(args.http), &shutdown).await?;
+    let addresses = Addresses::fixed(args.http);
+    let wanted = Wanted { addresses, ..Wanted::new(&args.stage, args.device, &args.base) };
+    let stack = Stack::start(wanted, &shutdown).await?;
     println!("{stack}");
     let outcome = tokio::select! {
         biased;

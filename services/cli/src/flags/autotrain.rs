@@ -10,20 +10,23 @@ pub(super) enum Fate {
     NoEffect { value: bool, because: &'static str },
     /// These values mean what is done anyway; any other is refused.
     Only { values: &'static [&'static str], otherwise: &'static str },
+    /// A flag of the same name that takes the first value of a list.
+    First { because: &'static str },
     /// Not to be had.
     Refused(&'static str),
 }
 
-use Fate::{NoEffect, Only, Refused, Renamed};
+use Fate::{First, NoEffect, Only, Refused, Renamed};
 
 /// By name, without the hyphens before it.
-pub(super) const FLAGS: [(&str, Fate); 35] = [
+pub(super) const FLAGS: [(&str, Fate); 36] = [
     ("use-peft", Renamed("peft")),
     ("train-batch-size", Renamed("batch-size")),
     ("num-train-epochs", Renamed("epochs")),
     ("evaluation-strategy", Renamed("eval-strategy")),
     ("learning-rate", Renamed("lr")),
     ("gradient-accumulation-steps", Renamed("gradient-accumulation")),
+    ("block-size", First { because: "a row is cut as a whole, at --model-max-length" }),
     ("use-int4", Refused("say --quantization int4")),
     ("use-int8", Refused("say --quantization int8")),
     ("add-eos-token", NoEffect { value: false, because: "a text ends with the base's own token, once" }),
@@ -35,8 +38,8 @@ pub(super) const FLAGS: [(&str, Fate); 35] = [
     ("use-flash-attention-2", NoEffect { value: false, because: "attention never keeps scores that it need not" }),
     ("disable-gradient-checkpointing", NoEffect { value: false, because: "blocks have a backward of their own" }),
     ("logging-steps", NoEffect { value: true, because: "every step is told, and kept in jobs/…/steps" }),
-    ("save-strategy", NoEffect { value: true, because: "checkpoints follow --checkpoint-steps of the trainer" }),
-    ("save-steps", NoEffect { value: true, because: "checkpoints follow --checkpoint-steps of the trainer" }),
+    ("save-strategy", NoEffect { value: true, because: "checkpoints are written every --checkpoint-steps" }),
+    ("save-steps", Renamed("checkpoint-steps")),
     ("save-total-limit", NoEffect { value: true, because: "the last two checkpoints are kept, and the best" }),
     ("max-prompt-length", NoEffect { value: true, because: "a row is cut as a whole, at --model-max-length" }),
     ("max-completion-length", NoEffect { value: true, because: "a row is cut as a whole, at --model-max-length" }),

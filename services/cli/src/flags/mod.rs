@@ -94,6 +94,16 @@ fn translate(flags: impl Iterator<Item = OsString>, prepared: &mut Prepared) -> 
                 }
                 take(true);
             }
+            Fate::First { because } => {
+                let value = value.unwrap_or_default();
+                let list = value.trim_start_matches('[').trim_end_matches(']');
+                let (first, rest) = list.split_once(',').unwrap_or((list, ""));
+                if !rest.is_empty() {
+                    prepared.notes.push(format!("{name} {value}: only the first value counts, for {because}"));
+                }
+                take(true);
+                prepared.args.push(format!("{name}={}", first.trim()).into());
+            }
             Fate::Refused(way_out) => {
                 return Err(format!("{name} is a flag of AutoTrain that this version does not have: {way_out}"));
             }
@@ -145,6 +155,15 @@ mod tests {
     }
 
     #[test]
+    fn a_list_of_block_sizes_is_its_first() {
+        let told = prepared(&["firn", "llm", "--block_size", "512,128", "--seed", "7"]).unwrap();
+        assert_eq!(told.args[2..], ["--block-size=512", "--seed", "7"].map(Into::<std::ffi::OsString>::into));
+        assert!(told.notes[0].contains("only the first value counts"), "{:?}", told.notes);
+        assert_eq!(words(&["firn", "llm", "--block-size=[64, 32]"])[2], "--block-size=64");
+        assert_eq!(words(&["firn", "llm", "--block-size", "-1"])[2], "--block-size=-1");
+    }
+
+    #[test]
     fn what_would_be_done_otherwise_is_refused_with_a_way_out() {
         for (args, parts) in [
             (vec!["--push-to-hub"], ["--push-to-hub", "yourself"]),
@@ -165,6 +184,6 @@ mod tests {
         std::fs::write(&file, "task: llm-sft\nbase_model: base\nproject_name: out\nparams:\n  epochs: 2\n").unwrap();
         let all = words(&["firn", "llm", "--parity", "--epochs", "5", "--config", file.to_str().unwrap()]);
         let at = |word: &str| all.iter().position(|found| found == word).unwrap_or_else(|| panic!("{word} in {all:?}"));
-        assert!(at("q_proj,v_proj") < at("base") && at("base") < at("5"), "{all:?}");
+        assert!(at("q_proj,v_proj") < at("--model=base") && at("--epochs=2") < at("5"), "{all:?}");
     }
 }

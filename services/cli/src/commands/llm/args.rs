@@ -1,5 +1,6 @@
 //! The flags of `firn llm`.
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use firn_llm::device::DeviceSpec;
@@ -148,6 +149,9 @@ pub(crate) struct LlmArgs {
     /// Keep the rows in file order.
     #[arg(long)]
     pub(super) no_shuffle: bool,
+    /// Steps from one checkpoint to the next: what a crash costs at most.
+    #[arg(long, conflicts_with = "remote")]
+    pub(super) checkpoint_steps: Option<NonZeroU64>,
     /// Stop after so many seconds of steps.
     #[arg(long, default_value_t = 0.0)]
     pub(super) budget_seconds: f64,

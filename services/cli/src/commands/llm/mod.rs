@@ -20,7 +20,7 @@ use super::jobs::to_json;
 use super::tools::{ensure_free, merge_folders};
 use crate::clients::{Endpoints, pages, request, request_within};
 use crate::progress::{follow, succeeded};
-use crate::stack::{Addresses, Stack};
+use crate::stack::{Stack, Wanted};
 
 pub(crate) use args::LlmArgs;
 use args::Trainer;
@@ -41,11 +41,12 @@ pub(crate) async fn run(args: LlmArgs) -> Result<()> {
         return train(&args, &args.endpoints, args.model.clone(), source).await;
     }
     let shutdown = firn_kit::shutdown_token()?;
-    let stack = Stack::start(&args.stage, args.device, &args.model, &Addresses::any(), &shutdown).await?;
+    let wanted = Wanted::new(&args.stage, args.device, &args.model);
+    let stack = Stack::start(Wanted { checkpoint_steps: args.checkpoint_steps, ..wanted }, &shutdown).await?;
     let outcome = tokio::select! {
         biased;
         outcome = train(&args, stack.endpoints(), stack.base().to_owned(), source) => outcome,
-        () = shutdown.cancelled() => Err(anyhow::anyhow!("interrupted; `firn up --stage {}` goes on with the job", args.stage)),
+        () = shutdown.cancelled() => Err(anyhow::anyhow!("interrupted; the same command with --resume goes on with the job")),
         error = stack.failed() => Err(error),
     };
     // The first failure is the one to tell.
