@@ -80,7 +80,8 @@ pub struct CreateSnapshotRequest {
     /// Dataset's name: `^[a-z](\[a-z0-9-\]{0,61}\[a-z0-9\])?$`.
     #[prost(string, tag = "1")]
     pub dataset: ::prost::alloc::string::String,
-    /// A CSV, JSONL or Parquet file that the service can read: an absolute path, or a path on the stage.
+    /// A CSV, JSONL or Parquet file that the service can read, or a folder of such files of one notation: an absolute path,
+    /// or a path on the stage.
     #[prost(string, tag = "2")]
     pub source: ::prost::alloc::string::String,
     /// Folder with the tokenizer and chat template: an absolute path, or a path on the stage (`bases/org/model`).
@@ -98,6 +99,9 @@ pub struct CreateSnapshotRequest {
     /// Longest row in tokens; longer ones are cut and counted. 0: 1024.
     #[prost(uint32, tag = "7")]
     pub max_tokens: u32,
+    /// File or folder whose rows are all held out, as `source`; empty: none. Rows that stand in both are not trained on.
+    #[prost(string, tag = "8")]
+    pub held_out_source: ::prost::alloc::string::String,
 }
 /// A prepared dataset.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -176,6 +180,22 @@ pub struct WatchSnapshotRequest {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
 }
+/// Asks whether rows are in a snapshot.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ContainsRowsRequest {
+    /// `datasets/{dataset}/snapshots/{snapshot}`.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Hashes of rows, at most 10,000: sha256 of the row as JSON with sorted keys and without spaces, lower-case hex.
+    #[prost(string, repeated, tag = "2")]
+    pub sha256: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// Where rows are, in the order asked for.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ContainsRowsResponse {
+    #[prost(enumeration = "RowSide", repeated, tag = "1")]
+    pub sides: ::prost::alloc::vec::Vec<i32>,
+}
 /// State of a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -208,6 +228,42 @@ impl SnapshotState {
             "SNAPSHOT_STATE_PREPARING" => Some(Self::Preparing),
             "SNAPSHOT_STATE_READY" => Some(Self::Ready),
             "SNAPSHOT_STATE_FAILED" => Some(Self::Failed),
+            _ => None,
+        }
+    }
+}
+/// What became of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum RowSide {
+    Unspecified = 0,
+    /// It is not in the snapshot.
+    Absent = 1,
+    /// It was trained on.
+    Train = 2,
+    /// It was held out.
+    HeldOut = 3,
+}
+impl RowSide {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "ROW_SIDE_UNSPECIFIED",
+            Self::Absent => "ROW_SIDE_ABSENT",
+            Self::Train => "ROW_SIDE_TRAIN",
+            Self::HeldOut => "ROW_SIDE_HELD_OUT",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "ROW_SIDE_UNSPECIFIED" => Some(Self::Unspecified),
+            "ROW_SIDE_ABSENT" => Some(Self::Absent),
+            "ROW_SIDE_TRAIN" => Some(Self::Train),
+            "ROW_SIDE_HELD_OUT" => Some(Self::HeldOut),
             _ => None,
         }
     }
@@ -407,6 +463,33 @@ pub mod data_prep_service_client {
                 );
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Says of rows, by their hashes, whether a snapshot was made of them.
+        pub async fn contains_rows(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ContainsRowsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ContainsRowsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/firn.dataprep.v1.DataPrepService/ContainsRows",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("firn.dataprep.v1.DataPrepService", "ContainsRows"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -453,6 +536,14 @@ pub mod data_prep_service_server {
             request: tonic::Request<super::WatchSnapshotRequest>,
         ) -> std::result::Result<
             tonic::Response<Self::WatchSnapshotStream>,
+            tonic::Status,
+        >;
+        /// Says of rows, by their hashes, whether a snapshot was made of them.
+        async fn contains_rows(
+            &self,
+            request: tonic::Request<super::ContainsRowsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ContainsRowsResponse>,
             tonic::Status,
         >;
     }
@@ -713,6 +804,51 @@ pub mod data_prep_service_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/firn.dataprep.v1.DataPrepService/ContainsRows" => {
+                    #[allow(non_camel_case_types)]
+                    struct ContainsRowsSvc<T: DataPrepService>(pub Arc<T>);
+                    impl<
+                        T: DataPrepService,
+                    > tonic::server::UnaryService<super::ContainsRowsRequest>
+                    for ContainsRowsSvc<T> {
+                        type Response = super::ContainsRowsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ContainsRowsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as DataPrepService>::contains_rows(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ContainsRowsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

@@ -177,7 +177,7 @@ impl fmt::Display for Stack {
 }
 
 /// The bundled base is put on the stage; another base is a folder, or a path on the stage.
-async fn locate_base(stage: &Stage, base: &str) -> Result<String> {
+pub(crate) async fn locate_base(stage: &Stage, base: &str) -> Result<String> {
     if base == base::BUNDLED {
         return base::install(stage).await;
     }

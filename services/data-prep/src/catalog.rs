@@ -6,7 +6,7 @@ use std::{
 };
 
 use firn_kit::Clock;
-use firn_proto::dataprep::v1::{Snapshot, SnapshotState};
+use firn_proto::dataprep::v1::{RowSide, Snapshot, SnapshotState};
 use firn_stage::{Stage, StageError};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -14,6 +14,7 @@ use tracing::Instrument as _;
 
 use crate::{
     config::Limits,
+    contains,
     error::{CreateError, GetError},
     plan::{Plan, Request},
     snapshot::{self, PrepareError, REPORT, Report},
@@ -95,6 +96,15 @@ impl Catalog {
         firn_kit::names::child(name, &["datasets", "snapshots"])?;
         let snapshots = self.snapshots();
         snapshots.get(name).map(watch::Sender::subscribe).ok_or_else(|| GetError::NotFound { name: name.to_owned() })
+    }
+
+    /// The sides of rows in a snapshot that is ready, by their hashes.
+    pub(crate) async fn contains(&self, name: &str, hashes: &[String]) -> Result<Vec<RowSide>, GetError> {
+        let snapshot = self.get(name)?;
+        if snapshot.state() != SnapshotState::Ready {
+            return Err(GetError::NotReady { name: name.to_owned() });
+        }
+        Ok(contains::sides(&self.0.stage, &snapshot.path, hashes).await?)
     }
 
     /// All snapshots, oldest first.

@@ -7,26 +7,22 @@ use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use serde_json::Value;
 
-use crate::rows::{Row, RowsError, Table};
+use crate::rows::{Reading, RowsError};
 
 /// Reads all rows, in the file's order. Numbers and lists keep their types; decimals, dates and times become text.
-pub(crate) fn read(
-    path: &Path,
-    table: &mut Table,
-    push: &mut impl FnMut(&mut Table, Row) -> Result<(), RowsError>,
-) -> Result<(), RowsError> {
-    let file = table.file.clone();
+pub(crate) fn read(path: &Path, reading: &mut Reading<'_>) -> Result<(), RowsError> {
+    let file = reading.file.clone();
     let failed =
         |row: usize, error: &ParquetError| RowsError::Parquet { file: file.clone(), row, reason: error.to_string() };
     let source = File::open(path).map_err(|source| RowsError::Unreadable { file: file.clone(), source })?;
     let reader = SerializedFileReader::new(source).map_err(|error| failed(0, &error))?;
     let schema = reader.metadata().file_metadata().schema();
-    table.columns = schema.get_fields().iter().map(|field| field.name().to_owned()).collect();
+    reading.columns = schema.get_fields().iter().map(|field| field.name().to_owned()).collect();
     for row in reader.get_row_iter(None).map_err(|error| failed(0, &error))? {
-        let row = row.map_err(|error| failed(table.rows.len() + 1, &error))?;
+        let row = row.map_err(|error| failed(reading.row + 1, &error))?;
         // A row is an object by its type.
         if let Value::Object(row) = row.to_json_value() {
-            push(table, row)?;
+            reading.push(row)?;
         }
     }
     Ok(())
@@ -44,7 +40,7 @@ mod tests {
     use serde_json::json;
 
     use crate::config::Limits;
-    use crate::rows::read;
+    use crate::rows::tests::read;
 
     const SCHEMA: &str = "message offers { required binary NAME (UTF8); optional int64 AMOUNT; }";
 
@@ -70,15 +66,15 @@ mod tests {
         for compression in [Compression::UNCOMPRESSED, Compression::SNAPPY, Compression::ZSTD(Default::default())] {
             let path = dir.path().join("offers.parquet");
             write(&path, compression);
-            let table = read(&path, &Limits::default(), |_| true).unwrap();
+            let table = read(&path, &Limits::default()).unwrap();
             assert_eq!(table.columns, ["NAME", "AMOUNT"]);
             let rows: Vec<_> = table.rows.iter().map(|row| serde_json::to_value(row).unwrap()).collect();
             assert_eq!(rows[0], json!({ "NAME": "Fern & \"Co\"", "AMOUNT": 25 }));
             assert_eq!(rows[1], json!({ "NAME": "Salt", "AMOUNT": null }));
             assert_eq!((rows.len(), &rows[2]["NAME"]), (3, &json!("Ümlaut")));
-            assert_eq!(table.sha256, crate::rows::hash_file(&path, &Limits::default()).unwrap());
+            assert_eq!(table.sha256, crate::rows::tests::hash_file(&path, &Limits::default()).unwrap());
             let few = Limits { max_rows: 2, ..Limits::default() };
-            assert!(read(&path, &few, |_| true).unwrap_err().to_string().contains("more than 2 rows"));
+            assert!(read(&path, &few).err().unwrap().to_string().contains("more than 2 rows"));
         }
     }
 
@@ -88,7 +84,7 @@ mod tests {
         let path = dir.path().join("offers.parquet");
         let refusal = |bytes: &[u8]| {
             std::fs::write(&path, bytes).unwrap();
-            read(&path, &Limits::default(), |_| true).unwrap_err().to_string()
+            read(&path, &Limits::default()).err().unwrap().to_string()
         };
         assert!(refusal(b"").starts_with("failed to read offers.parquet as Parquet: "));
         assert!(refusal(b"NAME,AMOUNT\nFern,25\n").starts_with("failed to read offers.parquet as Parquet: "));

@@ -25,23 +25,31 @@ pub struct Config {
     pub limits: Limits,
 }
 
-/// Bounds on what one snapshot may take, so that one file cannot take the machine's memory.
+/// Bounds on what one snapshot may take, so that one file cannot take the machine.
 #[derive(clap::Args, Clone, Debug, Eq, PartialEq)]
 pub struct Limits {
     /// Most rows of a file.
     #[arg(long, env = "FIRN_MAX_ROWS", default_value_t = Limits::default().max_rows)]
     pub max_rows: usize,
-    /// Most bytes of a file; its rows take a few times as much memory.
+    /// Most bytes of a row.
+    #[arg(long, env = "FIRN_MAX_ROW_BYTES", default_value_t = Limits::default().max_row_bytes)]
+    pub max_row_bytes: usize,
+    /// Most bytes of a file.
     #[arg(long, env = "FIRN_MAX_SOURCE_BYTES", default_value_t = Limits::default().max_source_bytes)]
     pub max_source_bytes: u64,
-    /// Most tokens of a snapshot; each takes 5 bytes.
+    /// Most tokens of a snapshot; each takes 5 bytes on the disk.
     #[arg(long, env = "FIRN_MAX_SNAPSHOT_TOKENS", default_value_t = Limits::default().max_snapshot_tokens)]
     pub max_snapshot_tokens: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_rows: 1_000_000, max_source_bytes: 256 << 20, max_snapshot_tokens: 200_000_000 }
+        Self {
+            max_rows: 100_000_000,
+            max_row_bytes: 8 << 20,
+            max_source_bytes: 64 << 30,
+            max_snapshot_tokens: 16_000_000_000,
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use firn_llm::tokenizer::{Message, Tokenizer, TokenizerError};
 use serde_json::Value;
 
 use crate::{
+    lint::{Code, Seen},
     rows::Row,
     template::{RowTemplate, TemplateError},
 };
@@ -95,6 +96,8 @@ pub(crate) struct Encoded {
     pub(crate) truncated: bool,
     /// What is asked and what the row answers; none for ready-made text.
     pub(crate) question: Option<Question>,
+    /// What stands out in the row.
+    pub(crate) seen: Seen,
 }
 
 /// A held-out row as a question to a model.
@@ -116,6 +119,8 @@ pub(crate) struct Encoder {
     max_tokens: usize,
     /// The token that ends a text. A checkpoint may name further ones that end an answer in a chat.
     end_of_text: Option<u32>,
+    /// Spellings of the tokens that begin or end something.
+    special_words: Vec<String>,
 }
 
 impl Encoder {
@@ -126,7 +131,13 @@ impl Encoder {
         max_tokens: usize,
     ) -> Result<Self, TokenizerError> {
         let end_of_text = end_of_text(&tokenizer, base)?;
-        Ok(Self { tokenizer, format, max_tokens, end_of_text })
+        let ids = tokenizer.bos_id().into_iter().chain(end_of_text).chain(tokenizer.eos_ids().iter().copied());
+        let words = ids.map(|id| tokenizer.decode(&[id], false)).collect::<Result<Vec<_>, _>>()?;
+        // A token that looks like ordinary text is spelled by ordinary text.
+        let mut special_words: Vec<String> = words.into_iter().filter(|word| word.len() > 2).collect();
+        special_words.sort_unstable();
+        special_words.dedup();
+        Ok(Self { tokenizer, format, max_tokens, end_of_text, special_words })
     }
 
     /// Refuses a format that names a column that the file lacks.
@@ -148,15 +159,14 @@ impl Encoder {
     pub(crate) fn encode(&self, row: &Row, ask: bool) -> Result<Encoded, EncodeError> {
         let mut row = match &self.format {
             Format::Text { column } => {
-                let ids = self.text(text_of(row, column)?)?;
+                let (ids, seen) = self.text(text_of(row, column)?)?;
                 let mask = vec![1; ids.len()];
-                Encoded { tokens: Tokens { ids, mask }, ..Encoded::default() }
+                Encoded { tokens: Tokens { ids, mask }, seen, ..Encoded::default() }
             }
-            Format::Tokens { pairs: false } => Encoded { tokens: labelled(row)?, ..Encoded::default() },
+            Format::Tokens { pairs: false } => self.ready(labelled(row)?, None),
             Format::Tokens { pairs: true } => {
                 let answer = |column| answered(row, column);
-                let (tokens, rejected) = (answer(CHOSEN_IDS)?, Some(answer(REJECTED_IDS)?));
-                Encoded { tokens, rejected, ..Encoded::default() }
+                self.ready(answer(CHOSEN_IDS)?, Some(answer(REJECTED_IDS)?))
             }
             Format::Preference { prompt, chosen, rejected } => {
                 let asked = prompt_of(row, prompt)?;
@@ -194,7 +204,37 @@ impl Encoder {
 
     fn answered_chat(&self, messages: &[Message], ask: bool) -> Result<Encoded, EncodeError> {
         let question = if ask { self.question(messages)? } else { None };
-        Ok(Encoded { tokens: self.chat(messages)?, question, ..Encoded::default() })
+        Ok(Encoded { tokens: self.chat(messages)?, question, seen: self.odd_turns(messages), ..Encoded::default() })
+    }
+
+    /// Rows that were tokens already.
+    fn ready(&self, tokens: Tokens, rejected: Option<Tokens>) -> Encoded {
+        let vocab = self.tokenizer.vocab_size();
+        let ids = tokens.ids.iter().chain(rejected.iter().flat_map(|tokens| &tokens.ids));
+        let unknown = ids.copied().find(|id| *id as usize >= vocab);
+        let seen = unknown.map(|id| (Code::UnknownId, format!("{id}, of {vocab} ids"))).into_iter().collect();
+        Encoded { tokens, rejected, seen, ..Encoded::default() }
+    }
+
+    /// What stands out in a chat.
+    fn odd_turns(&self, messages: &[Message]) -> Seen {
+        let mut seen = Seen::new();
+        if let Some(pair) = messages.windows(2).find(|pair| pair[0].role == pair[1].role) {
+            seen.push((Code::RolesRepeat, format!("two turns of {}", pair[0].role)));
+        }
+        if messages.iter().any(|message| message.role == "assistant" && message.content.trim().is_empty()) {
+            seen.push((Code::EmptyCompletion, "an empty answer".to_owned()));
+        }
+        let spelled = |word: &&String| messages.iter().any(|message| message.content.contains(word.as_str()));
+        if let Some(word) = self.special_words.iter().find(spelled) {
+            seen.push((Code::SpecialInside, format!("{word:?} in a turn")));
+        }
+        seen
+    }
+
+    /// The template does not mark what the assistant says, so chats are compared.
+    pub(crate) fn marks_are_compared(&self) -> bool {
+        self.format.has_chats() && !self.tokenizer.template_marks_answers()
     }
 
     /// The row's values, each as text, without the column that holds its training text.
@@ -211,16 +251,25 @@ impl Encoder {
             .collect()
     }
 
-    /// Text with its first and last special token, each once.
-    fn text(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+    /// Text with its first and last special token, each once; and whether it had one already.
+    fn text(&self, text: &str) -> Result<(Vec<u32>, Seen), TokenizerError> {
         let mut ids = self.tokenizer.encode(text, false)?;
-        if let Some(bos) = self.tokenizer.bos_id().filter(|bos| ids.first() != Some(bos)) {
-            ids.insert(0, bos);
+        let mut seen = Seen::new();
+        match self.tokenizer.bos_id() {
+            Some(bos) if ids.first() == Some(&bos) => {
+                seen.push((Code::DoubledSpecial, "begins with the first token".to_owned()));
+            }
+            Some(bos) => ids.insert(0, bos),
+            None => {}
         }
-        if let Some(eos) = self.end_of_text.filter(|eos| ids.last() != Some(eos)) {
-            ids.push(eos);
+        match self.end_of_text {
+            Some(eos) if ids.last() == Some(&eos) => {
+                seen.push((Code::DoubledSpecial, "ends with the last token".to_owned()));
+            }
+            Some(eos) => ids.push(eos),
+            None => {}
         }
-        Ok(ids)
+        Ok((ids, seen))
     }
 
     /// A chat with a mask over its assistant's turns.

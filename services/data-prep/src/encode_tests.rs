@@ -106,7 +106,8 @@ fn text_begins_and_ends_once() {
     let plain = encoder.encode(&row(json!({"t": " Salt Bay. "})), true).unwrap();
     assert_eq!(encoder.tokenizer.decode(&plain.tokens.ids, false).unwrap(), "<s> Salt Bay. </s>");
     let literal = encoder.encode(&row(json!({"t": "<s> Salt Bay. </s>"})), true).unwrap();
-    assert_eq!(plain, literal);
+    assert_eq!(plain.tokens, literal.tokens);
+    assert_eq!((plain.seen.len(), literal.seen.len()), (0, 2), "it is told that both were there");
     assert_eq!(plain.tokens.mask[0], 0);
     assert!(plain.tokens.mask[1..].iter().all(|bit| *bit == 1));
     assert_eq!(plain.question, None);

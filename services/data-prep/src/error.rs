@@ -47,6 +47,10 @@ pub(crate) enum GetError {
     Name(#[from] NameError),
     #[error("there is no snapshot {name}")]
     NotFound { name: String },
+    #[error("{name} is not ready")]
+    NotReady { name: String },
+    #[error(transparent)]
+    Stage(#[from] StageError),
 }
 
 impl From<CreateError> for Status {
@@ -68,6 +72,8 @@ impl From<GetError> for Status {
         match &error {
             GetError::Name(_) => status::invalid_argument(DOMAIN, "name", error.to_string()),
             GetError::NotFound { name } => status::not_found(DOMAIN, "snapshot", name),
+            GetError::NotReady { .. } => status::failed_precondition(DOMAIN, "SNAPSHOT_NOT_READY", error.to_string()),
+            GetError::Stage(_) => status::internal(DOMAIN, &error),
         }
     }
 }

@@ -1,11 +1,11 @@
 //! Rows to checked, templated, tokenised dataset snapshots.
 //!
-//! A row of a CSV, JSON Lines or Parquet file becomes text by a template, and tokens by the base model's own tokenizer and
+//! A row of CSV, JSON Lines or Parquet files becomes text by a template, and tokens by the base model's own tokenizer and
 //! chat template, with a mask that says which tokens are learnt. Some rows are held out by their hashes. All of it is a
 //! folder on the stage that counts once its manifest is there, and never changes.
 //!
 //! ```text
-//! rpc ─► catalog ─► plan: files found, id ─► snapshot: rows ─► template ─► encode ─► split ─► shard ─► stage
+//! rpc ─► catalog ─► plan: files found, id ─► walk: rows ─► split, then rows ─► template ─► encode ─► snapshot: shards ─► stage
 //! ```
 //!
 //! A snapshot's id is a hash over everything it depends on, so the same request finds the same snapshot, also after a
@@ -14,8 +14,10 @@
 mod catalog;
 mod columnar;
 mod config;
+mod contains;
 mod encode;
 mod error;
+mod lint;
 mod plan;
 mod rows;
 mod rpc;
@@ -24,8 +26,11 @@ mod shard;
 mod snapshot;
 mod split;
 mod template;
+mod walk;
 
 pub use config::{Config, Limits};
+pub use contains::{HashedRow, hash_rows};
 pub use error::StartError;
+pub use lint::{Example, Finding, LintError, LintReport, Severity, Spread, lint};
 pub use rows::columns;
 pub use server::DataPrep;

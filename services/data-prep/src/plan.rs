@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     config::Limits,
     encode::{Encoder, Format},
-    rows::{self, RowsError},
+    rows::{Files, RowsError},
     split::hex,
     template::{RowTemplate, TemplateError},
 };
@@ -38,6 +38,8 @@ pub(crate) struct Request {
     pub(crate) base: String,
     pub(crate) format: FormatSpec,
     pub(crate) held_out_rows: u32,
+    /// File or folder whose rows are all held out; empty: none.
+    pub(crate) held_out_source: String,
     pub(crate) seed: u64,
     pub(crate) max_tokens: u32,
 }
@@ -78,8 +80,10 @@ pub(crate) struct Plan {
     pub(crate) request: Request,
     /// First 16 hex digits of the hash over all that the snapshot depends on.
     pub(crate) id: String,
-    pub(crate) source: PathBuf,
+    pub(crate) source: Files,
     pub(crate) source_sha256: String,
+    pub(crate) held_out_source: Option<Files>,
+    pub(crate) held_out_sha256: String,
     pub(crate) tokenizer_sha256: String,
     /// Empty for ready-made text.
     pub(crate) template_sha256: String,
@@ -91,7 +95,10 @@ impl Plan {
     pub(crate) fn open(request: Request, root: Option<&Path>, limits: &Limits) -> Result<Self, PlanError> {
         let source = resolve("source", &request.source, root)?;
         let base = resolve("base", &request.base, root)?;
-        rows::Kind::of(&source)?;
+        let source = Files::find(&source)?;
+        let named = Some(request.held_out_source.as_str()).filter(|path| !path.is_empty());
+        let held_out_source =
+            named.map(|path| Ok::<_, PlanError>(Files::find(&resolve("held_out_source", path, root)?)?)).transpose()?;
         let format = compile(&request.format)?;
         let tokenizer = Tokenizer::from_dir(&base)?;
         let template_sha256 = if format.has_chats() {
@@ -105,7 +112,8 @@ impl Plan {
         let bytes = std::fs::read(&tokenizer_file)
             .map_err(|error| TokenizerError::Unreadable { path: tokenizer_file, reason: error.to_string() })?;
         let tokenizer_sha256 = hex(&Sha256::digest(&bytes));
-        let source_sha256 = rows::hash_file(&source, limits)?;
+        let source_sha256 = source.hash(limits)?;
+        let held_out_sha256 = held_out_source.as_ref().map(|files| files.hash(limits)).transpose()?.unwrap_or_default();
         let parts = serde_json::json!([
             source_sha256,
             request.format,
@@ -114,9 +122,20 @@ impl Plan {
             request.seed,
             request.held_out_rows,
             request.max_tokens,
+            held_out_sha256,
         ]);
         let id = hex(&Sha256::digest(parts.to_string())[..8]);
-        Ok(Self { request, id, source, source_sha256, tokenizer_sha256, template_sha256, encoder })
+        Ok(Self {
+            request,
+            id,
+            source,
+            source_sha256,
+            held_out_source,
+            held_out_sha256,
+            tokenizer_sha256,
+            template_sha256,
+            encoder,
+        })
     }
 
     /// The snapshot's resource name.
@@ -166,6 +185,7 @@ mod tests {
             base: LLAMA.to_owned(),
             format: FormatSpec::Text { column: "A".to_owned() },
             held_out_rows: 1,
+            held_out_source: String::new(),
             seed: 0,
             max_tokens: 64,
         }

@@ -4,29 +4,43 @@ use std::{
     collections::HashSet,
     fs::File,
     io::{self, BufRead, BufReader, Read},
-    path::Path,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use crate::{columnar, config::Limits};
+use crate::{columnar, config::Limits, snapshot::PrepareError};
 
 /// Column name → value, in the file's column order. CSV values are strings, byte for byte.
 pub(crate) type Row = Map<String, Value>;
 
-/// A file's rows.
-#[derive(Debug)]
-pub(crate) struct Table {
-    /// The file's name without its folder: what messages call it.
-    pub(crate) file: String,
+/// What a pass over the rows finds.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Scan {
     /// All columns, in order of their first appearance.
     pub(crate) columns: Vec<String>,
-    /// Rows in file order.
-    pub(crate) rows: Vec<Row>,
-    /// sha256 of the file's bytes, hex.
+    /// Rows of all files.
+    pub(crate) rows: usize,
+    /// sha256 of the file's bytes, hex; of several files, of their hashes one after the other.
     pub(crate) sha256: String,
 }
+
+/// Where a row is, for messages.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Place<'a> {
+    /// The file's name without its folder.
+    pub(crate) file: &'a str,
+    /// From 1, in its file.
+    pub(crate) row: usize,
+}
+
+/// Takes the rows of a pass, one after the other.
+type Take<'a> = dyn FnMut(Place<'_>, Row) -> Result<(), RowsError> + 'a;
 
 /// Why rows could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -46,12 +60,29 @@ pub(crate) enum RowsError {
     Row { file: String, row: usize, line: u64, reason: String },
     #[error("failed to read {file} as Parquet{}: {reason}", if *row > 0 { format!(", row {row}") } else { String::new() })]
     Parquet { file: String, row: usize, reason: String },
+    #[error("row {row} of {file} (line {line}) has more than {limit} bytes: cut it, or raise --max-row-bytes")]
+    TooLong { file: String, row: usize, line: u64, limit: usize },
     #[error("{file} has more than {limit} rows: split it, or raise --max-rows")]
     TooManyRows { file: String, limit: usize },
+    #[error("{folder} holds no .csv, .jsonl or .parquet file")]
+    NoFile { folder: String },
+    #[error("{folder} holds {first} and {other}: keep files of one notation in a folder")]
+    Mixed { folder: String, first: String, other: String },
+    #[error("the columns of {file} are {found}, but those of {first} are {expected}")]
+    OtherColumns { file: String, first: String, found: String, expected: String },
     #[error("{file} has more than {limit} bytes: split it, or raise --max-source-bytes")]
     TooLarge { file: String, limit: u64 },
     #[error("reading {file} was stopped")]
     Stopped { file: String },
+    /// What the taker of the rows failed with.
+    #[error(transparent)]
+    Taken(Box<PrepareError>),
+}
+
+impl From<PrepareError> for RowsError {
+    fn from(error: PrepareError) -> Self {
+        Self::Taken(Box::new(error))
+    }
 }
 
 /// The notations that rows come in.
@@ -80,93 +111,175 @@ pub(crate) fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
-/// sha256 of a file, hex; not more than the limit is read.
-pub(crate) fn hash_file(path: &Path, limits: &Limits) -> Result<String, RowsError> {
-    let mut source = Source::open(path, limits)?;
-    io::copy(&mut source, &mut io::sink()).map_err(|error| source.failed(error))?;
-    Ok(source.sha256())
-}
-
-/// Reads all rows. `keep_on` is asked before each row with the number of rows so far; `false` stops the reading.
-pub(crate) fn read(path: &Path, limits: &Limits, mut keep_on: impl FnMut(usize) -> bool) -> Result<Table, RowsError> {
-    let kind = Kind::of(path)?;
-    let mut source = Source::open(path, limits)?;
-    let mut table = Table { file: file_name(path), columns: Vec::new(), rows: Vec::new(), sha256: String::new() };
-    let mut push = |table: &mut Table, row: Row| {
-        if table.rows.len() >= limits.max_rows {
-            return Err(RowsError::TooManyRows { file: table.file.clone(), limit: limits.max_rows });
-        }
-        if !keep_on(table.rows.len()) {
-            return Err(RowsError::Stopped { file: table.file.clone() });
-        }
-        table.rows.push(row);
-        Ok(())
-    };
-    if kind == Kind::Parquet {
-        // It is read from its end: the hash takes a pass of its own, which also holds the file to its limit.
-        io::copy(&mut source, &mut io::sink()).map_err(|error| source.failed(error))?;
-    }
-    read_into(path, kind, &mut source, &mut table, &mut push)?;
-    if table.rows.is_empty() {
-        let file = table.file;
-        return Err(if table.columns.is_empty() { RowsError::Empty { file } } else { RowsError::NoRows { file } });
-    }
-    table.sha256 = source.sha256();
-    Ok(table)
-}
-
-/// The columns of a file, those of a JSON Lines file as its first row has them; none if it can't be read: whoever
-/// prepares it says why.
-pub fn columns(path: &Path) -> Vec<String> {
-    let mut table = Table { file: file_name(path), columns: Vec::new(), rows: Vec::new(), sha256: String::new() };
-    let mut stop = |table: &mut Table, _: Row| Err(RowsError::Stopped { file: table.file.clone() });
-    if let (Ok(kind), Ok(mut source)) = (Kind::of(path), Source::open(path, &Limits::default())) {
-        // The first row stops the reading, and what is known of the columns by then stays.
-        let _ = read_into(path, kind, &mut source, &mut table, &mut stop);
-    }
-    table.columns
-}
-
-fn read_into(
-    path: &Path,
+/// The files that a path means, all of one notation.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Files {
+    paths: Vec<PathBuf>,
     kind: Kind,
-    source: &mut Source,
-    table: &mut Table,
-    push: &mut impl FnMut(&mut Table, Row) -> Result<(), RowsError>,
-) -> Result<(), RowsError> {
-    match kind {
-        Kind::Csv => read_csv(source, table, push),
-        Kind::JsonLines => read_json_lines(source, table, push),
-        Kind::Parquet => columnar::read(path, table, push),
+}
+
+impl Files {
+    /// A file, or a folder's files of rows in the order of their names.
+    pub(crate) fn find(path: &Path) -> Result<Self, RowsError> {
+        if !path.is_dir() {
+            return Ok(Self { paths: vec![path.to_owned()], kind: Kind::of(path)? });
+        }
+        let folder = path.display().to_string();
+        let unreadable = |source| RowsError::Unreadable { file: folder.clone(), source };
+        let mut paths = Vec::new();
+        for entry in std::fs::read_dir(path).map_err(unreadable)? {
+            let path = entry.map_err(unreadable)?.path();
+            if path.is_file() && !file_name(&path).starts_with('.') && Kind::of(&path).is_ok() {
+                paths.push(path);
+            }
+        }
+        paths.sort_unstable();
+        let Some(first) = paths.first() else { return Err(RowsError::NoFile { folder }) };
+        let kind = Kind::of(first)?;
+        if let Some(other) = paths.iter().find(|path| Kind::of(path).ok() != Some(kind)) {
+            return Err(RowsError::Mixed { folder, first: file_name(first), other: file_name(other) });
+        }
+        Ok(Self { paths, kind })
+    }
+
+    /// What messages call the whole.
+    pub(crate) fn name(&self) -> String {
+        match self.paths.as_slice() {
+            [one] => file_name(one),
+            all => format!("{} files, {} …", all.len(), all.first().map(|path| file_name(path)).unwrap_or_default()),
+        }
+    }
+
+    /// sha256 of the files, hex, as in [`Scan`]; not more than the limit is read.
+    pub(crate) fn hash(&self, limits: &Limits) -> Result<String, RowsError> {
+        let hashes = self.paths.iter().map(|path| {
+            let mut source = Source::open(path, limits)?;
+            io::copy(&mut source, &mut io::sink()).map_err(|error| source.failed(error))?;
+            Ok(source.sha256())
+        });
+        Ok(hash_of(&hashes.collect::<Result<Vec<_>, RowsError>>()?))
+    }
+
+    /// Reads all rows, one at a time, and gives them to `take`, whose first error ends the pass.
+    pub(crate) fn visit(&self, limits: &Limits, take: &mut Take<'_>) -> Result<Scan, RowsError> {
+        let (mut scan, mut hashes) = (Scan::default(), Vec::new());
+        for path in &self.paths {
+            let mut source = Source::open(path, limits)?;
+            let mut reading = Reading { file: file_name(path), columns: Vec::new(), row: 0, limits, take };
+            if self.kind == Kind::Parquet {
+                // It is read from its end: the hash takes a pass of its own, which also holds the file to its limit.
+                io::copy(&mut source, &mut io::sink()).map_err(|error| source.failed(error))?;
+            }
+            reading.read(path, self.kind, &mut source)?;
+            let Reading { file, columns, row, .. } = reading;
+            if row == 0 {
+                return Err(if columns.is_empty() { RowsError::Empty { file } } else { RowsError::NoRows { file } });
+            }
+            self.add_columns(&mut scan, columns, file)?;
+            scan.rows += row;
+            hashes.push(source.sha256());
+        }
+        scan.sha256 = hash_of(&hashes);
+        Ok(scan)
+    }
+
+    fn add_columns(&self, scan: &mut Scan, columns: Vec<String>, file: String) -> Result<(), RowsError> {
+        if scan.columns.is_empty() {
+            scan.columns = columns;
+        } else if self.kind == Kind::JsonLines {
+            let new = columns.into_iter().filter(|column| !scan.columns.contains(column)).collect::<Vec<_>>();
+            scan.columns.extend(new);
+        } else if scan.columns != columns {
+            let first = self.paths.first().map(|path| file_name(path)).unwrap_or_default();
+            let (found, expected) = (columns.join(", "), scan.columns.join(", "));
+            return Err(RowsError::OtherColumns { file, first, found, expected });
+        }
+        Ok(())
     }
 }
 
-fn read_csv(
-    source: &mut Source,
-    table: &mut Table,
-    push: &mut impl FnMut(&mut Table, Row) -> Result<(), RowsError>,
-) -> Result<(), RowsError> {
+fn hash_of(hashes: &[String]) -> String {
+    match hashes {
+        [one] => one.clone(),
+        all => crate::split::hex(&Sha256::digest(all.concat())),
+    }
+}
+
+/// The columns of a file or a folder's first one, those of a JSON Lines file as its first row has them; none if it can't
+/// be read: whoever prepares it says why.
+pub fn columns(path: &Path) -> Vec<String> {
+    let limits = Limits::default();
+    let mut stop = |place: Place<'_>, _: Row| Err(RowsError::Stopped { file: place.file.to_owned() });
+    let Ok(Files { paths, kind }) = Files::find(path) else { return Vec::new() };
+    let Some(path) = paths.first() else { return Vec::new() };
+    let mut reading = Reading { file: file_name(path), columns: Vec::new(), row: 0, limits: &limits, take: &mut stop };
+    if let Ok(mut source) = Source::open(path, &limits) {
+        // The first row stops the reading, and what is known of the columns by then stays.
+        let _ = reading.read(path, kind, &mut source);
+    }
+    reading.columns
+}
+
+/// A file on its way.
+pub(crate) struct Reading<'a> {
+    pub(crate) file: String,
+    pub(crate) columns: Vec<String>,
+    /// Rows so far.
+    pub(crate) row: usize,
+    limits: &'a Limits,
+    take: &'a mut Take<'a>,
+}
+
+impl Reading<'_> {
+    fn read(&mut self, path: &Path, kind: Kind, source: &mut Source) -> Result<(), RowsError> {
+        match kind {
+            Kind::Csv => read_csv(source, self),
+            Kind::JsonLines => read_json_lines(source, self),
+            Kind::Parquet => columnar::read(path, self),
+        }
+    }
+
+    /// Hands on the next row.
+    pub(crate) fn push(&mut self, row: Row) -> Result<(), RowsError> {
+        if self.row >= self.limits.max_rows {
+            return Err(RowsError::TooManyRows { file: self.file.clone(), limit: self.limits.max_rows });
+        }
+        self.row += 1;
+        (self.take)(Place { file: &self.file, row: self.row }, row)
+    }
+
+    fn too_long(&self, line: u64) -> RowsError {
+        let (file, row) = (self.file.clone(), self.row + 1);
+        RowsError::TooLong { file, row, line, limit: self.limits.max_row_bytes }
+    }
+}
+
+fn read_csv(source: &mut Source, reading: &mut Reading<'_>) -> Result<(), RowsError> {
+    let row_limit = Arc::clone(&source.row_left);
+    let most = reading.limits.max_row_bytes as u64;
     // Flexible: a row of another length is told in our own words, with its number.
     let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(without_bom(source)?);
-    let header = reader.byte_headers().map_err(|error| csv_failed(&table.file, 0, &error))?.clone();
-    table.columns = header_columns(&table.file, &header)?;
+    row_limit.store(most, Ordering::Relaxed);
+    let header = reader.byte_headers().map_err(|error| csv_failed(reading, 0, &error))?.clone();
+    reading.columns = header_columns(&reading.file, &header)?;
     let mut record = csv::ByteRecord::new();
     loop {
-        let row = table.rows.len() + 1;
-        if !reader.read_byte_record(&mut record).map_err(|error| csv_failed(&table.file, row, &error))? {
+        row_limit.store(most, Ordering::Relaxed);
+        let row = reading.row + 1;
+        if !reader.read_byte_record(&mut record).map_err(|error| csv_failed(reading, row, &error))? {
             return Ok(());
         }
         let line = record.position().map_or(0, csv::Position::line);
-        let refuse = |reason: String| RowsError::Row { file: table.file.clone(), row, line, reason };
-        if record.len() != table.columns.len() {
-            return Err(refuse(format!("has {} values, but the header has {}", record.len(), table.columns.len())));
+        let refuse = |reason: String| RowsError::Row { file: reading.file.clone(), row, line, reason };
+        if record.len() != reading.columns.len() {
+            return Err(refuse(format!("has {} values, but the header has {}", record.len(), reading.columns.len())));
         }
         let mut values = Row::new();
-        for (column, bytes) in table.columns.iter().zip(&record) {
+        for (column, bytes) in reading.columns.iter().zip(&record) {
             let text = std::str::from_utf8(bytes).map_err(|_| refuse(format!("is not UTF-8 in column {column}")))?;
             values.insert(column.clone(), Value::from(text));
         }
-        push(table, values)?;
+        reading.push(values)?;
     }
 }
 
@@ -187,42 +300,46 @@ fn header_columns(file: &str, header: &csv::ByteRecord) -> Result<Vec<String>, R
     Ok(columns)
 }
 
-fn read_json_lines(
-    source: &mut Source,
-    table: &mut Table,
-    push: &mut impl FnMut(&mut Table, Row) -> Result<(), RowsError>,
-) -> Result<(), RowsError> {
-    let file = table.file.clone();
+fn read_json_lines(source: &mut Source, reading: &mut Reading<'_>) -> Result<(), RowsError> {
+    let file = reading.file.clone();
+    let most = reading.limits.max_row_bytes;
     let mut reader = BufReader::new(without_bom(source)?);
     let mut seen = HashSet::new();
     let mut bytes = Vec::new();
     for line in 1.. {
         bytes.clear();
-        if reader.read_until(b'\n', &mut bytes).map_err(|error| failed(&file, error))? == 0 {
+        let read = reader.by_ref().take(most as u64 + 1).read_until(b'\n', &mut bytes);
+        if read.map_err(|error| failed(&file, error))? == 0 {
             break;
+        }
+        if bytes.len() > most {
+            return Err(reading.too_long(line));
         }
         if bytes.trim_ascii().is_empty() {
             continue;
         }
-        let refuse = |reason: String| RowsError::Row { file: file.clone(), row: table.rows.len() + 1, line, reason };
+        let refuse = |reason: String| RowsError::Row { file: file.clone(), row: reading.row + 1, line, reason };
         let value: Value = serde_json::from_slice(&bytes).map_err(|error| refuse(format!("is not JSON: {error}")))?;
         let Value::Object(row) = value else { return Err(refuse("is not a JSON object".to_owned())) };
         for column in row.keys() {
             if seen.insert(column.clone()) {
-                table.columns.push(column.clone());
+                reading.columns.push(column.clone());
             }
         }
-        push(table, row)?;
+        reading.push(row)?;
     }
     Ok(())
 }
 
-fn csv_failed(file: &str, row: usize, error: &csv::Error) -> RowsError {
-    if let csv::ErrorKind::Io(error) = error.kind() {
-        return failed(file, io::Error::new(error.kind(), error.to_string()));
-    }
+fn csv_failed(reading: &Reading<'_>, row: usize, error: &csv::Error) -> RowsError {
     let line = error.position().map_or(0, csv::Position::line);
-    RowsError::Row { file: file.to_owned(), row, line, reason: format!("is not CSV: {error}") }
+    if let csv::ErrorKind::Io(error) = error.kind() {
+        if error.get_ref().is_some_and(|inner| inner.is::<LongRow>()) {
+            return reading.too_long(line);
+        }
+        return failed(&reading.file, io::Error::new(error.kind(), error.to_string()));
+    }
+    RowsError::Row { file: reading.file.clone(), row, line, reason: format!("is not CSV: {error}") }
 }
 
 fn failed(file: &str, source: io::Error) -> RowsError {
@@ -249,7 +366,14 @@ struct Source {
     digest: Sha256,
     read: u64,
     limit: u64,
+    /// Bytes that may come before the next row begins.
+    row_left: Arc<AtomicU64>,
 }
+
+/// A row does not end.
+#[derive(Debug, thiserror::Error)]
+#[error("the row is too long")]
+struct LongRow;
 
 /// More bytes than the limit came.
 #[derive(Debug, thiserror::Error)]
@@ -265,7 +389,14 @@ impl Source {
         if file.metadata().map_err(unreadable)?.is_dir() {
             return Err(unreadable(io::Error::new(io::ErrorKind::IsADirectory, "it is a folder; name a file")));
         }
-        Ok(Self { name, file, digest: Sha256::new(), read: 0, limit: limits.max_source_bytes })
+        Ok(Self {
+            name,
+            file,
+            digest: Sha256::new(),
+            read: 0,
+            limit: limits.max_source_bytes,
+            row_left: Arc::new(AtomicU64::new(u64::MAX)),
+        })
     }
 
     fn failed(&self, error: io::Error) -> RowsError {
@@ -279,7 +410,12 @@ impl Source {
 
 impl Read for Source {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.row_left.load(Ordering::Relaxed);
+        if left == 0 {
+            return Err(io::Error::other(LongRow));
+        }
         let read = self.file.read(buffer)?;
+        self.row_left.store(left.saturating_sub(read as u64), Ordering::Relaxed);
         self.digest.update(&buffer[..read]);
         self.read += read as u64;
         if self.read > self.limit { Err(io::Error::other(PastLimit(self.limit))) } else { Ok(read) }
@@ -287,10 +423,30 @@ impl Read for Source {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{fs, path::PathBuf};
+pub(crate) mod tests {
+    use std::fs;
 
     use super::*;
+
+    /// A file's rows.
+    pub(crate) struct Table {
+        pub(crate) columns: Vec<String>,
+        pub(crate) rows: Vec<Row>,
+        pub(crate) sha256: String,
+    }
+
+    pub(crate) fn read(path: &Path, limits: &Limits) -> Result<Table, RowsError> {
+        let mut rows = Vec::new();
+        let scan = Files::find(path)?.visit(limits, &mut |_, row| {
+            rows.push(row);
+            Ok(())
+        })?;
+        Ok(Table { columns: scan.columns, rows, sha256: scan.sha256 })
+    }
+
+    pub(crate) fn hash_file(path: &Path, limits: &Limits) -> Result<String, RowsError> {
+        Files::find(path)?.hash(limits)
+    }
 
     fn file(name: &str, bytes: &[u8]) -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
@@ -301,11 +457,11 @@ mod tests {
 
     fn read_all(name: &str, bytes: &[u8]) -> Result<Table, RowsError> {
         let (_dir, path) = file(name, bytes);
-        read(&path, &Limits::default(), |_| true)
+        read(&path, &Limits::default())
     }
 
     fn refusal(name: &str, bytes: &[u8]) -> String {
-        read_all(name, bytes).unwrap_err().to_string()
+        read_all(name, bytes).err().unwrap().to_string()
     }
 
     #[test]
@@ -340,7 +496,7 @@ mod tests {
         let (_dir, path) = file("a.csv", bytes);
         let expected = crate::split::hex(&Sha256::digest(bytes));
         assert_eq!(hash_file(&path, &Limits::default()).unwrap(), expected);
-        assert_eq!(read(&path, &Limits::default(), |_| true).unwrap().sha256, expected);
+        assert_eq!(read(&path, &Limits::default()).unwrap().sha256, expected);
     }
 
     #[test]
@@ -364,10 +520,46 @@ mod tests {
     fn limits_hold() {
         let (_dir, path) = file("a.csv", b"A\n1\n2\n3\n");
         let rows = Limits { max_rows: 2, ..Limits::default() };
-        assert!(read(&path, &rows, |_| true).unwrap_err().to_string().contains("more than 2 rows"));
+        assert!(read(&path, &rows).err().unwrap().to_string().contains("more than 2 rows"));
         let bytes = Limits { max_source_bytes: 7, ..Limits::default() };
-        assert!(read(&path, &bytes, |_| true).unwrap_err().to_string().contains("more than 7 bytes"));
+        assert!(read(&path, &bytes).err().unwrap().to_string().contains("more than 7 bytes"));
         assert!(hash_file(&path, &bytes).unwrap_err().to_string().contains("more than 7 bytes"));
-        assert!(matches!(read(&path, &Limits::default(), |row| row < 1), Err(RowsError::Stopped { .. })));
+        let stop = &mut |place: Place<'_>, _: Row| Err(RowsError::Stopped { file: place.file.to_owned() });
+        let stopped = Files::find(&path).unwrap().visit(&Limits::default(), stop);
+        assert!(matches!(stopped, Err(RowsError::Stopped { .. })));
+    }
+
+    #[test]
+    fn a_long_row_is_refused_before_it_is_held() {
+        let limits = Limits { max_row_bytes: 20_000, ..Limits::default() };
+        let long = "x".repeat(60_000);
+        for (name, text) in [("a.csv", format!("A\n1\n{long}\n")), ("a.jsonl", format!("{{}}\n{{\"a\":\"{long}\"}}\n"))]
+        {
+            let (_dir, path) = file(name, text.as_bytes());
+            let error = read(&path, &limits).err().unwrap().to_string();
+            assert!(error.starts_with(&format!("row 2 of {name} (line ")), "{error}");
+            assert!(error.contains("more than 20000 bytes"), "{error}");
+            assert_eq!(read(&path, &Limits::default()).unwrap().rows.len(), 2);
+        }
+    }
+
+    #[test]
+    fn a_folder_is_its_files_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+        assert!(matches!(Files::find(dir.path()), Err(RowsError::NoFile { .. })));
+        put("b.csv", "A,B\n3,4\n");
+        put("a.csv", "A,B\n1,2\n");
+        put(".hidden.csv", "X\n1\n");
+        put("notes.txt", "x");
+        let table = read(dir.path(), &Limits::default()).unwrap();
+        assert_eq!((table.rows.len(), table.rows[0]["A"].as_str()), (2, Some("1")));
+        assert_eq!(table.sha256, hash_file(dir.path(), &Limits::default()).unwrap());
+        assert_eq!(columns(dir.path()), ["A", "B"]);
+        put("c.csv", "A,C\n5,6\n");
+        let error = read(dir.path(), &Limits::default()).err().unwrap().to_string();
+        assert_eq!(error, "the columns of c.csv are A, C, but those of a.csv are A, B");
+        put("d.jsonl", "{}\n");
+        assert!(Files::find(dir.path()).unwrap_err().to_string().contains("a.csv and d.jsonl"));
     }
 }

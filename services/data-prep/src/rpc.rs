@@ -4,14 +4,16 @@ use std::pin::Pin;
 
 use firn_kit::page::page;
 use firn_proto::dataprep::v1::{
-    CreateSnapshotRequest, GetSnapshotRequest, ListSnapshotsRequest, ListSnapshotsResponse, Snapshot, SnapshotState,
-    WatchSnapshotRequest, data_prep_service_server::DataPrepService, row_format::Format,
+    ContainsRowsRequest, ContainsRowsResponse, CreateSnapshotRequest, GetSnapshotRequest, ListSnapshotsRequest,
+    ListSnapshotsResponse, Snapshot, SnapshotState, WatchSnapshotRequest, data_prep_service_server::DataPrepService,
+    row_format::Format,
 };
 use futures_util::{Stream, stream};
 use tonic::{Response, Status};
 
 use crate::{
     catalog::Catalog,
+    contains,
     error::{CreateError, page_status, stopping},
     plan::{FormatSpec, Request},
 };
@@ -20,6 +22,8 @@ use crate::{
 const DEFAULT_MAX_TOKENS: u32 = 1_024;
 /// Most tokens of a row that can be asked for.
 const MOST_MAX_TOKENS: u32 = 1 << 20;
+/// Most hashes of one question.
+const MOST_HASHES: usize = 10_000;
 /// Longest template or system message in bytes: requests and reports stay small.
 const LONGEST_TEXT: usize = 64 << 10;
 
@@ -59,6 +63,21 @@ impl DataPrepService for Rpc {
         Ok(Response::new(ListSnapshotsResponse { snapshots, next_page_token }))
     }
 
+    async fn contains_rows(
+        &self,
+        request: tonic::Request<ContainsRowsRequest>,
+    ) -> Result<Response<ContainsRowsResponse>, Status> {
+        let ContainsRowsRequest { name, sha256 } = request.into_inner();
+        if sha256.len() > MOST_HASHES {
+            return Err(refused("sha256", &format!("has more than {MOST_HASHES} hashes: ask in parts")).into());
+        }
+        if let Some(odd) = sha256.iter().find(|hash| !contains::is_hash(hash)) {
+            return Err(refused("sha256", &format!("{odd:?} is no sha256 in lower-case hex")).into());
+        }
+        let sides = self.catalog.contains(&name, &sha256).await?;
+        Ok(Response::new(ContainsRowsResponse { sides: sides.into_iter().map(Into::into).collect() }))
+    }
+
     type WatchSnapshotStream = Pin<Box<dyn Stream<Item = Result<Snapshot, Status>> + Send>>;
 
     async fn watch_snapshot(
@@ -89,11 +108,12 @@ impl DataPrepService for Rpc {
 }
 
 /// Checks what can be checked without opening a file.
-fn checked(request: CreateSnapshotRequest) -> Result<Request, CreateError> {
+pub(crate) fn checked(request: CreateSnapshotRequest) -> Result<Request, CreateError> {
     firn_kit::names::check_id(&request.dataset)
         .map_err(|error| CreateError::Field { field: "dataset", reason: error.to_string() })?;
     must_be_there("source", &request.source)?;
     must_be_there("base", &request.base)?;
+    must_be_short("held_out_source", &request.held_out_source)?;
     let format = match request.format.and_then(|format| format.format) {
         Some(Format::Text(text)) => {
             must_be_there("format.text.column", &text.column)?;
@@ -135,6 +155,7 @@ fn checked(request: CreateSnapshotRequest) -> Result<Request, CreateError> {
         base: request.base,
         format,
         held_out_rows: request.held_out_rows,
+        held_out_source: request.held_out_source,
         seed: request.seed,
         max_tokens,
     })

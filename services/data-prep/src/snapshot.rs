@@ -1,26 +1,34 @@
 //! Builds a snapshot's files and puts them on the stage.
 
-use std::ops::Range;
+use std::{
+    fs::File,
+    io::{self, BufWriter, Write as _},
+};
 
-use bytes::Bytes;
 use firn_llm::tokenizer::Message;
 use firn_stage::{Stage, StageError};
 use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Limits,
     encode::{EncodeError, Encoded},
+    lint::{Lint, LintReport},
     plan::{FormatSpec, Plan},
-    rows::{self, Row, RowsError, Table},
+    rows::{Row, RowsError, Scan},
     shard::{Shard, ShardError},
-    split::{self, Split, hex},
+    split::hex,
+    walk::{Side, Taken, Walked, walk},
 };
 
 /// The report's file in the snapshot's folder.
 pub(crate) const REPORT: &str = "report.json";
-/// Rows that one thread encodes before the progress is told.
-const STRIDE: usize = 128;
+const HELD_OUT_LINES: &str = "held_out.jsonl";
+/// A line a row: its hash, and its side.
+pub(crate) const HASH_LINES: &str = "rows.sha256";
+/// Tokens of a shard: one is in memory while it is filled, and while it is read.
+const SHARD_TOKENS: u64 = 16 << 20;
 
 /// Why a snapshot could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +54,8 @@ pub(crate) enum PrepareError {
     Json { file: &'static str, source: serde_json::Error },
     #[error(transparent)]
     Stage(#[from] StageError),
+    #[error("failed to use the local folder for scratch files: {0}")]
+    Scratch(#[from] io::Error),
     #[error("the service stopped before the snapshot was ready: ask again")]
     Stopped,
     #[error("a worker of data-prep failed: see its log")]
@@ -76,6 +86,15 @@ pub(crate) struct Report {
     pub(crate) longest_row_tokens: u64,
     pub(crate) truncated_rows: u64,
     pub(crate) duplicate_rows: u64,
+    /// Rows that were left out, for they stand in the validation file, too.
+    #[serde(default)]
+    pub(crate) leaked_rows: u64,
+    #[serde(default)]
+    pub(crate) train_shards: usize,
+    #[serde(default)]
+    pub(crate) held_out_shards: usize,
+    #[serde(default)]
+    pub(crate) lint: LintReport,
 }
 
 /// A line of `held_out.jsonl`. Ready-made text has no messages: it is scored, not answered.
@@ -89,11 +108,13 @@ struct HeldOut<'a> {
     fields: Row,
 }
 
-/// A snapshot that is ready to be written.
+/// A snapshot that is ready to be written: in a local folder, for it may be larger than the memory.
 #[derive(Debug)]
 pub(crate) struct Built {
     pub(crate) report: Report,
-    files: Vec<(&'static str, Bytes)>,
+    dir: TempDir,
+    /// Names of the files, in the order in which they are written.
+    files: Vec<String>,
 }
 
 /// Reads, checks, encodes and splits the rows. Blocks. `progress` gets the number of rows read so far.
@@ -104,124 +125,150 @@ pub(crate) fn build(
     progress: impl Fn(u64),
     stop: &CancellationToken,
 ) -> Result<Built, PrepareError> {
-    let table = rows::read(&plan.source, limits, |rows| {
-        if rows.is_multiple_of(1_000) {
-            progress(rows as u64);
-        }
-        !stop.is_cancelled()
-    })
-    .map_err(|error| if matches!(error, RowsError::Stopped { .. }) { PrepareError::Stopped } else { error.into() })?;
-    if table.sha256 != plan.source_sha256 {
-        return Err(PrepareError::Changed { file: table.file });
-    }
-    progress(table.rows.len() as u64);
-    let wanted = plan.request.held_out_rows;
-    if wanted as usize >= table.rows.len() {
-        return Err(PrepareError::NothingToTrain { file: table.file, rows: table.rows.len(), wanted });
-    }
-    plan.encoder.check_columns(&table.file, &table.columns).map_err(PrepareError::Columns)?;
-    let split = split::split(&table.rows, wanted as usize, plan.request.seed);
-    let mut parts = Parts::default();
-    let workers = std::thread::available_parallelism().map_or(1, usize::from);
-    for start in (0..table.rows.len()).step_by(workers * STRIDE) {
-        if stop.is_cancelled() {
-            return Err(PrepareError::Stopped);
-        }
-        let end = table.rows.len().min(start + workers * STRIDE);
-        for (index, encoded) in (start..end).zip(encode(plan, &table, &split, start..end)?) {
-            parts.add(plan, &table.rows[index], index, &split, &encoded)?;
-        }
+    let mut parts = Parts::new(tempfile::tempdir()?)?;
+    let walked = walk(plan, limits, &progress, stop, None, &mut |row, side, encoded| {
+        parts.add(plan, row, side, encoded)?;
         if parts.tokens() > limits.max_snapshot_tokens {
-            return Err(PrepareError::TooManyTokens { file: table.file, limit: limits.max_snapshot_tokens });
+            return Err(PrepareError::TooManyTokens { file: plan.source.name(), limit: limits.max_snapshot_tokens });
         }
+        Ok(())
+    })?;
+    parts.finish()?;
+    if parts.train.learnt == 0 {
+        let max_tokens = plan.request.max_tokens;
+        return Err(PrepareError::NothingToLearn { file: plan.source.name(), max_tokens });
     }
-    if parts.train.learnt() == 0 {
-        return Err(PrepareError::NothingToLearn { file: table.file, max_tokens: plan.request.max_tokens });
-    }
-    let report = Report {
+    let Walked { scan, rows, leaked, duplicates, lint, .. } = walked;
+    let Scan { columns, .. } = scan;
+    let mut report = Report {
         name: plan.name(),
         create_time,
-        source: table.file,
-        source_sha256: table.sha256,
-        columns: table.columns,
+        source: plan.source.name(),
+        source_sha256: plan.source_sha256.clone(),
+        columns,
         format: plan.request.format.clone(),
         tokenizer_sha256: plan.tokenizer_sha256.clone(),
         template_sha256: plan.template_sha256.clone(),
         seed: plan.request.seed,
         max_tokens: plan.request.max_tokens,
-        rows: table.rows.len() as u64,
-        train_rows: parts.train.rows(),
-        held_out_rows: parts.held_out.rows(),
-        train_tokens: parts.train.tokens(),
-        completion_tokens: parts.train.learnt(),
-        held_out_tokens: parts.held_out.tokens(),
+        rows,
+        train_rows: parts.train.rows,
+        held_out_rows: parts.held_out.rows,
+        train_tokens: parts.train.tokens,
+        completion_tokens: parts.train.learnt,
+        held_out_tokens: parts.held_out.tokens,
         longest_row_tokens: parts.longest,
         truncated_rows: parts.truncated,
-        duplicate_rows: split.duplicates as u64,
+        duplicate_rows: duplicates,
+        leaked_rows: leaked,
+        train_shards: parts.train.shards,
+        held_out_shards: parts.held_out.shards,
+        lint: LintReport::default(),
     };
-    let files = vec![
-        ("train-00001.safetensors", parts.train.to_bytes()?),
-        ("held_out-00001.safetensors", parts.held_out.to_bytes()?),
-        ("held_out.jsonl", Bytes::from(parts.held_out_lines)),
-        ("rows.sha256", Bytes::from(parts.hash_lines)),
-    ];
-    Ok(Built { report, files })
+    report.lint = counted(lint, &report, rows);
+    let files = parts.files();
+    Ok(Built { report, dir: parts.dir, files })
 }
 
-/// Encodes a range of rows on all cores, in row order.
-fn encode(plan: &Plan, table: &Table, split: &Split, range: Range<usize>) -> Result<Vec<Encoded>, PrepareError> {
-    let one = |index: usize| {
-        plan.encoder.encode(&table.rows[index], split.held_out[index]).map_err(|source| PrepareError::Row {
-            file: table.file.clone(),
-            row: index + 1,
-            source,
-        })
-    };
-    let indices: Vec<usize> = range.collect();
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = indices
-            .chunks(STRIDE)
-            .map(|chunk| scope.spawn(|| chunk.iter().map(|&index| one(index)).collect::<Result<Vec<_>, _>>()))
-            .collect();
-        let mut all = Vec::with_capacity(indices.len());
-        for worker in workers {
-            all.extend(worker.join().map_err(|_| PrepareError::Worker)??);
-        }
-        Ok(all)
-    })
+/// Looks at all rows as [`build`] does, keeps nothing, and goes on past rows that it would refuse.
+pub(crate) fn look(
+    plan: &Plan,
+    limits: &Limits,
+    progress: impl Fn(u64),
+    stop: &CancellationToken,
+) -> Result<LintReport, PrepareError> {
+    let (mut train, mut held_out) = (Part::default(), Part::default());
+    let mut lint = Lint::default();
+    let walked = walk(plan, limits, &progress, stop, Some(&mut lint), &mut |_, side, encoded| {
+        let part = if side == Side::Train { &mut train } else { &mut held_out };
+        part.shard.push(encoded);
+        part.count();
+        part.shard = Shard::default();
+        Ok(())
+    })?;
+    let mut report = lint.report(walked.rows);
+    (report.train_rows, report.held_out_rows) = (train.rows, held_out.rows);
+    (report.train_tokens, report.completion_tokens) = (train.tokens, train.learnt);
+    Ok(report)
+}
+
+fn counted(lint: Lint, report: &Report, rows: u64) -> LintReport {
+    LintReport {
+        train_rows: report.train_rows,
+        held_out_rows: report.held_out_rows,
+        train_tokens: report.train_tokens,
+        completion_tokens: report.completion_tokens,
+        ..lint.report(rows)
+    }
+}
+
+/// One side of a snapshot: the shard that is filled now, and what the shards add up to.
+#[derive(Default)]
+struct Part {
+    shard: Shard,
+    shards: usize,
+    rows: u64,
+    tokens: u64,
+    learnt: u64,
+}
+
+impl Part {
+    /// Adds the shard that is filled to the sums.
+    fn count(&mut self) {
+        self.rows += self.shard.rows();
+        self.tokens += self.shard.tokens();
+        self.learnt += self.shard.learnt();
+    }
+
+    /// Writes the shard that is filled, and begins another.
+    fn write(&mut self, dir: &TempDir, side: Side) -> Result<(), PrepareError> {
+        self.count();
+        self.shards += 1;
+        std::fs::write(dir.path().join(shard_name(side, self.shards)), std::mem::take(&mut self.shard).to_bytes()?)?;
+        Ok(())
+    }
+}
+
+fn shard_name(side: Side, number: usize) -> String {
+    format!("{}-{number:05}.safetensors", side.name())
 }
 
 /// What the rows add up to.
-#[derive(Default)]
 struct Parts {
-    train: Shard,
-    held_out: Shard,
-    held_out_lines: Vec<u8>,
-    hash_lines: String,
+    dir: TempDir,
+    train: Part,
+    held_out: Part,
+    held_out_lines: BufWriter<File>,
+    hash_lines: BufWriter<File>,
+    index: usize,
     longest: u64,
     truncated: u64,
 }
 
 impl Parts {
-    fn add(
-        &mut self,
-        plan: &Plan,
-        row: &Row,
-        index: usize,
-        split: &Split,
-        encoded: &Encoded,
-    ) -> Result<(), PrepareError> {
-        let sha256 = hex(&split.hashes[index]);
-        let held_out = split.held_out[index];
-        self.hash_lines.push_str(&format!("{sha256} {}\n", if held_out { "held_out" } else { "train" }));
+    fn new(dir: TempDir) -> Result<Self, PrepareError> {
+        let create = |name: &str| Ok::<_, io::Error>(BufWriter::new(File::create(dir.path().join(name))?));
+        let (held_out_lines, hash_lines) = (create(HELD_OUT_LINES)?, create(HASH_LINES)?);
+        let (train, held_out) = (Part::default(), Part::default());
+        Ok(Self { dir, train, held_out, held_out_lines, hash_lines, index: 0, longest: 0, truncated: 0 })
+    }
+
+    fn add(&mut self, plan: &Plan, row: &Taken, side: Side, encoded: &Encoded) -> Result<(), PrepareError> {
+        let sha256 = hex(&row.hash);
+        writeln!(self.hash_lines, "{sha256} {}", side.name())?;
         self.truncated += u64::from(encoded.truncated);
         let longest = encoded.tokens.ids.len().max(encoded.rejected.as_ref().map_or(0, |tokens| tokens.ids.len()));
         self.longest = self.longest.max(longest as u64);
-        if !held_out {
-            self.train.push(encoded);
+        let index = self.index;
+        self.index += 1;
+        let part = if side == Side::Train { &mut self.train } else { &mut self.held_out };
+        part.shard.push(encoded);
+        if part.shard.tokens() >= SHARD_TOKENS {
+            part.write(&self.dir, side)?;
+        }
+        if side == Side::Train {
             return Ok(());
         }
-        self.held_out.push(encoded);
         let question = encoded.question.as_ref();
         let line = HeldOut {
             row: index,
@@ -229,16 +276,35 @@ impl Parts {
             messages: question.map_or(&[], |question| &question.messages),
             prompt_ids: question.map_or(&[], |question| &question.prompt_ids),
             completion: question.map_or("", |question| &question.completion),
-            fields: plan.encoder.fields(row),
+            fields: plan.encoder.fields(&row.row),
         };
         serde_json::to_writer(&mut self.held_out_lines, &line)
-            .map_err(|source| PrepareError::Json { file: "held_out.jsonl", source })?;
-        self.held_out_lines.push(b'\n');
+            .map_err(|source| PrepareError::Json { file: HELD_OUT_LINES, source })?;
+        self.held_out_lines.write_all(b"\n")?;
         Ok(())
     }
 
     fn tokens(&self) -> u64 {
-        self.train.tokens() + self.held_out.tokens()
+        let of = |part: &Part| part.tokens + part.shard.tokens();
+        of(&self.train) + of(&self.held_out)
+    }
+
+    /// Writes what is not yet written; each side has a shard, be it an empty one.
+    fn finish(&mut self) -> Result<(), PrepareError> {
+        for (part, side) in [(&mut self.train, Side::Train), (&mut self.held_out, Side::HeldOut)] {
+            if part.shards == 0 || part.shard.rows() > 0 {
+                part.write(&self.dir, side)?;
+            }
+        }
+        self.held_out_lines.flush()?;
+        Ok(self.hash_lines.flush()?)
+    }
+
+    fn files(&self) -> Vec<String> {
+        let shards =
+            |part: &Part, side| (1..=part.shards).map(move |number| shard_name(side, number)).collect::<Vec<_>>();
+        let lines = [HELD_OUT_LINES, HASH_LINES].map(str::to_owned).to_vec();
+        [shards(&self.train, Side::Train), shards(&self.held_out, Side::HeldOut), lines].concat()
     }
 }
 
@@ -246,8 +312,8 @@ impl Parts {
 pub(crate) async fn write(stage: &Stage, plan: &Plan, built: Built) -> Result<String, PrepareError> {
     let mut folder = stage.fresh_folder(&format!("datasets/{}/{}", plan.request.dataset, plan.id)).await?;
     let path = folder.path().to_owned();
-    for (name, bytes) in built.files {
-        folder.put(name, bytes).await?;
+    for name in &built.files {
+        folder.put_file(name, &built.dir.path().join(name)).await?;
     }
     folder.put_json(REPORT, &built.report).await?;
     folder.finish().await?;

@@ -1,51 +1,115 @@
 //! Which rows are held out.
 
-use std::{collections::HashMap, fmt::Write as _};
+use std::{collections::HashSet, fmt::Write as _};
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::rows::Row;
 
-/// The rows' hashes and sides.
+/// The first bits of a row's hash: among a hundred million rows, two of different content have the same ones with a
+/// chance of one in four thousand, and then count as equal.
+type Short = u64;
+
+/// Chooses the rows that are held out, from 16 bytes a row.
 #[derive(Debug)]
 pub(crate) struct Split {
-    /// sha256 of each row, in file order.
-    pub(crate) hashes: Vec<[u8; 32]>,
-    /// True for each row that is held out.
-    pub(crate) held_out: Vec<bool>,
-    /// Rows whose content occurs more than once.
-    pub(crate) duplicates: usize,
+    seed: u64,
+    /// Rank and hash of each row.
+    rows: Vec<(u64, Short)>,
 }
 
-/// Holds out the rows whose `sha256(seed ‖ row hash)` is lowest, `wanted` of them. Rows of the same content always go to
-/// the same side, so that no training row is an answer to a held-out one; so it may be fewer.
-pub(crate) fn split(rows: &[Row], wanted: usize, seed: u64) -> Split {
-    let hashes: Vec<[u8; 32]> = rows.iter().map(row_hash).collect();
-    let mut groups: HashMap<[u8; 32], Vec<usize>> = HashMap::new();
-    for (index, hash) in hashes.iter().enumerate() {
-        groups.entry(*hash).or_default().push(index);
+/// Which rows are held out.
+#[derive(Debug, Default)]
+pub(crate) struct Chosen {
+    held_out: HashSet<Short>,
+    repeated: HashSet<Short>,
+    /// Rows whose content occurs more than once.
+    pub(crate) duplicates: u64,
+    /// Rows that are held out.
+    pub(crate) count: u64,
+}
+
+impl Split {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self { seed, rows: Vec::new() }
     }
-    let duplicates = groups.values().map(Vec::len).filter(|&size| size > 1).sum();
-    let mut order: Vec<([u8; 32], &Vec<usize>)> =
-        groups.iter().map(|(hash, group)| (rank(seed, hash), group)).collect();
-    order.sort_unstable();
-    let mut held_out = vec![false; rows.len()];
-    let mut missing = wanted;
-    for (_, group) in order {
-        if group.len() <= missing {
-            group.iter().for_each(|&index| held_out[index] = true);
-            missing -= group.len();
+
+    pub(crate) fn add(&mut self, hash: &[u8; 32]) {
+        self.rows.push((short(&rank(self.seed, hash)), short(hash)));
+    }
+
+    /// Holds out the rows whose `sha256(seed ‖ row hash)` is lowest, `wanted` of them. Rows of the same content always go
+    /// to the same side, so that no training row is an answer to a held-out one; so it may be fewer.
+    pub(crate) fn choose(mut self, wanted: u64) -> Chosen {
+        // Equal rows have equal ranks, so they lie side by side.
+        self.rows.sort_unstable();
+        let mut chosen = Chosen::default();
+        for group in self.rows.chunk_by(|a, b| a == b) {
+            let size = group.len() as u64;
+            if size > 1 {
+                chosen.duplicates += size;
+                chosen.repeated.extend(group.first().map(|(_, hash)| *hash));
+            }
+            if chosen.count + size <= wanted {
+                chosen.held_out.extend(group.first().map(|(_, hash)| *hash));
+                chosen.count += size;
+            }
         }
+        chosen
     }
-    Split { hashes, held_out, duplicates }
+}
+
+impl Chosen {
+    pub(crate) fn holds_out(&self, hash: &[u8; 32]) -> bool {
+        self.held_out.contains(&short(hash))
+    }
+
+    /// Its content occurs more than once.
+    pub(crate) fn is_repeated(&self, hash: &[u8; 32]) -> bool {
+        self.repeated.contains(&short(hash))
+    }
+}
+
+/// Rows that are only asked for: whether they are among these.
+#[derive(Debug, Default)]
+pub(crate) struct Known(HashSet<Short>);
+
+impl Known {
+    /// Adds a row; false if it was there.
+    pub(crate) fn add(&mut self, hash: &[u8; 32]) -> bool {
+        self.0.insert(short(hash))
+    }
+
+    pub(crate) fn has(&self, hash: &[u8; 32]) -> bool {
+        self.0.contains(&short(hash))
+    }
+}
+
+fn short(hash: &[u8; 32]) -> Short {
+    hash.iter().take(8).fold(0, |bits, byte| bits << 8 | u64::from(*byte))
 }
 
 /// sha256 of a row as JSON without spaces and with sorted keys: the same whatever the order of the columns.
 pub(crate) fn row_hash(row: &Row) -> [u8; 32] {
-    let mut canonical = Value::Object(row.clone());
-    canonical.sort_all_objects();
-    Sha256::digest(canonical.to_string()).into()
+    let mut columns: Vec<_> = row.iter().collect();
+    columns.sort_unstable_by(|a, b| a.0.cmp(b.0));
+    let mut digest = Sha256::new();
+    for (index, (name, value)) in columns.into_iter().enumerate() {
+        digest.update(if index == 0 { "{" } else { "," });
+        digest.update(Value::from(name.as_str()).to_string());
+        digest.update(":");
+        match value {
+            Value::Array(_) | Value::Object(_) => {
+                let mut sorted = value.clone();
+                sorted.sort_all_objects();
+                digest.update(sorted.to_string());
+            }
+            plain => digest.update(plain.to_string()),
+        }
+    }
+    digest.update(if row.is_empty() { "{}" } else { "}" });
+    digest.finalize().into()
 }
 
 fn rank(seed: u64, hash: &[u8; 32]) -> [u8; 32] {
@@ -71,10 +135,16 @@ mod tests {
         values.into_iter().map(|value| json!({"a": value, "b": "x"}).as_object().unwrap().clone()).collect()
     }
 
-    fn held(rows: &[Row], wanted: usize, seed: u64) -> Vec<String> {
-        let split = split(rows, wanted, seed);
+    fn choose(rows: &[Row], wanted: u64, seed: u64) -> Chosen {
+        let mut split = Split::new(seed);
+        rows.iter().for_each(|row| split.add(&row_hash(row)));
+        split.choose(wanted)
+    }
+
+    fn held(rows: &[Row], wanted: u64, seed: u64) -> Vec<String> {
+        let chosen = choose(rows, wanted, seed);
         let mut held: Vec<_> =
-            split.hashes.iter().zip(&split.held_out).filter(|(_, held)| **held).map(|(hash, _)| hex(hash)).collect();
+            rows.iter().map(row_hash).filter(|hash| chosen.holds_out(hash)).map(|h| hex(&h)).collect();
         held.sort_unstable();
         held
     }
@@ -84,6 +154,7 @@ mod tests {
         let row = json!({"b": "é", "a": {"d": 1, "c": [2]}}).as_object().unwrap().clone();
         let expected: [u8; 32] = Sha256::digest(r#"{"a":{"c":[2],"d":1},"b":"é"}"#).into();
         assert_eq!(row_hash(&row), expected);
+        assert_eq!(row_hash(&Row::new()), <[u8; 32]>::from(Sha256::digest("{}")));
     }
 
     #[test]
@@ -104,10 +175,12 @@ mod tests {
     fn equal_rows_stay_together() {
         let rows = rows((0..60).map(|index| index % 30));
         for wanted in 0..=20 {
-            let split = split(&rows, wanted, 3);
-            assert!((0..30).all(|index| split.held_out[index] == split.held_out[index + 30]));
-            assert_eq!(split.held_out.iter().filter(|held| **held).count(), wanted / 2 * 2);
-            assert_eq!(split.duplicates, 60);
+            let chosen = choose(&rows, wanted, 3);
+            let held: Vec<bool> = rows.iter().map(|row| chosen.holds_out(&row_hash(row))).collect();
+            assert!((0..30).all(|index| held[index] == held[index + 30]));
+            assert_eq!(held.iter().filter(|held| **held).count() as u64, wanted / 2 * 2);
+            assert_eq!(chosen.count, wanted / 2 * 2);
+            assert_eq!(chosen.duplicates, 60);
         }
     }
 }

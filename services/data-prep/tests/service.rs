@@ -7,8 +7,9 @@ use std::{net::SocketAddr, path::Path};
 use firn_data_prep::DataPrep;
 use firn_kit::ServerArgs;
 use firn_proto::dataprep::v1::{
-    CreateSnapshotRequest, GetSnapshotRequest, ListSnapshotsRequest, PromptFormat, RowFormat, Snapshot, SnapshotState,
-    TextFormat, WatchSnapshotRequest, data_prep_service_client::DataPrepServiceClient, row_format::Format,
+    ContainsRowsRequest, CreateSnapshotRequest, GetSnapshotRequest, ListSnapshotsRequest, PromptFormat, RowFormat,
+    RowSide, Snapshot, SnapshotState, TextFormat, WatchSnapshotRequest,
+    data_prep_service_client::DataPrepServiceClient, row_format::Format,
 };
 use firn_stage::Stage;
 use tokio::task::JoinHandle;
@@ -83,7 +84,7 @@ fn request() -> CreateSnapshotRequest {
         format: Some(RowFormat { format: Some(Format::Prompt(prompt)) }),
         held_out_rows: 5,
         seed: 1,
-        max_tokens: 0,
+        ..CreateSnapshotRequest::default()
     }
 }
 
@@ -98,6 +99,17 @@ async fn a_snapshot_is_made_once_and_outlives_the_service() {
     assert!(snapshot.train_tokens > snapshot.completion_tokens && snapshot.completion_tokens > 0);
     assert_eq!(snapshot.template_sha256.len(), 64);
     assert!(root.path().join(&snapshot.path).join("manifest.json").is_file());
+    // Which rows it was made of can be asked.
+    let mut hashes = Vec::new();
+    firn_data_prep::hash_rows(&root.path().join("offers.csv"), |row| hashes.push(row.sha256)).unwrap();
+    hashes.push("0".repeat(64));
+    let question = ContainsRowsRequest { name: snapshot.name.clone(), sha256: hashes };
+    let answer = service.client.contains_rows(question).await.unwrap().into_inner();
+    let count = |side: RowSide| answer.sides().filter(|found| *found == side).count();
+    assert_eq!([RowSide::Train, RowSide::HeldOut, RowSide::Absent].map(count), [25, 5, 1]);
+    assert_eq!(answer.sides().last(), Some(RowSide::Absent));
+    let odd = ContainsRowsRequest { name: snapshot.name.clone(), sha256: vec!["x".to_owned()] };
+    assert_eq!(service.client.contains_rows(odd).await.unwrap_err().code(), tonic::Code::InvalidArgument);
     let again = service.client.create_snapshot(request()).await.unwrap().into_inner();
     assert_eq!(again, snapshot, "the same request finds the same snapshot");
     service.stop().await;

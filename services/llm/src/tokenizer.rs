@@ -85,6 +85,7 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     template: Option<ChatTemplate>,
     template_sha256: Option<String>,
+    template_marks_answers: bool,
     bos: Option<u32>,
     eos: Vec<u32>,
 }
@@ -124,10 +125,11 @@ impl Tokenizer {
         }
         let bos = bos_token.as_deref().and_then(|token| inner.token_to_id(token));
         let template_sha256 = source.as_deref().map(|text| hex(&Sha256::digest(text.as_bytes())));
+        let template_marks_answers = source.as_deref().is_some_and(|text| text.contains("generation %}"));
         let template = source
             .map(|text| ChatTemplate::new(&text, bos_token.unwrap_or_default(), eos_token.unwrap_or_default()))
             .transpose()?;
-        Ok(Self { dir: dir.to_path_buf(), inner, template, template_sha256, bos, eos })
+        Ok(Self { dir: dir.to_path_buf(), inner, template, template_sha256, template_marks_answers, bos, eos })
     }
 
     /// Tokenises a text; `add_special_tokens` adds what the tokenizer's own post-processor adds.
@@ -170,6 +172,11 @@ impl Tokenizer {
     /// True if the checkpoint has a chat template.
     pub fn has_template(&self) -> bool {
         self.template.is_some()
+    }
+
+    /// True if the template marks what the assistant says with `{% generation %}`.
+    pub fn template_marks_answers(&self) -> bool {
+        self.template_marks_answers
     }
 
     /// sha256 of the chat template's text, hex.

@@ -6,6 +6,7 @@ pub(crate) mod datasets;
 pub(crate) mod generate;
 pub(crate) mod init;
 pub(crate) mod jobs;
+pub(crate) mod lint;
 pub(crate) mod llm;
 pub(crate) mod models;
 pub(crate) mod pretrain;

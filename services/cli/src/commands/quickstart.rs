@@ -88,7 +88,7 @@ async fn tune(args: &QuickstartArgs, stack: &Stack) -> Result<()> {
             }),
             held_out_rows: args.held_out_rows,
             seed: args.seed,
-            max_tokens: 0,
+            ..CreateSnapshotRequest::default()
         }),
         lora: Some(LoraSpec { r: 16, alpha: 32.0, ..LoraSpec::default() }),
         hyperparameters: Some(Hyperparameters {

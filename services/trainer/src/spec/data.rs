@@ -12,6 +12,9 @@ pub(crate) struct Data {
     pub(crate) source: String,
     pub(crate) format: RowFormat,
     pub(crate) held_out_rows: u32,
+    /// File or folder whose rows are all held out; empty: none.
+    #[serde(default)]
+    pub(crate) held_out_source: String,
     pub(crate) seed: u64,
     pub(crate) max_tokens: u32,
 }
@@ -64,11 +67,13 @@ impl Data {
                 return Err(FieldError::new("spec.data.format", reason));
             }
         };
+        short("spec.data.held_out_source", &data.held_out_source)?;
         Ok(Self {
             dataset: data.dataset,
             source: data.source,
             format,
             held_out_rows: data.held_out_rows,
+            held_out_source: data.held_out_source,
             seed: data.seed,
             max_tokens: data.max_tokens,
         })
@@ -76,7 +81,7 @@ impl Data {
 
     /// The request for the snapshot; rows are tokenised for `base`.
     pub(super) fn to_proto(&self, base: &str) -> data::CreateSnapshotRequest {
-        let Data { dataset, source, format, held_out_rows, seed, max_tokens } = self.clone();
+        let Data { dataset, source, format, held_out_rows, held_out_source, seed, max_tokens } = self.clone();
         let format = match format {
             RowFormat::Text { column } => Format::Text(data::TextFormat { column }),
             RowFormat::Messages { column } => Format::Messages(data::MessagesFormat { column }),
@@ -89,6 +94,15 @@ impl Data {
             }
         };
         let format = Some(data::RowFormat { format: Some(format) });
-        data::CreateSnapshotRequest { dataset, source, base: base.to_owned(), format, held_out_rows, seed, max_tokens }
+        data::CreateSnapshotRequest {
+            dataset,
+            source,
+            base: base.to_owned(),
+            format,
+            held_out_rows,
+            held_out_source,
+            seed,
+            max_tokens,
+        }
     }
 }

@@ -46,34 +46,8 @@ pub(crate) struct LlmArgs {
     /// Base checkpoint: a folder, or a path on the stage. Default: the bundled base.
     #[arg(long, default_value = base::BUNDLED, value_name = "FOLDER")]
     pub(super) model: String,
-    /// CSV, JSONL or Parquet, or a folder that holds train.csv, train.jsonl or train.parquet.
-    #[arg(long, value_name = "PATH", required_unless_present = "resume")]
-    pub(super) data_path: Option<PathBuf>,
-    /// Name of the file in a folder, without its ending.
-    #[arg(long, default_value = "train", value_name = "NAME")]
-    pub(super) train_split: String,
-    /// Name of the file in the folder whose rows are measured, not trained on.
-    #[arg(long, value_name = "NAME")]
-    pub(super) valid_split: Option<String>,
-    /// Column with ready-made text, trained on whole; for dpo and orpo, with the chosen answer. Default: as the columns'
-    /// names say.
-    #[arg(long, value_name = "COLUMN", conflicts_with = "prompt_template")]
-    pub(super) text_column: Option<String>,
-    /// Column with the prompt, for dpo and orpo.
-    #[arg(long, default_value = "prompt", value_name = "COLUMN")]
-    pub(super) prompt_text_column: String,
-    /// Column with the rejected answer, for dpo and orpo.
-    #[arg(long, default_value = "rejected", value_name = "COLUMN")]
-    pub(super) rejected_text_column: String,
-    /// Jinja over the row: `row` is all of it, each column has its name. `\n` is a new line.
-    #[arg(long, value_name = "JINJA", requires = "completion_template")]
-    pub(super) prompt_template: Option<String>,
-    /// Jinja for the answer.
-    #[arg(long, value_name = "JINJA", requires = "prompt_template")]
-    pub(super) completion_template: Option<String>,
-    /// System message before the prompt.
-    #[arg(long, default_value = "", value_name = "TEXT")]
-    pub(super) system: String,
+    #[command(flatten)]
+    pub(super) rows: RowArgs,
     /// What is learnt from.
     #[arg(long, value_enum, default_value_t)]
     pub(super) trainer: Trainer,
@@ -128,9 +102,6 @@ pub(crate) struct LlmArgs {
     /// bfd packs whole rows, none gives each row a block, wrapped joins all rows and cuts them.
     #[arg(long, default_value = "bfd")]
     pub(super) packing: String,
-    /// Tokens of a row; longer ones are cut.
-    #[arg(long, default_value_t = 1024)]
-    pub(super) model_max_length: u32,
     /// Share of the steps with rising learning rate.
     #[arg(long, default_value_t = 0.1)]
     pub(super) warmup_ratio: f64,
@@ -192,9 +163,45 @@ pub(crate) struct LlmArgs {
     pub(super) json: bool,
 }
 
+/// Rows, and how they become tokens.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RowArgs {
+    /// CSV, JSONL or Parquet, or a folder: its file train.csv, train.jsonl or train.parquet, else all of its files.
+    #[arg(long, visible_alias = "data", value_name = "PATH")]
+    pub(crate) data_path: Option<PathBuf>,
+    /// Name of the file in a folder, without its ending.
+    #[arg(long, default_value = "train", value_name = "NAME")]
+    pub(crate) train_split: String,
+    /// Name of the file in the folder whose rows are measured, not trained on.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) valid_split: Option<String>,
+    /// Column with ready-made text, trained on whole; for dpo and orpo, with the chosen answer. Default: as the columns'
+    /// names say.
+    #[arg(long, value_name = "COLUMN", conflicts_with = "prompt_template")]
+    pub(crate) text_column: Option<String>,
+    /// Column with the prompt, for dpo and orpo.
+    #[arg(long, default_value = "prompt", value_name = "COLUMN")]
+    pub(crate) prompt_text_column: String,
+    /// Column with the rejected answer, for dpo and orpo.
+    #[arg(long, default_value = "rejected", value_name = "COLUMN")]
+    pub(crate) rejected_text_column: String,
+    /// Jinja over the row: `row` is all of it, each column has its name. `\n` is a new line.
+    #[arg(long, value_name = "JINJA", requires = "completion_template")]
+    pub(crate) prompt_template: Option<String>,
+    /// Jinja for the answer.
+    #[arg(long, value_name = "JINJA", requires = "prompt_template")]
+    pub(crate) completion_template: Option<String>,
+    /// System message before the prompt.
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub(crate) system: String,
+    /// Tokens of a row; longer ones are cut.
+    #[arg(long, default_value_t = 1024)]
+    pub(crate) model_max_length: u32,
+}
+
 /// AutoTrain's trainers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum Trainer {
+pub(crate) enum Trainer {
     /// Likelihood, an adapter.
     #[default]
     Sft,
@@ -209,7 +216,7 @@ pub(super) enum Trainer {
 }
 
 impl Trainer {
-    pub(super) fn is_preference(self) -> bool {
+    pub(crate) fn is_preference(self) -> bool {
         matches!(self, Self::Dpo | Self::Orpo | Self::Reward)
     }
 

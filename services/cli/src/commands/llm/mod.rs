@@ -1,8 +1,8 @@
 //! `firn llm --train`: AutoTrain's command on a file of one's own.
 
-mod args;
+pub(crate) mod args;
 mod dry_run;
-mod rows;
+pub(crate) mod rows;
 mod spec;
 
 use std::path::Path;
@@ -34,8 +34,7 @@ const MERGED: &str = "merged";
 /// Runs the command.
 pub(crate) async fn run(args: LlmArgs) -> Result<()> {
     ensure!(args.train, "--train is missing: `firn llm --train …` is all that this command does");
-    let source = args.data_path.as_ref().filter(|_| !args.resume);
-    let source = source.map(|path| rows::data_file(path, &args.train_split)).transpose()?;
+    let source = if args.resume { None } else { Some(rows::source(&args.rows)?) };
     let source = source.as_deref();
     if args.remote {
         return train(&args, &args.endpoints, args.model.clone(), source).await;

@@ -6,27 +6,53 @@ use anyhow::{Context, Result, ensure};
 use firn_proto::dataprep::v1::row_format::Format;
 use firn_proto::dataprep::v1::{MessagesFormat, PreferenceFormat, PromptFormat, TextFormat, TokensFormat};
 
-use super::args::LlmArgs;
+use super::args::RowArgs;
 
-/// The one file that is meant, as an absolute path.
-pub(super) fn data_file(path: &Path, split: &str) -> Result<PathBuf> {
-    let found = if path.is_dir() {
-        let names = ["csv", "jsonl", "parquet"].map(|ending| path.join(format!("{split}.{ending}")));
-        names.into_iter().find(|file| file.is_file()).with_context(|| {
-            format!(
-                "{} holds neither {split}.csv, {split}.jsonl nor {split}.parquet: name the file, or --train-split",
-                path.display()
-            )
-        })?
-    } else {
-        path.to_path_buf()
-    };
-    found.canonicalize().with_context(|| format!("failed to open {}", found.display()))
+/// The rows that are meant, as an absolute path.
+pub(crate) fn source(args: &RowArgs) -> Result<PathBuf> {
+    let path = args.data_path.as_ref().context("--data-path is missing: a CSV, JSONL or Parquet file, or a folder")?;
+    data_file(path, &args.train_split)
+}
+
+/// The rows that are meant: a file; a folder's file of that name; or, without one, the folder with all
+/// its files of rows.
+fn data_file(path: &Path, split: &str) -> Result<PathBuf> {
+    let found =
+        if path.is_dir() { split_file(path, split).unwrap_or_else(|| path.to_path_buf()) } else { path.to_path_buf() };
+    let found = found.canonicalize().with_context(|| format!("failed to open {}", found.display()))?;
+    ensure!(
+        !found.is_dir() || !firn_data_prep::columns(&found).is_empty(),
+        "{} holds neither {split}.csv, {split}.jsonl nor {split}.parquet, and no other rows: name the file, or --train-split",
+        path.display()
+    );
+    Ok(found)
+}
+
+/// The file of --valid-split, as an absolute path; empty without.
+pub(crate) fn held_out_source(args: &RowArgs) -> Result<String> {
+    match (&args.valid_split, &args.data_path) {
+        (Some(split), Some(path)) => valid_source(path, split),
+        _ => Ok(String::new()),
+    }
+}
+
+fn valid_source(path: &Path, split: &str) -> Result<String> {
+    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
+    let file = split_file(folder, split).with_context(|| {
+        format!("--valid-split: {} holds neither {split}.csv, {split}.jsonl nor {split}.parquet", folder.display())
+    })?;
+    let file = file.canonicalize().with_context(|| format!("failed to open {}", file.display()))?;
+    Ok(file.to_str().context("the path of the validation rows is no UTF-8")?.to_owned())
+}
+
+fn split_file(folder: &Path, split: &str) -> Option<PathBuf> {
+    let names = ["csv", "jsonl", "parquet"].map(|ending| folder.join(format!("{split}.{ending}")));
+    names.into_iter().find(|file| file.is_file())
 }
 
 /// How a row becomes tokens.
-pub(super) fn format(args: &LlmArgs, source: &Path) -> Result<Format> {
-    let format = chosen_format(args, source);
+pub(crate) fn format(args: &RowArgs, pairs: bool, source: &Path) -> Result<Format> {
+    let format = chosen_format(args, pairs, source);
     ensure!(
         args.system.is_empty() || matches!(format, Format::Prompt(_)),
         "--system needs a prompt to stand before: give --prompt-template, or leave it out"
@@ -35,13 +61,13 @@ pub(super) fn format(args: &LlmArgs, source: &Path) -> Result<Format> {
 }
 
 /// As the flags say, else as the columns' names do.
-fn chosen_format(args: &LlmArgs, source: &Path) -> Format {
+fn chosen_format(args: &RowArgs, pairs: bool, source: &Path) -> Format {
     if let (Some(prompt), Some(completion)) = (&args.prompt_template, &args.completion_template) {
         return prompt_format(&prompt.replace("\\n", "\n"), &completion.replace("\\n", "\n"), &args.system);
     }
     let columns = firn_data_prep::columns(source);
     let has = |name: &str| columns.iter().any(|column| column == name);
-    if args.trainer.is_preference() {
+    if pairs {
         if has("prompt_ids") {
             return Format::Tokens(TokensFormat { pairs: true });
         }
@@ -78,7 +104,8 @@ mod tests {
     use clap::Parser;
     use firn_proto::dataprep::v1::row_format::Format;
 
-    use super::{LlmArgs, data_file, format};
+    use super::super::args::LlmArgs;
+    use super::{data_file, format};
 
     #[derive(Parser)]
     struct Cli {
@@ -96,7 +123,7 @@ mod tests {
         std::fs::write(&file, text).unwrap();
         let always = ["llm", "--train", "--project-name", "x", "--data-path", "y"];
         let cli = Cli::try_parse_from(always.iter().chain(flags)).unwrap_or_else(|error| panic!("{error}"));
-        format(&cli.args, &file)
+        format(&cli.args.rows, cli.args.trainer.is_preference(), &file)
     }
 
     #[test]

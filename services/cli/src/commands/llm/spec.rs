@@ -27,10 +27,11 @@ pub(super) fn spec(args: &LlmArgs, base: String, source: &Path) -> Result<JobSpe
             dataset: model,
             source: source.to_str().context("the path of the data is no UTF-8")?.to_owned(),
             base,
-            format: Some(RowFormat { format: Some(rows::format(args, source)?) }),
+            format: Some(RowFormat { format: Some(rows::format(&args.rows, args.trainer.is_preference(), source)?) }),
             held_out_rows: args.held_out_rows,
+            held_out_source: rows::held_out_source(&args.rows)?,
             seed: args.seed,
-            max_tokens: args.model_max_length,
+            max_tokens: args.rows.model_max_length,
         }),
         lora,
         hyperparameters: Some(Hyperparameters {
