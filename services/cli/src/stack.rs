@@ -6,7 +6,7 @@ use std::num::NonZeroU64;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow};
 use firn_data_prep::DataPrep;
 use firn_gateway::Gateway;
 use firn_inference::Inference;
@@ -15,6 +15,8 @@ use firn_llm::device::DeviceSpec;
 use firn_model_registry::Registry;
 use firn_stage::Stage;
 use firn_trainer::Trainer;
+use firn_trainer::hub::{self, HubOptions, Progress, Repo};
+use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -60,12 +62,14 @@ pub(crate) struct Wanted<'a> {
     pub(crate) addresses: Addresses,
     /// Steps from one checkpoint of a job to the next; `None`: the trainer's default.
     pub(crate) checkpoint_steps: Option<NonZeroU64>,
+    /// How to reach the hub, for a base that is named `org/name`.
+    pub(crate) hub: HubOptions,
 }
 
 impl<'a> Wanted<'a> {
     /// On any free ports.
     pub(crate) fn new(stage: &'a str, device: DeviceSpec, base: &'a str) -> Self {
-        Self { stage, device, base, addresses: Addresses::any(), checkpoint_steps: None }
+        Self { stage, device, base, addresses: Addresses::any(), checkpoint_steps: None, hub: HubOptions::default() }
     }
 }
 
@@ -82,9 +86,9 @@ pub(crate) struct Stack {
 impl Stack {
     /// Starts the services on a stage folder; they stop when `shutdown` is cancelled.
     pub(crate) async fn start(wanted: Wanted<'_>, shutdown: &CancellationToken) -> Result<Self> {
-        let Wanted { stage: stage_root, device, base, addresses, checkpoint_steps } = wanted;
+        let Wanted { stage: stage_root, device, base, addresses, checkpoint_steps, hub } = wanted;
         let stage = Stage::open(stage_root)?;
-        let base = locate_base(&stage, base).await?;
+        let base = locate_base(&stage, base, &hub, shutdown).await?;
         let shutdown = shutdown.child_token();
         let args = |listen| ServerArgs { listen, ..ServerArgs::loopback() };
         let url = |addr: SocketAddr| format!("http://{addr}");
@@ -93,6 +97,7 @@ impl Stack {
         let (data_prep_endpoint, registry_endpoint) = (url(data_prep.local_addr()), url(registry.local_addr()));
         let mut options = firn_trainer::Options::new(data_prep_endpoint.as_str(), registry_endpoint.as_str());
         options.device = device.to_string();
+        options.hub = hub;
         options.checkpoint_steps = checkpoint_steps.unwrap_or(options.checkpoint_steps);
         let trainer = Trainer::bind_with(&args(addresses.trainer), stage.clone(), &options).await?;
         let mut options = firn_inference::Options::new(base.as_str());
@@ -176,8 +181,14 @@ impl fmt::Display for Stack {
     }
 }
 
-/// The bundled base is put on the stage; another base is a folder, or a path on the stage.
-pub(crate) async fn locate_base(stage: &Stage, base: &str) -> Result<String> {
+/// The bundled base is put on the stage; another base is a folder, a path on the stage, or a model on the hub, which is
+/// pulled to the stage once.
+pub(crate) async fn locate_base(
+    stage: &Stage,
+    base: &str,
+    options: &HubOptions,
+    stop: &CancellationToken,
+) -> Result<String> {
     if base == base::BUNDLED {
         return base::install(stage).await;
     }
@@ -186,7 +197,27 @@ pub(crate) async fn locate_base(stage: &Stage, base: &str) -> Result<String> {
         let folder = folder.canonicalize().with_context(|| format!("failed to open {base}"))?;
         return folder.to_str().map(str::to_owned).with_context(|| format!("{base} is no UTF-8"));
     }
-    let on_stage = stage.local_root().is_some_and(|root| root.join(base).is_dir());
-    ensure!(on_stage, "there is no base at {base}: name a folder with a checkpoint, or a path on the stage");
-    Ok(base.to_owned())
+    if stage.local_root().is_some_and(|root| root.join(base).is_dir()) {
+        return Ok(base.to_owned());
+    }
+    let repo: Repo = base.parse().map_err(|error| {
+        anyhow!("there is no base at {base}: name a folder with a checkpoint, or a path on the stage ({error})")
+    })?;
+    let bar = ProgressBar::new(0);
+    if let Ok(style) = ProgressStyle::with_template("  {prefix} {bar:28.cyan/blue} {bytes}/{total_bytes} {eta} left") {
+        bar.set_style(style.progress_chars("━╸─"));
+    }
+    let tell = |progress| {
+        let (what, done, total) = match progress {
+            Progress::Pulled { done, total } => ("pulling", done, total),
+            Progress::Stored { done, total } => ("storing", done, total),
+            _ => return,
+        };
+        bar.set_prefix(format!("{what} {base}"));
+        bar.set_length(total);
+        bar.set_position(done);
+    };
+    let pulled = hub::pull(stage, &repo, options, tell, stop).await;
+    bar.finish_and_clear();
+    Ok(pulled?)
 }

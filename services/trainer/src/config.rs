@@ -4,6 +4,8 @@ use std::{num::NonZeroU64, path::PathBuf, time::Duration};
 
 use firn_kit::{ServerArgs, TelemetryArgs};
 
+use crate::hub::HubOptions;
+
 /// Jobs that may wait, the running one included; one more is refused, so that a caller in a loop can't fill the stage.
 pub(crate) const MOST_WAITING: usize = 64;
 /// Longest time without an answer of data-prep or the registry: they may be restarted meanwhile.
@@ -58,6 +60,9 @@ pub struct Options {
     /// Steps from one checkpoint to the next: what a crash costs at most.
     #[arg(long, env = "FIRN_CHECKPOINT_STEPS", default_value = "50")]
     pub checkpoint_steps: NonZeroU64,
+    /// How to reach the hub of models.
+    #[command(flatten)]
+    pub hub: HubOptions,
 }
 
 impl Options {
@@ -70,6 +75,7 @@ impl Options {
             device: "auto".to_owned(),
             work_dir: None,
             checkpoint_steps: NonZeroU64::MIN.saturating_add(49),
+            hub: HubOptions::default(),
         }
     }
 

@@ -10,8 +10,8 @@ use firn_stage::StageError;
 use tonic::{Code, Status};
 
 use crate::{
-    artifact::ArtifactError, config::MOST_WAITING, dataset::DatasetError, evaluate::EvaluateError, plan::PlanError,
-    prepare::PrepareError, register::RegisterError, spec::FieldError, train::TrainError,
+    artifact::ArtifactError, config::MOST_WAITING, dataset::DatasetError, evaluate::EvaluateError, hub::HubError,
+    plan::PlanError, prepare::PrepareError, register::RegisterError, spec::FieldError, train::TrainError,
 };
 
 /// Domain of this service's error details.
@@ -95,6 +95,8 @@ pub(crate) enum WorkError {
     Adapter(#[from] AdapterError),
     #[error(transparent)]
     Stage(#[from] StageError),
+    #[error(transparent)]
+    Hub(#[from] HubError),
     #[error(transparent)]
     Prepare(#[from] PrepareError),
     #[error(transparent)]

@@ -10,10 +10,13 @@ use firn_llm::{
 };
 use firn_proto::{dataprep::v1::data_prep_service_client::DataPrepServiceClient, trainer::v1::JobPlan};
 use firn_stage::Stage;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
+    base::{self, Located},
     dataset::Dataset,
     error::WorkError,
+    hub::HubOptions,
     plan::Plan,
     prepare,
     record::SnapshotRef,
@@ -31,15 +34,17 @@ pub(crate) struct Forecaster {
     pub(crate) device: Device,
     pub(crate) data_prep: DataPrepServiceClient<Channel>,
     pub(crate) scratch: PathBuf,
+    pub(crate) hub: HubOptions,
+    pub(crate) stop: CancellationToken,
 }
 
 impl Forecaster {
     /// Has the snapshot prepared and packed, and estimates what training would take. No weight is read.
     pub(crate) async fn forecast(&self, spec: Spec) -> Result<JobPlan, WorkError> {
-        let (dir, stage_root) = (spec.base_dir(self.stage.local_root())?, self.stage.local_root());
-        spec.adapter_dir(stage_root)?;
+        spec.adapter_dir(self.stage.local_root())?;
+        let Located { dir, name } = base::locate(&self.stage, &spec, &self.hub, |_, _| {}, &self.stop).await?;
         let config = blocking(move || Ok(ModelConfig::from_dir(&dir)?)).await?;
-        let request = prepare::request(&spec, &config);
+        let request = prepare::request(&spec, &name, &config);
         let snapshot = prepare::snapshot(&self.data_prep, &request, |_| {}).await?;
         let scratch = self.scratch.join(format!("plan-{}", uuid::Uuid::now_v7().simple()));
         let planned = self.plan(spec, config, &snapshot, scratch.clone()).await;

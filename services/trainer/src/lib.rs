@@ -18,6 +18,7 @@
 //! alone writes below `jobs/`, and one process of it runs at a time.
 
 mod artifact;
+mod base;
 mod card;
 mod checkpoint;
 mod config;
@@ -26,6 +27,7 @@ mod error;
 mod evaluate;
 mod events;
 mod forecast;
+pub mod hub;
 mod job;
 mod plan;
 mod prepare;

@@ -36,9 +36,9 @@ pub(crate) enum PrepareError {
 /// Longest row in tokens if the job does not say; the base's context, if that is shorter.
 const DEFAULT_ROW_TOKENS: u32 = 1_024;
 
-/// What data-prep is asked for.
-pub(crate) fn request(spec: &Spec, model: &ModelConfig) -> CreateSnapshotRequest {
-    let mut request = spec.snapshot_request();
+/// What data-prep is asked for; `base` is where the base lies, which may be named for the hub in the specification.
+pub(crate) fn request(spec: &Spec, base: &str, model: &ModelConfig) -> CreateSnapshotRequest {
+    let mut request = spec.data.to_proto(base);
     if request.max_tokens == 0 {
         // Data-prep does not know how much the base can read.
         request.max_tokens = u32::try_from(model.context).unwrap_or(u32::MAX).min(DEFAULT_ROW_TOKENS);

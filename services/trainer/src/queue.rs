@@ -13,6 +13,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
 
 use crate::{
+    base,
     config::MOST_WAITING,
     error::{CreateError, GetError},
     events::Events,
@@ -97,9 +98,8 @@ impl Jobs {
         if inner.stop.is_cancelled() {
             return Err(CreateError::Stopping);
         }
-        let (root, spec) = (inner.stage.local_root().map(ToOwned::to_owned), spec);
-        let checked = tokio::task::spawn_blocking(move || spec.base_dir(root.as_deref()).map(|_| spec));
-        let spec = checked.await??;
+        let stage = inner.stage.clone();
+        let spec = tokio::task::spawn_blocking(move || base::check(&stage, &spec).map(|()| spec)).await??;
         if self.waiting().len() >= MOST_WAITING {
             return Err(CreateError::Busy);
         }

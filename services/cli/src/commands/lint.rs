@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use firn_data_prep::{Finding, LintReport, Severity};
 use firn_proto::dataprep::v1::{CreateSnapshotRequest, RowFormat};
 use firn_stage::Stage;
+use firn_trainer::hub::HubOptions;
 
 use super::llm::args::{RowArgs, Trainer};
 use super::llm::rows;
@@ -19,7 +20,7 @@ use crate::stack::locate_base;
     after_help = "Examples:\n  firn lint --data rows.csv\n  firn lint --model base --data votes.jsonl --trainer dpo --json"
 )]
 pub(crate) struct LintArgs {
-    /// Base whose tokenizer and template count: a folder, or a path on the stage. Default: the bundled base.
+    /// Base whose tokenizer and template count: a folder, a path on the stage, or org/name on the hub. Default: the bundled base.
     #[arg(long, default_value = base::BUNDLED, value_name = "FOLDER")]
     model: String,
     #[command(flatten)]
@@ -36,6 +37,8 @@ pub(crate) struct LintArgs {
     /// Stage of a base that is named by its path there.
     #[arg(long, default_value = "stage", value_name = "FOLDER")]
     stage: String,
+    #[command(flatten)]
+    hub: HubOptions,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -49,7 +52,7 @@ pub(crate) async fn run(args: &LintArgs) -> Result<()> {
     let request = CreateSnapshotRequest {
         dataset: "lint".to_owned(),
         source: source.to_str().context("the path of the data is no UTF-8")?.to_owned(),
-        base: locate_base(&stage, &args.model).await?,
+        base: locate_base(&stage, &args.model, &args.hub, &firn_kit::shutdown_token()?).await?,
         format,
         held_out_rows: args.held_out_rows,
         seed: args.seed,

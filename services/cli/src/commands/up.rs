@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use anyhow::Result;
 use firn_kit::{TelemetryArgs, telemetry};
 use firn_llm::device::DeviceSpec;
+use firn_trainer::hub::HubOptions;
 
 use crate::base;
 use crate::stack::{Addresses, Stack, Wanted};
@@ -26,6 +27,8 @@ pub(crate) struct UpArgs {
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
     http: SocketAddr,
     #[command(flatten)]
+    hub: HubOptions,
+    #[command(flatten)]
     telemetry: TelemetryArgs,
 }
 
@@ -34,7 +37,7 @@ pub(crate) async fn run(args: &UpArgs) -> Result<()> {
     let _guard = telemetry::init("firn", &args.telemetry)?;
     let shutdown = firn_kit::shutdown_token()?;
     let addresses = Addresses::fixed(args.http);
-    let wanted = Wanted { addresses, ..Wanted::new(&args.stage, args.device, &args.base) };
+    let wanted = Wanted { addresses, hub: args.hub.clone(), ..Wanted::new(&args.stage, args.device, &args.base) };
     let stack = Stack::start(wanted, &shutdown).await?;
     println!("{stack}");
     let outcome = tokio::select! {

@@ -24,11 +24,13 @@ use tracing::Instrument as _;
 
 use crate::{
     artifact,
+    base::{self, Located},
     config::Options,
     dataset::{Dataset, HeldOut},
     error::{StartError, WorkError},
     evaluate::{self, EvaluateError, Model, Subject},
     forecast::Forecaster,
+    hub::HubOptions,
     job::Job,
     plan::Plan,
     prepare,
@@ -54,12 +56,13 @@ pub(crate) struct Runner {
     registry: RegistryServiceClient<Channel>,
     checkpoint_steps: u64,
     scratch: PathBuf,
+    hub: HubOptions,
 }
 
 /// The base's folder and what was read from it; its weights go their own way.
 #[derive(Debug)]
 struct Base {
-    dir: PathBuf,
+    at: Located,
     config: ModelConfig,
     tokenizer: Tokenizer,
 }
@@ -76,6 +79,7 @@ impl Runner {
             registry: RegistryServiceClient::new(firn_kit::channel(&options.registry_endpoint)?),
             checkpoint_steps: options.checkpoint_steps.get(),
             scratch: options.scratch(),
+            hub: options.hub.clone(),
         })
     }
 
@@ -86,6 +90,8 @@ impl Runner {
             device: self.device.clone(),
             data_prep: self.data_prep.clone(),
             scratch: self.scratch.clone(),
+            hub: self.hub.clone(),
+            stop: self.jobs.stopped().clone(),
         }
     }
 
@@ -177,15 +183,21 @@ impl Runner {
 
     /// Checks the base and loads it.
     async fn open_base(&self, job: &Arc<Job>) -> Result<(Base, Decoder), WorkError> {
-        let dir = job.spec.spec.base_dir(self.stage.local_root())?;
+        let tell = |done, total| job.progress("bytes of the base from the hub", done, total);
+        let stop = self.jobs.stopped().child_token();
+        let at = tokio::select! {
+            biased;
+            () = job.cancel.cancelled() => return Err(WorkError::Cancelled),
+            at = base::locate(&self.stage, &job.spec.spec, &self.hub, tell, &stop) => at?,
+        };
         let (device, quantization) = (self.device.clone(), job.spec.spec.quantization()?);
         // A name that leads nowhere is told now, not after the evaluation of the base.
         job.spec.spec.adapter_dir(self.stage.local_root())?;
         blocking(move || {
-            let config = ModelConfig::from_dir(&dir)?;
-            let tokenizer = Tokenizer::from_dir(&dir)?;
-            let decoder = Decoder::load_quantized(&dir, &device, quantization)?;
-            Ok((Base { dir, config, tokenizer }, decoder))
+            let config = ModelConfig::from_dir(&at.dir)?;
+            let tokenizer = Tokenizer::from_dir(&at.dir)?;
+            let decoder = Decoder::load_quantized(&at.dir, &device, quantization)?;
+            Ok((Base { at, config, tokenizer }, decoder))
         })
         .await
     }
@@ -195,7 +207,7 @@ impl Runner {
         if let Some(snapshot) = job.record().snapshot {
             return Ok(snapshot);
         }
-        let request = prepare::request(&job.spec.spec, &base.config);
+        let request = prepare::request(&job.spec.spec, &base.at.name, &base.config);
         let tell = |rows| job.progress("rows read by data-prep", rows, 0);
         tokio::select! {
             biased;
@@ -262,7 +274,7 @@ impl Runner {
         })
         .await?;
         let parameters = trained.adapter.as_ref().map_or_else(|| base.config.parameters(), Adapter::parameters);
-        Ok(artifact::write(&self.stage, job, &base.dir, &weights, parameters).await?)
+        Ok(artifact::write(&self.stage, job, &base.at.dir, &weights, parameters).await?)
     }
 
     /// From here on a wish to cancel comes too late: the version may be there already.

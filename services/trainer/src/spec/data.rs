@@ -80,7 +80,7 @@ impl Data {
     }
 
     /// The request for the snapshot; rows are tokenised for `base`.
-    pub(super) fn to_proto(&self, base: &str) -> data::CreateSnapshotRequest {
+    pub(crate) fn to_proto(&self, base: &str) -> data::CreateSnapshotRequest {
         let Data { dataset, source, format, held_out_rows, held_out_source, seed, max_tokens } = self.clone();
         let format = match format {
             RowFormat::Text { column } => Format::Text(data::TextFormat { column }),

@@ -6,7 +6,7 @@ mod hyperparameters;
 use std::path::{Component, Path, PathBuf};
 
 use firn_llm::{model::LoraConfig, quant::Quantization, train::Preference};
-use firn_proto::{dataprep::v1::CreateSnapshotRequest, trainer::v1 as pb};
+use firn_proto::trainer::v1 as pb;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use data::Data;
@@ -199,11 +199,6 @@ impl Spec {
         }
     }
 
-    /// The request for the snapshot.
-    pub(crate) fn snapshot_request(&self) -> CreateSnapshotRequest {
-        self.data.to_proto(&self.base)
-    }
-
     pub(crate) fn to_proto(&self) -> pb::JobSpec {
         let lora = |Lora { r, alpha, target_modules, dropout, rslora }| pb::LoraSpec {
             r,
@@ -217,7 +212,7 @@ impl Spec {
             base: self.base.clone(),
             model: self.model.clone(),
             alias: self.alias.clone(),
-            data: Some(self.snapshot_request()),
+            data: Some(self.data.to_proto(&self.base)),
             lora,
             hyperparameters: Some(self.hyperparameters.to_proto()),
             max_answer_tokens: self.max_answer_tokens,

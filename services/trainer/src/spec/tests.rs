@@ -36,7 +36,7 @@ fn defaults_are_those_of_the_contract() {
     let full = Spec::check(pb::JobSpec { lora: None, ..request() }).unwrap();
     assert_eq!(full.hyperparameters.learning_rate, 5e-4);
     assert_eq!(Spec::check(spec.to_proto()).unwrap(), spec, "what was accepted is accepted again");
-    assert_eq!(spec.snapshot_request().base, "bases/a/b");
+    assert_eq!(spec.data.to_proto(&spec.base).base, "bases/a/b");
     let stored = serde_json::to_string(&spec).unwrap();
     assert_eq!(serde_json::from_str::<Spec>(&stored).unwrap(), spec);
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use firn_llm::device::DeviceSpec;
 use firn_proto::trainer::v1::Objective;
+use firn_trainer::hub::HubOptions;
 
 use crate::base;
 use crate::clients::Endpoints;
@@ -43,7 +44,8 @@ pub(crate) struct LlmArgs {
     /// Folder for the result; its last part names the model in the registry.
     #[arg(long, value_name = "FOLDER")]
     pub(super) project_name: PathBuf,
-    /// Base checkpoint: a folder, or a path on the stage. Default: the bundled base.
+    /// Base checkpoint: a folder, a path on the stage, or org/name on the hub, pulled to the stage once. Default: the bundled
+    /// base.
     #[arg(long, default_value = base::BUNDLED, value_name = "FOLDER")]
     pub(super) model: String,
     #[command(flatten)]
@@ -156,6 +158,8 @@ pub(crate) struct LlmArgs {
     /// Use the running stack at --trainer-endpoint and --registry-endpoint instead of one in this process.
     #[arg(long)]
     pub(super) remote: bool,
+    #[command(flatten)]
+    pub(super) hub: HubOptions,
     #[command(flatten)]
     pub(super) endpoints: Endpoints,
     /// Print a JSON line a step, and a last one with the result.

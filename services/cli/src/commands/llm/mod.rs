@@ -41,7 +41,9 @@ pub(crate) async fn run(args: LlmArgs) -> Result<()> {
     }
     let shutdown = firn_kit::shutdown_token()?;
     let wanted = Wanted::new(&args.stage, args.device, &args.model);
-    let stack = Stack::start(Wanted { checkpoint_steps: args.checkpoint_steps, ..wanted }, &shutdown).await?;
+    let stack =
+        Stack::start(Wanted { checkpoint_steps: args.checkpoint_steps, hub: args.hub.clone(), ..wanted }, &shutdown)
+            .await?;
     let outcome = tokio::select! {
         biased;
         outcome = train(&args, stack.endpoints(), stack.base().to_owned(), source) => outcome,
