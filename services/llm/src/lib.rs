@@ -8,6 +8,8 @@ pub mod config;
 #[cfg(feature = "engine")]
 pub mod device;
 #[cfg(feature = "engine")]
+mod files;
+#[cfg(feature = "engine")]
 pub mod generate;
 #[cfg(feature = "engine")]
 pub mod model;

@@ -198,6 +198,11 @@ impl Tokenizer {
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
     }
+
+    /// Largest id, which is more than their number where ids are left out.
+    pub fn largest_id(&self) -> Option<u32> {
+        self.inner.get_vocab(true).into_values().max()
+    }
 }
 
 /// Decodes a stream of ids into whole characters.

@@ -2,63 +2,23 @@
 
 use std::path::Path;
 
-use serde::Deserialize;
 use serde_json::Value;
 
-use super::rope::{self, Unsupported};
+use super::raw::Raw;
+use super::refusal::{
+    CONTEXT, HEAD_DIM, HEADS, HIDDEN, INTERMEDIATE, LAYERS, Refusal, VOCAB, positive, refuse, within,
+};
+use super::rope;
 use super::{Activation, ConfigError, LayerAttention, ModelConfig, NormPlacement, Rope};
+use crate::files;
 
-/// What is read of `config.json`.
-#[derive(Debug, Deserialize)]
-struct Raw {
-    model_type: String,
-    vocab_size: usize,
-    hidden_size: usize,
-    intermediate_size: usize,
-    num_hidden_layers: usize,
-    num_attention_heads: usize,
-    num_key_value_heads: Option<usize>,
-    head_dim: Option<usize>,
-    #[serde(default = "default_eps")]
-    rms_norm_eps: f64,
-    #[serde(default = "default_context")]
-    max_position_embeddings: usize,
-    tie_word_embeddings: Option<bool>,
-    attention_bias: Option<bool>,
-    mlp_bias: Option<bool>,
-    #[serde(alias = "hidden_activation")]
-    hidden_act: Option<String>,
-    query_pre_attn_scalar: Option<f64>,
-    attn_logit_softcapping: Option<f64>,
-    final_logit_softcapping: Option<f64>,
-    sliding_window: Option<usize>,
-    use_sliding_window: Option<bool>,
-    max_window_layers: Option<usize>,
-    sliding_window_pattern: Option<usize>,
-    /// As transformers 5 saves it, sometimes beside the other.
-    #[serde(rename = "_sliding_window_pattern")]
-    saved_window_pattern: Option<usize>,
-    use_bidirectional_attention: Option<bool>,
-    layer_types: Option<Vec<String>>,
-    /// transformers 5; older files have `rope_theta`, `rope_scaling` and, for Gemma 3, `rope_local_base_freq`.
-    #[serde(default)]
-    rope_parameters: Value,
-    rope_theta: Option<f64>,
-    #[serde(default)]
-    rope_scaling: Value,
-    rope_local_base_freq: Option<f64>,
-}
-
-fn default_eps() -> f64 {
-    1e-6
-}
-
-fn default_context() -> usize {
-    2048
-}
+const FAMILIES: &str = "llama, mistral, qwen2, qwen3 and gemma3_text are";
+const NO_CODE: &str = "code that comes with a checkpoint (auto_map, trust_remote_code) is never run";
 
 /// What the families do differently.
 struct Family {
+    /// Its class in transformers.
+    class: &'static str,
     bias: bool,
     qk_norm: bool,
     gemma: bool,
@@ -77,13 +37,15 @@ enum Windows {
 }
 
 fn family(model_type: &str) -> Option<Family> {
-    let plain = Family { bias: false, qk_norm: false, gemma: false, window: Windows::Never };
+    let plain = Family { class: "LlamaForCausalLM", bias: false, qk_norm: false, gemma: false, window: Windows::Never };
     Some(match model_type {
         "llama" => plain,
-        "mistral" => Family { window: Windows::Always, ..plain },
-        "qwen2" => Family { bias: true, window: Windows::Late, ..plain },
-        "qwen3" => Family { qk_norm: true, window: Windows::Late, ..plain },
-        "gemma3_text" => Family { qk_norm: true, gemma: true, window: Windows::Pattern, ..plain },
+        "mistral" => Family { class: "MistralForCausalLM", window: Windows::Always, ..plain },
+        "qwen2" => Family { class: "Qwen2ForCausalLM", bias: true, window: Windows::Late, ..plain },
+        "qwen3" => Family { class: "Qwen3ForCausalLM", qk_norm: true, window: Windows::Late, ..plain },
+        "gemma3_text" => {
+            Family { class: "Gemma3ForCausalLM", qk_norm: true, gemma: true, window: Windows::Pattern, ..plain }
+        }
         _ => return None,
     })
 }
@@ -92,13 +54,15 @@ impl ModelConfig {
     /// Reads `config.json` in `dir`.
     ///
     /// # Errors
-    /// It is missing, can't be parsed, or names a family or an option that is not supported.
+    /// It is missing, can't be parsed, or names a family or an option that is not supported, or a number outside of what
+    /// any model of the families has.
     pub fn from_dir(dir: &Path) -> Result<Self, ConfigError> {
         let path = dir.join("config.json");
         let unreadable = |reason: String| ConfigError::Unreadable { path: path.clone(), reason };
-        let text = std::fs::read_to_string(&path).map_err(|error| unreadable(error.to_string()))?;
-        let raw: Raw = serde_json::from_str(&text).map_err(|error| unreadable(error.to_string()))?;
-        raw.describe().map_err(|(Unsupported(field, value), supported)| ConfigError::Unsupported {
+        let text = files::read_text(&path).map_err(unreadable)?;
+        let raw: Raw = serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(&text))
+            .map_err(|error| unreadable(error.to_string()))?;
+        raw.describe().map_err(|Refusal { field, value, supported }| ConfigError::Unsupported {
             path,
             field,
             value,
@@ -107,20 +71,21 @@ impl ModelConfig {
     }
 }
 
-type Refusal = (Unsupported, &'static str);
-
-fn refuse<T>(field: &'static str, value: impl ToString, supported: &'static str) -> Result<T, Refusal> {
-    Err((Unsupported(field, value.to_string()), supported))
-}
-
 impl Raw {
     fn describe(&self) -> Result<ModelConfig, Refusal> {
-        let Some(family) = family(&self.model_type) else {
-            return refuse("model_type", &self.model_type, "llama, mistral, qwen2, qwen3 and gemma3_text are");
-        };
+        let family = self.family()?;
         let kv_heads = self.num_key_value_heads.unwrap_or(self.num_attention_heads);
-        let head_dim = self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads.max(1));
-        self.check(&family, kv_heads, head_dim)?;
+        within("num_attention_heads", self.num_attention_heads, HEADS)?;
+        if self.head_dim.is_none() && !self.hidden_size.is_multiple_of(self.num_attention_heads) {
+            return refuse(
+                "hidden_size",
+                self.hidden_size,
+                "a multiple of num_attention_heads is, or a head_dim beside it",
+            );
+        }
+        let head_dim = self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads);
+        self.check_sizes(kv_heads, head_dim)?;
+        self.check_options(&family)?;
         let activation = match self.hidden_act.as_deref() {
             None if family.gemma => Activation::GeluTanh,
             None | Some("silu") => Activation::Silu,
@@ -137,26 +102,62 @@ impl Raw {
             kv_heads,
             head_dim,
             attention: self.attention(&family)?,
-            score_scale: score.sqrt().recip() as f32,
+            score_scale: positive("query_pre_attn_scalar", score)?.sqrt().recip() as f32,
             qkv_bias: family.bias,
             qk_norm: family.qk_norm,
             activation,
             norms: placement,
             norm_offset: if family.gemma { 1.0 } else { 0.0 },
-            rms_eps: self.rms_norm_eps as f32,
+            rms_eps: positive("rms_norm_eps", self.rms_norm_eps)? as f32,
             embedding_scale: if family.gemma { (self.hidden_size as f32).sqrt() } else { 1.0 },
             tied: self.tie_word_embeddings.unwrap_or(family.gemma),
             context: self.max_position_embeddings,
         })
     }
 
-    fn check(&self, family: &Family, kv_heads: usize, head_dim: usize) -> Result<(), Refusal> {
+    /// The family, which both `model_type` and `architectures` must name: a class of another name may compute
+    /// something else.
+    fn family(&self) -> Result<Family, Refusal> {
+        let Some(family) = family(&self.model_type) else {
+            return refuse("model_type", &self.model_type, format!("{FAMILIES}, and {NO_CODE}"));
+        };
+        match self.architectures.as_deref() {
+            None | Some([]) => Ok(family),
+            Some(names) if names.iter().any(|name| name == family.class) => Ok(family),
+            Some(names) => refuse("architectures", names.join(", "), format!("{} is, and {NO_CODE}", family.class)),
+        }
+    }
+
+    fn check_sizes(&self, kv_heads: usize, head_dim: usize) -> Result<(), Refusal> {
+        within("vocab_size", self.vocab_size, VOCAB)?;
+        within("hidden_size", self.hidden_size, HIDDEN)?;
+        within("intermediate_size", self.intermediate_size, INTERMEDIATE)?;
+        within("num_hidden_layers", self.num_hidden_layers, LAYERS)?;
+        within("max_position_embeddings", self.max_position_embeddings, CONTEXT)?;
+        if kv_heads == 0 || !self.num_attention_heads.is_multiple_of(kv_heads) {
+            return refuse("num_key_value_heads", kv_heads, "a divisor of num_attention_heads is");
+        }
+        within("head_dim", head_dim, HEAD_DIM)?;
+        if !head_dim.is_multiple_of(2) {
+            return refuse("head_dim", head_dim, "an even number is");
+        }
+        Ok(())
+    }
+
+    fn check_options(&self, family: &Family) -> Result<(), Refusal> {
+        if self.quantization_config.is_some() {
+            let instead = "use the checkpoint that it was quantised from, and quantise it while it is loaded";
+            return refuse("quantization_config", "an object", instead);
+        }
         if self.attention_bias == Some(true) || self.mlp_bias == Some(true) {
             let field = if self.mlp_bias == Some(true) { "mlp_bias" } else { "attention_bias" };
             return refuse(field, true, "only false is");
         }
         if self.use_bidirectional_attention == Some(true) {
             return refuse("use_bidirectional_attention", true, "only causal attention is");
+        }
+        if let Some(factor) = self.partial_rotary_factor.filter(|factor| *factor != 1.0) {
+            return refuse("partial_rotary_factor", factor, "only 1 is");
         }
         if family.gemma {
             for (field, value) in [
@@ -168,38 +169,38 @@ impl Raw {
                 }
             }
         }
-        if kv_heads == 0 || !self.num_attention_heads.is_multiple_of(kv_heads) || self.num_attention_heads == 0 {
-            return refuse("num_key_value_heads", kv_heads, "it must divide num_attention_heads");
-        }
-        if head_dim == 0 || !head_dim.is_multiple_of(2) {
-            return refuse("head_dim", head_dim, "it must be even");
-        }
-        if self.num_hidden_layers == 0 || self.vocab_size == 0 || self.hidden_size == 0 {
-            return refuse("num_hidden_layers, vocab_size or hidden_size", 0, "they must be positive");
-        }
         Ok(())
     }
 
     fn attention(&self, family: &Family) -> Result<Vec<LayerAttention>, Refusal> {
-        let known = |error: Unsupported| (error, "default, linear, llama3 and yarn are, with their numbers");
-        let parse = |value: &Value, theta| rope::parse(value, theta, self.max_position_embeddings).map_err(known);
+        for (field, value) in [("rope_parameters", &self.rope_parameters), ("rope_scaling", &self.rope_scaling)] {
+            if !value.is_null() && !value.is_object() {
+                return refuse(field, value, "an object is");
+            }
+        }
+        let parse = |value: &Value, theta| rope::parse(value, theta, self.max_position_embeddings);
         let nested = |kind: &str| self.rope_parameters.get(kind).filter(|value| value.is_object());
-        let theta = self.rope_theta.or(family.gemma.then_some(1e6));
+        let theta = |field, theta: Option<f64>| theta.map(|theta| positive(field, theta)).transpose();
+        let local = theta("rope_local_base_freq", self.rope_local_base_freq)?;
+        let theta = theta("rope_theta", self.rope_theta)?.or(family.gemma.then_some(1e6));
         let full = match nested("full_attention") {
             Some(value) => parse(value, theta)?,
             None if self.rope_parameters.is_object() => parse(&self.rope_parameters, theta)?,
             None => parse(&self.rope_scaling, theta)?,
         };
         let sliding: Rope = match nested("sliding_attention") {
-            Some(value) => parse(value, self.rope_local_base_freq)?,
-            None if family.gemma => parse(&Value::Null, self.rope_local_base_freq)?,
+            Some(value) => parse(value, local)?,
+            None if family.gemma => parse(&Value::Null, local)?,
             None => full.clone(),
         };
+        if let Some(types) = self.layer_types.as_deref().filter(|types| types.len() != self.num_hidden_layers) {
+            return refuse("layer_types", format!("{} layers", types.len()), "one for each of num_hidden_layers is");
+        }
         let slides = (0..self.num_hidden_layers).map(|layer| self.slides(layer, family.window));
         slides
             .map(|slides| {
                 Ok(match (slides?, self.sliding_window) {
-                    (true, Some(0)) => return refuse("sliding_window", 0, "it must be positive"),
+                    (true, Some(0)) => return refuse("sliding_window", 0, "a positive number is"),
                     (true, None) if family.gemma => LayerAttention { window: Some(4096), rope: sliding.clone() },
                     (true, window) => LayerAttention { window, rope: sliding.clone() },
                     (false, _) => LayerAttention { window: None, rope: full.clone() },
@@ -209,13 +210,11 @@ impl Raw {
     }
 
     fn slides(&self, layer: usize, windows: Windows) -> Result<bool, Refusal> {
-        if let Some(types) = &self.layer_types {
-            return match types.get(layer).map(String::as_str) {
-                Some("full_attention") => Ok(false),
-                Some("sliding_attention") => Ok(true),
-                Some(other) => refuse("layer_types", other, "full_attention and sliding_attention are"),
-                None => refuse("layer_types", format!("of {} layers", types.len()), "one a layer is needed"),
-            };
+        match self.layer_types.as_ref().and_then(|types| types.get(layer)).map(String::as_str) {
+            Some("full_attention") => return Ok(false),
+            Some("sliding_attention") => return Ok(true),
+            Some(other) => return refuse("layer_types", other, "full_attention and sliding_attention are"),
+            None => {}
         }
         Ok(match windows {
             Windows::Never => false,
@@ -223,10 +222,10 @@ impl Raw {
             Windows::Late => {
                 self.use_sliding_window == Some(true) && self.max_window_layers.is_none_or(|first| layer >= first)
             }
-            Windows::Pattern => {
-                let pattern = self.sliding_window_pattern.or(self.saved_window_pattern).unwrap_or(6);
-                !(layer + 1).is_multiple_of(pattern.max(1))
-            }
+            Windows::Pattern => match self.sliding_window_pattern.or(self.saved_window_pattern).unwrap_or(6) {
+                0 => return refuse("sliding_window_pattern", 0, "a positive number is"),
+                pattern => !(layer + 1).is_multiple_of(pattern),
+            },
         })
     }
 }

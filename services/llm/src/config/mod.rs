@@ -2,11 +2,15 @@
 
 mod family;
 mod module;
+mod raw;
+mod refusal;
 mod rope;
 
 use std::path::PathBuf;
 
 pub use module::{Module, Norm};
+
+use crate::tokenizer::Tokenizer;
 
 /// Files of a checkpoint that describe its weights.
 pub const FILES: [&str; 2] = ["config.json", "generation_config.json"];
@@ -33,7 +37,29 @@ pub enum ConfigError {
         /// Its value.
         value: String,
         /// What is.
-        supported: &'static str,
+        supported: String,
+    },
+    /// The tokenizer gives ids that have no embedding.
+    #[error(
+        "tokenizer.json has ids up to {largest}, but vocab_size in config.json is {vocab}: they are of different \
+         checkpoints"
+    )]
+    Tokenizer {
+        /// Largest id.
+        largest: u32,
+        /// Ids of the model.
+        vocab: usize,
+    },
+    /// An id that ends an answer has no embedding, so that none would end.
+    #[error(
+        "eos_token_id {id} is outside the {vocab} ids of vocab_size: config.json or generation_config.json is of another \
+         checkpoint"
+    )]
+    EndOfText {
+        /// The id.
+        id: u32,
+        /// Ids of the model.
+        vocab: usize,
     },
 }
 
@@ -194,6 +220,21 @@ impl ModelConfig {
             embedding_scale: 1.0,
             tied: true,
             context,
+        }
+    }
+
+    /// Checks that every id of a tokenizer has an embedding. More embeddings than ids are common: tables are padded.
+    ///
+    /// # Errors
+    /// The tokenizer's largest id, or one that ends an answer, is outside the vocabulary.
+    pub fn check_tokenizer(&self, tokenizer: &Tokenizer) -> Result<(), ConfigError> {
+        let (vocab, outside) = (self.vocab, |id: &u32| *id as usize >= self.vocab);
+        if let Some(largest) = tokenizer.largest_id().filter(outside) {
+            return Err(ConfigError::Tokenizer { largest, vocab });
+        }
+        match tokenizer.eos_ids().iter().copied().find(outside) {
+            Some(id) => Err(ConfigError::EndOfText { id, vocab }),
+            None => Ok(()),
         }
     }
 

@@ -1,5 +1,6 @@
 //! A decoder from values: one tensor at a time, so that no more than one is held twice.
 
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::path::Path;
 use std::sync::Arc;
@@ -16,6 +17,12 @@ use crate::ops::tensor;
 use crate::quant::Quantization;
 use crate::random::normal;
 use crate::weights::Weights;
+
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const HEAD: &str = "lm_head.weight";
+const BLOCKS: &str = "model.layers.";
+/// Rotary frequencies, which older checkpoints hold and the configuration gives.
+const UNUSED: &str = ".rotary_emb.inv_freq";
 
 /// What a parameter is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +48,11 @@ impl Decoder {
     pub fn load_quantized(dir: &Path, device: &Device, quantization: Quantization) -> Result<Self, ModelError> {
         let config = ModelConfig::from_dir(dir)?;
         let weights = Weights::open_dir(dir)?;
+        for table in [EMBEDDING, HEAD] {
+            weights.check_rows(table, config.vocab)?;
+        }
+        let expected = block_names(&config);
+        weights.refuse_others(BLOCKS, |name| expected.contains(name) || name.ends_with(UNUSED))?;
         let source = |name: &str, shape: &[usize], _: Kind| Ok(weights.read_finite(name, shape)?);
         Builder { source, offset: config.norm_offset, quantization, device }.decoder(config)
     }
@@ -82,16 +94,16 @@ where
 {
     fn decoder(mut self, config: ModelConfig) -> Result<Decoder, E> {
         let table = [config.vocab, config.hidden];
-        let embedding = self.matrix("model.embed_tokens.weight", table)?;
+        let embedding = self.matrix(EMBEDDING, table)?;
         let layers = (0..config.layers()).map(|index| self.layer(index, &config)).collect::<Result<_, E>>()?;
         let norm = self.vector("model.norm.weight", config.hidden, Kind::Norm)?;
-        let head = if config.tied { None } else { Some(self.matrix("lm_head.weight", table)?) };
+        let head = if config.tied { None } else { Some(self.matrix(HEAD, table)?) };
         let ropes = tables(&config);
         Ok(Decoder { embedding, layers, norm, head, ropes, config, device: self.device.clone() })
     }
 
     fn layer(&mut self, index: usize, config: &ModelConfig) -> Result<Layer, E> {
-        let name = |part: &str, kind: &str| format!("model.layers.{index}.{part}.{kind}");
+        let name = |part: &str, kind: &str| format!("{BLOCKS}{index}.{part}.{kind}");
         let mut norms: [Option<Tensor<1>>; 6] = Default::default();
         for norm in Norm::ALL {
             if let Some(width) = config.norm_width(norm) {
@@ -124,6 +136,19 @@ where
         }
         Ok(tensor(values, [width], &self.device.burn))
     }
+}
+
+/// Names of all parameters of the blocks.
+fn block_names(config: &ModelConfig) -> HashSet<String> {
+    let norms = Norm::ALL.into_iter().filter(|norm| config.norm_width(*norm).is_some());
+    let mut parts: Vec<String> = norms.map(|norm| format!("{}.weight", norm.path(config.norms))).collect();
+    for module in Module::ALL {
+        parts.push(format!("{}.weight", module.path()));
+        if config.has_bias(module) {
+            parts.push(format!("{}.bias", module.path()));
+        }
+    }
+    (0..config.layers()).flat_map(|layer| parts.iter().map(move |part| format!("{BLOCKS}{layer}.{part}"))).collect()
 }
 
 /// Rotary tables, one a block; blocks with the same parameters share one.

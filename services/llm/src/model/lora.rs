@@ -1,5 +1,6 @@
 //! Low-rank adapters in PEFT's names, shapes and files.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Tensor;
@@ -9,12 +10,14 @@ use serde_json::{Value, json};
 
 use crate::config::{ModelConfig, Module};
 use crate::device::Device;
+use crate::files;
 use crate::ops::{tensor, to_vec};
 use crate::random::normal;
 use crate::weights::{self, NamedTensor, StoredType, Weights, WeightsError};
 
 const FILE: &str = "adapter_model.safetensors";
 const CONFIG: &str = "adapter_config.json";
+const BLOCKS: &str = "base_model.model.model.layers.";
 /// PEFT's task of a reward model, and the tensor that such an adapter has besides.
 const REWARD_TASK: &str = "SEQ_CLS";
 const SCORE: &str = "base_model.model.score.weight";
@@ -34,7 +37,7 @@ pub enum AdapterError {
         reason: String,
     },
     /// The configuration asks for something that Firn does not compute.
-    #[error("{} has {field} = {value}, which is not supported", path.display())]
+    #[error("{} has {field} = {value}, which is not supported: plain LoRA on linear layers is", path.display())]
     Unsupported {
         /// The file.
         path: PathBuf,
@@ -43,9 +46,12 @@ pub enum AdapterError {
         /// Its value.
         value: String,
     },
-    /// A tensor is missing or has the wrong shape.
+    /// A file of tensors can't be used.
     #[error(transparent)]
     Weights(#[from] WeightsError),
+    /// A tensor is missing, is too many or has the wrong shape.
+    #[error("{0}: the adapter was trained on another base, or its configuration is not its own")]
+    OtherBase(WeightsError),
     /// A name is no linear layer.
     #[error(
         "unknown target module {0:?}: use q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj or all-linear"
@@ -167,15 +173,32 @@ impl Adapter {
     pub fn load(dir: &Path, model: &ModelConfig, device: &Device) -> Result<Self, AdapterError> {
         let path = dir.join(CONFIG);
         let fail = |reason: String| AdapterError::File { path: path.clone(), reason };
-        let text = std::fs::read_to_string(&path).map_err(|error| fail(error.to_string()))?;
-        let value: Value = serde_json::from_str(&text).map_err(|error| fail(error.to_string()))?;
-        for field in ["use_dora", "fan_in_fan_out", "lora_bias"] {
-            if value[field].as_bool() == Some(true) {
-                return Err(AdapterError::Unsupported { path, field, value: "true".to_owned() });
+        let value: Value =
+            serde_json::from_str(&files::read_text(&path).map_err(fail)?).map_err(|error| fail(error.to_string()))?;
+        for (field, plain) in [
+            ("peft_type", json!("LORA")),
+            ("bias", json!("none")),
+            ("use_dora", json!(false)),
+            ("use_qalora", json!(false)),
+            ("fan_in_fan_out", json!(false)),
+            ("lora_bias", json!(false)),
+        ] {
+            if !value[field].is_null() && value[field] != plain {
+                return Err(AdapterError::Unsupported { path, field, value: value[field].to_string() });
             }
         }
         let reward = value["task_type"] == REWARD_TASK;
-        for field in ["rank_pattern", "alpha_pattern", "modules_to_save"] {
+        for field in [
+            "rank_pattern",
+            "alpha_pattern",
+            "modules_to_save",
+            "layers_to_transform",
+            "layer_replication",
+            "exclude_modules",
+            "target_parameters",
+            "trainable_token_indices",
+            "alora_invocation_tokens",
+        ] {
             if reward && field == "modules_to_save" {
                 continue;
             }
@@ -191,17 +214,25 @@ impl Adapter {
         }
         let r = value["r"].as_u64().filter(|r| *r > 0).ok_or_else(|| fail("it has no rank r".to_owned()))? as usize;
         let alpha = value["lora_alpha"].as_f64().ok_or_else(|| fail("it has no lora_alpha".to_owned()))? as f32;
+        if !alpha.is_finite() {
+            return Err(fail(format!("its lora_alpha is {}, more than an f32 holds", value["lora_alpha"])));
+        }
         let targets = match &value["target_modules"] {
-            Value::String(name) => LoraConfig::parse_targets(&[name])?,
-            Value::Array(names) => {
-                LoraConfig::parse_targets(&names.iter().filter_map(Value::as_str).collect::<Vec<_>>())?
-            }
-            _ => return Err(fail("it has no target_modules".to_owned())),
+            Value::String(name) => Some(vec![name.as_str()]),
+            Value::Array(names) if !names.is_empty() => names.iter().map(Value::as_str).collect(),
+            _ => None,
         };
+        let targets = targets.ok_or_else(|| fail("it has no names as target_modules".to_owned()))?;
+        let targets = LoraConfig::parse_targets(&targets).map_err(|error| fail(error.to_string()))?;
         let rslora = value["use_rslora"].as_bool().unwrap_or(false);
         let dropout = value["lora_dropout"].as_f64().unwrap_or(0.0) as f32;
         let config = LoraConfig { r, alpha, rslora, dropout, targets };
         let weights = Weights::open_file(&dir.join(FILE))?;
+        let expected: HashSet<String> = (0..model.layers())
+            .flat_map(|layer| config.targets.iter().map(move |module| (layer, *module)))
+            .flat_map(|(layer, module)| ["A", "B"].map(|factor| tensor_name(layer, module, factor)))
+            .collect();
+        weights.refuse_others(BLOCKS, |name| expected.contains(name)).map_err(AdapterError::OtherBase)?;
         let scale = config.scale();
         let mut layers = Vec::with_capacity(model.layers());
         for layer in 0..model.layers() {
@@ -209,8 +240,9 @@ impl Adapter {
             for &module in &config.targets {
                 let [output, input] = model.linear_shape(module);
                 let read = |factor: &str, shape: [usize; 2]| {
-                    let values = weights.read_shaped(&tensor_name(layer, module, factor), &shape)?;
-                    Ok::<_, WeightsError>(tensor(values, shape, &device.burn))
+                    let name = tensor_name(layer, module, factor);
+                    weights.check_shape(&name, &shape).map_err(AdapterError::OtherBase)?;
+                    Ok::<_, AdapterError>(tensor(weights.read_finite(&name, &shape)?, shape, &device.burn))
                 };
                 pairs[module.index()] = Some(LoraPair { a: read("A", [r, input])?, b: read("B", [output, r])?, scale });
             }
@@ -301,5 +333,5 @@ impl Adapter {
 }
 
 fn tensor_name(layer: usize, module: Module, factor: &str) -> String {
-    format!("base_model.model.model.layers.{layer}.{}.lora_{factor}.weight", module.path())
+    format!("{BLOCKS}{layer}.{}.lora_{factor}.weight", module.path())
 }

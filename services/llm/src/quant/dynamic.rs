@@ -2,6 +2,8 @@
 
 use std::sync::LazyLock;
 
+use rayon::prelude::*;
+
 /// Values that share a scale.
 const BLOCK: usize = 256;
 /// Steps from −1 to 1.
@@ -35,12 +37,15 @@ pub(super) struct DynamicBytes {
 
 impl DynamicBytes {
     pub(super) fn new(values: &[f32]) -> Self {
-        let (mut codes, mut absmax) = (Vec::with_capacity(values.len()), Vec::new());
-        for block in values.chunks(BLOCK) {
-            let top = block.iter().fold(0.0f32, |top, v| top.max(v.abs()));
-            codes.extend(block.iter().map(|v| nearest(if top > 0.0 { v / top } else { 0.0 })));
-            absmax.push(top);
-        }
+        let mut codes = vec![0; values.len()];
+        let mut absmax = vec![0.0; values.len().div_ceil(BLOCK)];
+        let blocks = values.par_chunks(BLOCK).zip(codes.par_chunks_mut(BLOCK)).zip(&mut absmax);
+        blocks.for_each(|((block, codes), top)| {
+            *top = block.iter().fold(0.0f32, |top, v| top.max(v.abs()));
+            for (code, v) in codes.iter_mut().zip(block) {
+                *code = nearest(if *top > 0.0 { v / *top } else { 0.0 });
+            }
+        });
         Self { codes, absmax }
     }
 

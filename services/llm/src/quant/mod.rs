@@ -9,6 +9,7 @@ mod nf4;
 use std::str::FromStr;
 
 use nf4::Scales;
+use rayon::prelude::*;
 
 /// How a base's frozen weights are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -100,13 +101,17 @@ impl Quantized {
 }
 
 fn rows_to_bytes(values: &[f32], width: usize) -> (Vec<u8>, Vec<f32>) {
-    let (mut codes, mut scales) = (Vec::with_capacity(values.len()), Vec::new());
-    for row in values.chunks(width.max(1)) {
-        let absmax = row.iter().fold(0.0f32, |top, v| top.max(v.abs()));
-        let scale = if absmax > 0.0 { 127.0 / absmax } else { 0.0 };
-        codes.extend(row.iter().map(|v| ((v * scale).round_ties_even() as i8).cast_unsigned()));
-        scales.push(absmax);
-    }
+    let width = width.max(1);
+    let mut codes = vec![0; values.len()];
+    let mut scales = vec![0.0; values.len().div_ceil(width)];
+    let rows = values.par_chunks(width).zip(codes.par_chunks_mut(width)).zip(&mut scales);
+    rows.for_each(|((row, codes), absmax)| {
+        *absmax = row.iter().fold(0.0f32, |top, v| top.max(v.abs()));
+        let scale = if *absmax > 0.0 { 127.0 / *absmax } else { 0.0 };
+        for (code, v) in codes.iter_mut().zip(row) {
+            *code = ((v * scale).round_ties_even() as i8).cast_unsigned();
+        }
+    });
     (codes, scales)
 }
 
@@ -150,6 +155,20 @@ mod tests {
                 assert!((a - b).abs() <= step * 0.501, "row {row}: {a} for {b}");
             }
         }
+    }
+
+    #[test]
+    fn many_tasks_give_what_each_block_alone_does() {
+        // More blocks than a task takes, and an odd rest.
+        let values: Vec<f32> = (0..100_003u32).map(|i| (i as f32 * 0.37).sin() * (i % 97) as f32).collect();
+        let (codes, absmax) = nf4::quantize(&values);
+        let blocks: Vec<_> = values.chunks(64).map(nf4::quantize).collect();
+        assert_eq!(codes, blocks.iter().flat_map(|(codes, _)| codes.clone()).collect::<Vec<_>>());
+        assert_eq!(absmax, blocks.iter().flat_map(|(_, absmax)| absmax.clone()).collect::<Vec<_>>());
+        let found = nf4::dequantize(&codes, &absmax, values.len());
+        let alone = blocks.iter().zip(values.chunks(64));
+        let alone = alone.flat_map(|((codes, absmax), block)| nf4::dequantize(codes, absmax, block.len()));
+        assert_eq!(found, alone.collect::<Vec<_>>());
     }
 
     #[test]

@@ -1,9 +1,15 @@
 //! NF4: the 16 quantiles of a normal distribution (Dettmers et al. 2023), a scale for 64 values.
 
+use std::borrow::Cow;
+
+use rayon::prelude::*;
+
 use super::dynamic::DynamicBytes;
 
 /// Values that share a scale.
 const BLOCK: usize = 64;
+/// Blocks that are worth a task of their own.
+const BLOCKS_A_TASK: usize = 256;
 
 /// What the codes stand for, as bitsandbytes has it.
 const LEVELS: [f32; 16] = [
@@ -44,17 +50,25 @@ const BOUNDS: [f32; 15] = [
     0.861_478_4,
 ];
 
-/// Codes, two a byte, the first in the high half, and the largest absolute value of each block.
+/// Codes, two a byte, the first in the high half, and the largest absolute value of each block. Cores take blocks side
+/// by side; a block's codes depend on nothing else.
 pub(super) fn quantize(values: &[f32]) -> (Vec<u8>, Vec<f32>) {
-    let (mut codes, mut absmax) = (Vec::with_capacity(values.len()), Vec::new());
-    for block in values.chunks(BLOCK) {
-        let top = block.iter().fold(0.0f32, |top, v| top.max(v.abs()));
-        let scale = if top > 0.0 { 1.0 / top } else { 0.0 };
-        codes.extend(block.iter().map(|v| code(v * scale)));
-        absmax.push(top);
-    }
-    let bytes = codes.chunks(2).map(|pair| (pair[0] << 4) | pair.get(1).copied().unwrap_or(0));
-    (bytes.collect(), absmax)
+    let mut codes = vec![0; values.len().div_ceil(2)];
+    let mut absmax = vec![0.0; values.len().div_ceil(BLOCK)];
+    values
+        .par_chunks(BLOCK)
+        .zip(codes.par_chunks_mut(BLOCK / 2))
+        .zip(&mut absmax)
+        .with_min_len(BLOCKS_A_TASK)
+        .for_each(|((block, codes), top)| {
+            *top = block.iter().fold(0.0f32, |top, v| top.max(v.abs()));
+            let scale = if *top > 0.0 { 1.0 / *top } else { 0.0 };
+            for (byte, pair) in codes.iter_mut().zip(block.chunks(2)) {
+                let [high, low] = [pair.first(), pair.get(1)].map(|v| v.map_or(0, |v| code(v * scale)));
+                *byte = (high << 4) | low;
+            }
+        });
+    (codes, absmax)
 }
 
 fn code(value: f32) -> u8 {
@@ -63,12 +77,17 @@ fn code(value: f32) -> u8 {
 
 /// The first `count` values that the codes stand for.
 pub(super) fn dequantize(codes: &[u8], absmax: &[f32], count: usize) -> Vec<f32> {
-    let mut values = Vec::with_capacity(count + 1);
-    for (bytes, scale) in codes.chunks(BLOCK / 2).zip(absmax) {
-        let levels = LEVELS.map(|level| level * scale);
-        values.extend(bytes.iter().flat_map(|byte| [levels[usize::from(byte >> 4)], levels[usize::from(byte & 15)]]));
-    }
-    values.truncate(count);
+    let mut values = vec![0.0; count];
+    values.par_chunks_mut(BLOCK).zip(codes.par_chunks(BLOCK / 2)).zip(absmax).with_min_len(BLOCKS_A_TASK).for_each(
+        |((values, codes), scale)| {
+            let levels = LEVELS.map(|level| level * scale);
+            for (pair, byte) in values.chunks_mut(2).zip(codes) {
+                for (value, code) in pair.iter_mut().zip([byte >> 4, byte & 15]) {
+                    *value = levels[usize::from(code)];
+                }
+            }
+        },
+    );
     values
 }
 
@@ -93,9 +112,9 @@ impl Scales {
         Self::Bytes { mean, distance: DynamicBytes::new(&distance) }
     }
 
-    pub(super) fn absmax(&self) -> Vec<f32> {
+    pub(super) fn absmax(&self) -> Cow<'_, [f32]> {
         match self {
-            Self::Exact(absmax) => absmax.clone(),
+            Self::Exact(absmax) => Cow::Borrowed(absmax),
             Self::Bytes { mean, distance } => distance.values().map(|v| v + mean).collect(),
         }
     }
