@@ -2,7 +2,6 @@
 
 use std::{
     fs::File,
-    io::Read,
     path::{Path as LocalPath, PathBuf},
 };
 
@@ -15,6 +14,7 @@ use crate::{
     FileEntry, MANIFEST, Stage, StageError,
     hash::{Hasher, blocking, hash_file},
     stage::file_path,
+    volume::read_full,
 };
 
 /// The most bytes that a chunk of [`Stage::read_stream`] has (1 MiB): it fits the message limit of any gRPC client.
@@ -207,9 +207,10 @@ fn read_local(path: &LocalPath) -> impl Stream<Item = Result<Bytes, StageError>>
         let (path, named) = (path.clone(), path.clone());
         async move {
             let read = blocking(move || {
-                let file = file.map_or_else(|| File::open(&path), Ok)?;
-                let mut chunk = Vec::with_capacity(WRITE_CHUNK);
-                let read = (&file).take(WRITE_CHUNK as u64).read_to_end(&mut chunk)?;
+                let mut file = file.map_or_else(|| File::open(&path), Ok)?;
+                let mut chunk = vec![0; WRITE_CHUNK];
+                let read = read_full(&mut file, &mut chunk)?;
+                chunk.truncate(read);
                 Ok((read > 0).then(|| (Bytes::from(chunk), Some(file))))
             });
             read.await.map_err(|error| StageError::local("read", &named, error))
