@@ -248,3 +248,27 @@ async fn write_local(path: &LocalPath, bytes: &[u8]) -> std::io::Result<()> {
     file.sync_all().await?;
     tokio::fs::rename(&part, path).await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn chunks_are_gathered_until_they_are_large_enough_to_write() {
+        let chunks = (0..20).map(|_| Ok(Bytes::from(vec![1; READ_CHUNK])));
+        let mut source = std::pin::pin!(futures_util::stream::iter(chunks));
+        let mut sizes = vec![];
+        while let Some(size) = Some(fill(&mut source).await.unwrap().len()).filter(|size| *size > 0) {
+            sizes.push(size);
+        }
+        assert_eq!(sizes, [WRITE_CHUNK, WRITE_CHUNK, 4 * READ_CHUNK]);
+    }
+
+    #[tokio::test]
+    async fn a_local_file_is_read_in_chunks_that_are_written_as_they_are() {
+        let local = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(local.path(), vec![1; 2 * WRITE_CHUNK + 5]).unwrap();
+        let sizes: Vec<usize> = read_local(local.path()).map_ok(|chunk| chunk.len()).try_collect().await.unwrap();
+        assert_eq!(sizes, [WRITE_CHUNK, WRITE_CHUNK, 5]);
+    }
+}

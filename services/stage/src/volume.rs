@@ -296,3 +296,44 @@ impl ObjectStore for StageVolume {
         .await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Notes the sizes of its writes.
+    struct Sizes(Vec<usize>);
+
+    impl Write for Sizes {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.push(bytes.len());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_copy_writes_large_chunks() {
+        let source = tempfile::NamedTempFile::new().unwrap();
+        fs::write(source.path(), vec![1; 2 * WRITE_CHUNK + 5]).unwrap();
+        let mut sizes = Sizes(vec![]);
+        copy_chunks(&mut File::open(source.path()).unwrap(), &mut sizes).unwrap();
+        assert_eq!(sizes.0, [WRITE_CHUNK, WRITE_CHUNK, 5]);
+    }
+
+    #[test]
+    fn what_was_not_written_when_a_write_failed_is_not_written_when_the_file_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let mut writer = create(&path, 16).unwrap();
+        let watch = writer.get_ref().try_clone().unwrap();
+        writer.write_all(b"buffered").unwrap();
+        let error = finish(writer, &path, Err(io::ErrorKind::StorageFull.into())).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        assert_eq!(watch.metadata().unwrap().len(), 0);
+        assert!(!path.exists());
+    }
+}

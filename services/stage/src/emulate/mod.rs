@@ -51,8 +51,10 @@ use fuser::{BackgroundSession, Config, MountOption};
 pub use self::options::{Faults, Options};
 use self::{emulator::Emulator, spool::Spool};
 
-/// How many requests are served at once.
-const THREADS: usize = 8;
+/// How many requests are served at once: few threads keep the bytes that they copy in the processor's caches.
+const THREADS: usize = 4;
+/// How many where most of them sleep.
+const SLEEPERS: usize = 16;
 
 /// A folder could not be mounted, or not be released.
 #[derive(Debug, thiserror::Error)]
@@ -130,7 +132,8 @@ pub fn mount(dir: &Path, mountpoint: &Path, options: &Options) -> Result<Mounted
     let mut config = Config::default();
     let access = if options.read_only { MountOption::RO } else { MountOption::RW };
     config.mount_options = vec![MountOption::FSName("firn-stage".to_owned()), access];
-    config.n_threads = Some(THREADS);
+    let sleeps = !options.latency.is_zero() || options.faults.late_reads.is_some();
+    config.n_threads = Some(if sleeps { SLEEPERS } else { THREADS });
     config.clone_fd = true;
     let session = fuser::spawn_mount(Emulator::new(&dir, spool, options), &mountpoint, &config)
         .map_err(|source| EmulateError::Fuse { path: mountpoint.clone(), source })?;

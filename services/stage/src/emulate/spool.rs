@@ -30,7 +30,7 @@ impl Spool {
             None => beside(dir)?,
         };
         let refuse = |reason: String| EmulateError::Spool { path: path.clone(), reason };
-        let failed = |error: io::Error| refuse(error.to_string());
+        let failed = |error: io::Error| refuse(format!("{error}; name another folder for them"));
         fs::create_dir_all(&path).map_err(failed)?;
         let path = path.canonicalize().map_err(failed)?;
         if path.starts_with(dir) {

@@ -70,7 +70,8 @@ fn on_emulator(options: &Options) -> Option<Emulated> {
 fn skip<T>(reason: &dyn fmt::Display) -> Option<T> {
     assert!(std::env::var_os("FIRN_REQUIRE_FUSE").is_none(), "FIRN_REQUIRE_FUSE is set, and {reason}");
     // Not captured, as `eprintln!` would be: a test that did not run must not look like one that did.
-    writeln!(io::stderr(), "skipped: {reason}").unwrap();
+    let mut terminal = io::stderr();
+    writeln!(terminal, "skipped: {reason}").unwrap();
     None
 }
 
