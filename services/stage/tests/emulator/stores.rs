@@ -17,7 +17,7 @@ async fn naive(root: &std::path::Path, mode: PutMode) -> object_store::Result<()
 }
 
 #[tokio::test]
-async fn the_local_file_system_of_object_store_fails_because_it_renames_and_links() {
+async fn the_local_file_system_of_object_store_fails() {
     let Some(emulated) = plain() else { return };
     for mode in [PutMode::Overwrite, PutMode::Create] {
         naive(tempfile::tempdir().unwrap().path(), mode.clone()).await.unwrap();
