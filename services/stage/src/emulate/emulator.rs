@@ -18,7 +18,7 @@ use std::{
 use fuser::{Errno, FileAttr, FileHandle, FileType, INodeNo, LockOwner, OpenAccMode, OpenFlags};
 use nix::libc;
 
-use super::{Options, faults::Counters, nodes::Nodes, spool::Spool, writer::Writer};
+use super::{Options, faults::Counters, nodes::Nodes, part::Write, spool::Spool, writer::Writer};
 
 /// What a descriptor is open on.
 #[derive(Clone, Debug)]
@@ -213,14 +213,15 @@ impl Emulator {
         Ok(writer)
     }
 
+    /// Accepts a write, which the caller makes: a mount uploads asynchronously, and tells later what went wrong.
     pub(super) fn write(
         &self,
         handle: FileHandle,
         offset: u64,
-        bytes: &[u8],
+        len: u32,
         flags: OpenFlags,
         owner: Option<LockOwner>,
-    ) -> Result<u32, Errno> {
+    ) -> Result<Write, Errno> {
         self.pause();
         let Handle::Write(writer) = self.handle(handle)? else { return Err(Errno::EBADF) };
         // It may be set after the file was opened.
@@ -231,8 +232,7 @@ impl Emulator {
         if self.faults.fail_write.hit() {
             return Err(writer.fail());
         }
-        writer.append(&self.spool, offset, bytes, owner)?;
-        u32::try_from(bytes.len()).map_err(|_| Errno::EINVAL)
+        writer.append(&self.spool, offset, len, owner)
     }
 
     pub(super) fn fsync(&self, handle: FileHandle) -> Result<(), Errno> {

@@ -123,8 +123,13 @@ impl Filesystem for Emulator {
         owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        match self.write(handle, offset, data, flags, owner) {
-            Ok(len) => reply.written(len),
+        let Ok(len) = u32::try_from(data.len()) else { return reply.error(Errno::EINVAL) };
+        match self.write(handle, offset, len, flags, owner) {
+            Ok(write) => {
+                // First, so that another thread gets the next bytes meanwhile.
+                reply.written(len);
+                write.run(data);
+            }
             Err(errno) => reply.error(errno),
         }
     }

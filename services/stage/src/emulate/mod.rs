@@ -18,6 +18,7 @@
 //! | chmod, chown, times, xattr, fallocate | `EOPNOTSUPP` | not documented |
 //! | mmap, shared, even for reading | `ENODEV` (see [`Options::map_reads`]) | not documented |
 //! | mmap, shared, for writing | impossible: it takes `O_RDWR` | a random write |
+//! | an error of the disk | told by the next write, fsync or close | documented: uploads are asynchronous |
 //! | open a path that another writes | reading: what is visible, or `ENOENT`; writing: `EBUSY` | documented as unfit |
 //! | read on in a file that was replaced or removed | `ESTALE` | "reads always return the latest data" |
 //! | fsync | reports an earlier error; makes nothing visible | documented: closed or flushed |
@@ -38,6 +39,7 @@ mod fs;
 mod mountpoint;
 mod nodes;
 mod options;
+mod part;
 mod spool;
 mod writer;
 

@@ -1,15 +1,18 @@
 //! A file that is being written.
 
 use std::{
-    fs::{self, File, Metadata},
+    fs::{self, Metadata},
     io::{self, Seek as _, SeekFrom},
-    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use fuser::{Errno, LockOwner};
 
-use super::spool::Spool;
+use super::{
+    part::{Part, Write},
+    spool::Spool,
+};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -27,8 +30,9 @@ pub(super) struct Writer {
     /// Relative to the mount.
     path: PathBuf,
     target: PathBuf,
-    part: PathBuf,
-    file: File,
+    /// In the spool.
+    source: PathBuf,
+    part: Arc<Part>,
     len: u64,
     state: State,
     /// Whose descriptor wrote last: a process that inherited one and exits does not close the file for its writer.
@@ -37,9 +41,9 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn new(spool: &Spool, root: &Path, path: &Path) -> io::Result<Self> {
-        let (part, file) = spool.create()?;
-        let target = root.join(path);
-        Ok(Self { path: path.to_owned(), target, part, file, len: 0, state: State::Open, owner: None })
+        let (source, file) = spool.create()?;
+        let (path, target, part) = (path.to_owned(), root.join(path), Part::new(file));
+        Ok(Self { path, target, source, part, len: 0, state: State::Open, owner: None })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -51,8 +55,9 @@ impl Writer {
         self.state == State::Open
     }
 
-    pub(super) fn metadata(&self) -> io::Result<Metadata> {
-        self.file.metadata()
+    pub(super) fn metadata(&self) -> Result<Metadata, Errno> {
+        self.part.settle()?;
+        Ok(self.part.metadata()?)
     }
 
     /// Nothing of it becomes visible any more.
@@ -61,46 +66,53 @@ impl Writer {
         Errno::EIO
     }
 
-    /// Appends. Only the end is writable: `EOPNOTSUPP` elsewhere, which leaves the file as it is.
+    /// Accepts a write. Only the end is writable: `EOPNOTSUPP` elsewhere, which leaves the file as it is.
     pub(super) fn append(
         &mut self,
         spool: &Spool,
         offset: u64,
-        bytes: &[u8],
+        len: u32,
         owner: Option<LockOwner>,
-    ) -> Result<(), Errno> {
+    ) -> Result<Write, Errno> {
         if self.state == State::Broken {
             return Err(Errno::EIO);
         }
         if offset != self.len {
             return Err(Errno::EOPNOTSUPP);
         }
-        let written = self.reopen(spool).and_then(|()| self.file.write_all_at(bytes, offset));
-        if let Err(error) = written {
-            self.fail();
-            return Err(error.into());
-        }
-        self.len += bytes.len() as u64;
+        let writable = self.part.check().and_then(|()| Ok(self.reopen(spool)?));
+        self.failing(writable)?;
+        self.len += u64::from(len);
         self.owner = owner.or(self.owner);
-        Ok(())
+        Ok(self.part.begin(offset))
+    }
+
+    /// Passes a result on. After an error nothing of the file becomes visible any more.
+    fn failing(&mut self, result: Result<(), Errno>) -> Result<(), Errno> {
+        if result.is_err() {
+            self.fail();
+        }
+        result
     }
 
     /// A write after a close goes on in a copy: what is visible does not change before the next close.
     fn reopen(&mut self, spool: &Spool) -> io::Result<()> {
         if self.state == State::Whole {
-            let (part, mut file) = spool.create()?;
-            self.file.seek(SeekFrom::Start(0))?;
-            io::copy(&mut self.file, &mut file)?;
-            (self.part, self.file, self.state) = (part, file, State::Open);
+            let (source, mut copy) = spool.create()?;
+            let mut file = &self.part.file;
+            file.seek(SeekFrom::Start(0))?;
+            io::copy(&mut file, &mut copy)?;
+            (self.source, self.part, self.state) = (source, Part::new(copy), State::Open);
         }
         Ok(())
     }
 
-    pub(super) fn sync(&self) -> Result<(), Errno> {
-        match self.state {
-            State::Broken => Err(Errno::EIO),
-            State::Open | State::Whole => Ok(self.file.sync_all()?),
+    pub(super) fn sync(&mut self) -> Result<(), Errno> {
+        if self.state == State::Broken {
+            return Err(Errno::EIO);
         }
+        let synced = self.part.settle().and_then(|()| Ok(self.part.file.sync_all()?));
+        self.failing(synced)
     }
 
     /// Would this close make bytes visible, or fail to?
@@ -113,26 +125,27 @@ impl Writer {
         if self.state == State::Broken {
             return Err(Errno::EIO);
         }
-        let published = match fs::rename(&self.part, &self.target) {
-            // A folder without files need not last, so it is not missed.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => self
-                .target
-                .parent()
-                .map_or(Ok(()), fs::create_dir_all)
-                .and_then(|()| fs::rename(&self.part, &self.target)),
-            published => published,
-        };
-        if let Err(error) = published {
-            self.fail();
-            return Err(error.into());
-        }
+        let published = self.part.settle().and_then(|()| Ok(self.publish()?));
+        self.failing(published)?;
         self.state = State::Whole;
         Ok(())
     }
 
+    fn publish(&self) -> io::Result<()> {
+        match fs::rename(&self.source, &self.target) {
+            // A folder without files need not last, so it is not missed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.target.parent().map_or(Ok(()), fs::create_dir_all)?;
+                fs::rename(&self.source, &self.target)
+            }
+            published => published,
+        }
+    }
+
     /// Makes the first half visible, and fails.
     pub(super) fn tear(&mut self) -> Errno {
-        let torn = self.file.set_len(self.len / 2).map_err(Errno::from).and_then(|()| self.close());
+        let half = self.part.settle().and_then(|()| Ok(self.part.file.set_len(self.len / 2)?));
+        let torn = half.and_then(|()| self.close());
         self.fail();
         torn.err().unwrap_or(Errno::EIO)
     }
@@ -142,7 +155,7 @@ impl Drop for Writer {
     fn drop(&mut self) {
         if self.state != State::Whole {
             // Best effort: the spool is cleared with the mount. A torn file is no longer there.
-            let _ = fs::remove_file(&self.part);
+            let _ = fs::remove_file(&self.source);
         }
     }
 }
