@@ -40,6 +40,7 @@ mod mountpoint;
 mod nodes;
 mod options;
 mod part;
+mod reader;
 mod spool;
 mod writer;
 
