@@ -3,9 +3,9 @@
 use std::{
     collections::HashMap,
     ffi::{OsStr, OsString},
-    fs::{self, Metadata},
+    fs::{self, File, Metadata},
     io,
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{FileExt as _, MetadataExt as _},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -18,12 +18,12 @@ use std::{
 use fuser::{Errno, FileAttr, FileHandle, FileType, INodeNo, LockOwner, OpenAccMode, OpenFlags};
 use nix::libc;
 
-use super::{Options, faults::Counters, nodes::Nodes, part::Write, reader::Reader, spool::Spool, writer::Writer};
+use super::{Options, faults::Counters, nodes::Nodes, part::Write, spool::Spool, writer::Writer};
 
 /// What a descriptor is open on.
 #[derive(Clone, Debug)]
 enum Handle {
-    Read(Arc<Reader>),
+    Read(Arc<File>),
     Write(Arc<Mutex<Writer>>),
     /// As it was when it was opened.
     Folder(Arc<[Entry]>),
@@ -186,8 +186,8 @@ impl Emulator {
         let path = self.path(ino)?;
         if flags.acc_mode() == OpenAccMode::O_RDONLY && flags.0 & libc::O_TRUNC == 0 {
             self.visible(&path)?;
-            let reader = Reader::open(&self.root.join(&path))?;
-            return Ok(self.open_handle(Handle::Read(Arc::new(reader))));
+            let file = File::open(self.root.join(&path))?;
+            return Ok(self.open_handle(Handle::Read(Arc::new(file))));
         }
         let writer = self.begin(&path, flags, true)?;
         Ok(self.open_handle(Handle::Write(writer)))
@@ -269,22 +269,31 @@ impl Emulator {
         }
     }
 
-    /// Hands over at most `len` bytes from `offset`, fewer at the end of the file.
-    pub(super) fn read(&self, handle: FileHandle, offset: u64, len: u32, reply: impl FnOnce(Result<&[u8], Errno>)) {
+    /// Fills `buffer` from `offset`, less at the end of the file, and returns how many bytes it has.
+    pub(super) fn read(&self, handle: FileHandle, offset: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
         self.pause();
-        let reader = match self.handle(handle) {
-            Ok(Handle::Read(reader)) => reader,
-            Ok(_) => return reply(Err(Errno::EBADF)),
-            Err(errno) => return reply(Err(errno)),
-        };
+        let Handle::Read(file) = self.handle(handle)? else { return Err(Errno::EBADF) };
         if self.faults.late_read.hit() {
             thread::sleep(self.faults.late_by);
         }
         if self.faults.fail_read.hit() {
-            return reply(Err(Errno::EIO));
+            return Err(Errno::EIO);
         }
-        let wanted = if self.faults.short_read.hit() { len.div_ceil(2) } else { len };
-        reader.read(offset, wanted as usize, reply);
+        // A read fetches what is at the path now, and this file was replaced or removed.
+        if file.metadata()?.nlink() == 0 {
+            return Err(Errno::ESTALE);
+        }
+        let wanted = if self.faults.short_read.hit() { buffer.len().div_ceil(2) } else { buffer.len() };
+        let mut len = 0;
+        while let Some(rest) = buffer.get_mut(len..wanted).filter(|rest| !rest.is_empty()) {
+            match file.read_at(rest, offset + len as u64) {
+                Ok(0) => break,
+                Ok(read) => len += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(len)
     }
 
     pub(super) fn opendir(&self, ino: INodeNo) -> Result<FileHandle, Errno> {

@@ -1,6 +1,6 @@
 //! The kernel's side: hands requests to the emulator, and refuses what a stage mount refuses.
 
-use std::{ffi::OsStr, io, path::Path, time::Duration};
+use std::{cell::RefCell, ffi::OsStr, io, path::Path, time::Duration};
 
 use fuser::{
     BsdFileFlags, Errno, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig,
@@ -18,6 +18,11 @@ const MAX_REQUEST: u32 = 1 << 20;
 const UNKNOWN: INodeNo = INodeNo(0xffff_ffff);
 /// Past the page cache: a write arrives as it is made, and a read fetches.
 const DIRECT: FopenFlags = FopenFlags::FOPEN_DIRECT_IO;
+
+thread_local! {
+    /// Each thread of the mount reads into its own.
+    static BUFFER: RefCell<Vec<u8>> = RefCell::default();
+}
 
 impl Filesystem for Emulator {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
@@ -96,9 +101,13 @@ impl Filesystem for Emulator {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.read(handle, offset, size, |bytes| match bytes {
-            Ok(bytes) => reply.data(bytes),
-            Err(errno) => reply.error(errno),
+        BUFFER.with_borrow_mut(|buffer| {
+            buffer.resize((size as usize).max(buffer.len()), 0);
+            let read = buffer.get_mut(..size as usize).ok_or(Errno::EINVAL);
+            match read.and_then(|buffer| self.read(handle, offset, buffer)) {
+                Ok(len) => reply.data(&buffer[..len]),
+                Err(errno) => reply.error(errno),
+            }
         });
     }
 

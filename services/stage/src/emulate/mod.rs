@@ -40,7 +40,6 @@ mod mountpoint;
 mod nodes;
 mod options;
 mod part;
-mod reader;
 mod spool;
 mod writer;
 
