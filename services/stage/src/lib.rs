@@ -10,11 +10,15 @@
 //! One process writes a path; nothing here locks. A torn file stays where the crash left it: its writer goes on at a
 //! fresh path ([`Stage::fresh_folder`], the log's next number), and [`Stage::debris`] finds what is left over.
 //!
+//! Feature `emulate` mounts a folder that fails what a stage mount fails.
+//!
 //! ```text
 //! Stage ── ObjectStore ─┬─ StageVolume: a folder, on a laptop's disk or a stage mount
 //!                       └─ memory, for tests
 //! ```
 
+#[cfg(all(feature = "emulate", target_os = "linux"))]
+pub mod emulate;
 mod error;
 mod folder;
 mod hash;

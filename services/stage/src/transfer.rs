@@ -2,7 +2,6 @@
 
 use std::{
     fs::File,
-    io::Read,
     path::{Path as LocalPath, PathBuf},
 };
 
@@ -15,6 +14,7 @@ use crate::{
     FileEntry, MANIFEST, Stage, StageError,
     hash::{Hasher, blocking, hash_file},
     stage::file_path,
+    volume::read_full,
 };
 
 /// The most bytes that a chunk of [`Stage::read_stream`] has (1 MiB): it fits the message limit of any gRPC client.
@@ -207,9 +207,10 @@ fn read_local(path: &LocalPath) -> impl Stream<Item = Result<Bytes, StageError>>
         let (path, named) = (path.clone(), path.clone());
         async move {
             let read = blocking(move || {
-                let file = file.map_or_else(|| File::open(&path), Ok)?;
-                let mut chunk = Vec::with_capacity(WRITE_CHUNK);
-                let read = (&file).take(WRITE_CHUNK as u64).read_to_end(&mut chunk)?;
+                let mut file = file.map_or_else(|| File::open(&path), Ok)?;
+                let mut chunk = vec![0; WRITE_CHUNK];
+                let read = read_full(&mut file, &mut chunk)?;
+                chunk.truncate(read);
                 Ok((read > 0).then(|| (Bytes::from(chunk), Some(file))))
             });
             read.await.map_err(|error| StageError::local("read", &named, error))
@@ -246,4 +247,28 @@ async fn write_local(path: &LocalPath, bytes: &[u8]) -> std::io::Result<()> {
     file.write_all(bytes).await?;
     file.sync_all().await?;
     tokio::fs::rename(&part, path).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn chunks_are_gathered_until_they_are_large_enough_to_write() {
+        let chunks = (0..20).map(|_| Ok(Bytes::from(vec![1; READ_CHUNK])));
+        let mut source = std::pin::pin!(futures_util::stream::iter(chunks));
+        let mut sizes = vec![];
+        while let Some(size) = Some(fill(&mut source).await.unwrap().len()).filter(|size| *size > 0) {
+            sizes.push(size);
+        }
+        assert_eq!(sizes, [WRITE_CHUNK, WRITE_CHUNK, 4 * READ_CHUNK]);
+    }
+
+    #[tokio::test]
+    async fn a_local_file_is_read_in_chunks_that_are_written_as_they_are() {
+        let local = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(local.path(), vec![1; 2 * WRITE_CHUNK + 5]).unwrap();
+        let sizes: Vec<usize> = read_local(local.path()).map_ok(|chunk| chunk.len()).try_collect().await.unwrap();
+        assert_eq!(sizes, [WRITE_CHUNK, WRITE_CHUNK, 5]);
+    }
 }

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     hash::blocking,
-    volume::{close, store_error},
+    volume::{finish, store_error},
 };
 
 /// The parts' futures may run in any order; a stage takes bytes in one order only. So each part waits for its turn,
@@ -42,7 +42,10 @@ impl StageUpload {
 
     /// Takes the file out and removes it: it is ours and torn.
     fn discard(&mut self) {
-        drop(self.writer.lock().unwrap_or_else(PoisonError::into_inner).take());
+        if let Some(writer) = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // Not flushed: nothing more is written to a file that goes.
+            drop(writer.into_parts());
+        }
         // If it cannot be removed it is debris, which readers skip.
         let _ = fs::remove_file(&self.path);
         self.complete = true;
@@ -74,7 +77,9 @@ impl MultipartUpload for StageUpload {
             Ok(()) => {
                 let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
                 let writer = writer.ok_or_else(|| Self::out_of_turn(&self.location))?;
-                blocking(move || close(writer)).await.map_err(|error| store_error(&self.location, error))
+                let path = self.path.clone();
+                let finished = blocking(move || finish(writer, &path, Ok(()))).await;
+                finished.map_err(|error| store_error(&self.location, error))
             }
             Err(_) => Err(Self::out_of_turn(&self.location)),
         };

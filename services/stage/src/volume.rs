@@ -24,7 +24,7 @@ const STORE: &str = "StageVolume";
 const READ_BLOCK: usize = 8 << 20;
 
 /// A folder that is written as a stage mount must be: each file once, sequentially, at its final path, with `sync_all`
-/// and every error checked. There is no rename, append, lock, hard link or mmap; a copy is a read and a write.
+/// and every error checked, that of `close` too. There is no rename, append, lock, hard link or mmap; a copy is a read and a write.
 ///
 /// Every put is a create, whatever its mode: an existing path is refused. `PutMode::Update` is not supported.
 #[derive(Clone, Debug)]
@@ -82,20 +82,57 @@ fn create(path: &LocalPath, capacity: usize) -> io::Result<BufWriter<File>> {
     Ok(BufWriter::with_capacity(capacity, file))
 }
 
-/// Flushes, syncs and closes.
-pub(crate) fn close(writer: BufWriter<File>) -> io::Result<()> {
-    writer.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
-}
-
-/// Writes a whole new file; removes it again if that fails.
-fn write_new(path: &LocalPath, payload: &PutPayload) -> io::Result<()> {
-    let mut writer = create(path, payload.content_length().min(WRITE_CHUNK))?;
-    let written = payload.iter().try_for_each(|bytes| writer.write_all(bytes)).and_then(|()| close(writer));
-    if written.is_err() {
+/// Ends a file: flushes, syncs and closes it, or, if any of that or the writing before failed, removes it.
+///
+/// A stage mount takes a file when it is closed, so the close tells whether the file is there; dropping a `File` would
+/// swallow that. What was not written when a write failed is not written later: it would follow a gap.
+pub(crate) fn finish(mut writer: BufWriter<File>, path: &LocalPath, written: io::Result<()>) -> io::Result<()> {
+    let written = written.and_then(|()| writer.flush());
+    let (file, _) = writer.into_parts();
+    let closed = match written.and_then(|()| file.sync_all()) {
+        Ok(()) => nix::unistd::close(file).map_err(io::Error::from),
+        Err(error) => {
+            drop(file);
+            Err(error)
+        }
+    };
+    if closed.is_err() {
         // It is ours and torn. If it cannot be removed it is debris, which readers skip.
         let _ = fs::remove_file(path);
     }
-    written
+    closed
+}
+
+/// Writes a whole new file.
+fn write_new(path: &LocalPath, payload: &PutPayload) -> io::Result<()> {
+    let mut writer = create(path, payload.content_length().min(WRITE_CHUNK))?;
+    let written = payload.iter().try_for_each(|bytes| writer.write_all(bytes));
+    finish(writer, path, written)
+}
+
+/// Reads until `buffer` is full or the file ends, and returns how many bytes it has. A mount may return fewer than asked.
+pub(crate) fn read_full(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut len = 0;
+    while let Some(rest) = buffer.get_mut(len..).filter(|rest| !rest.is_empty()) {
+        match file.read(rest) {
+            Ok(0) => break,
+            Ok(read) => len += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(len)
+}
+
+/// Copies in large chunks. `io::copy` would leave that to the kernel, which a mount sees as many small writes.
+fn copy_chunks(source: &mut File, writer: &mut impl Write) -> io::Result<()> {
+    let mut chunk = vec![0; WRITE_CHUNK];
+    loop {
+        match read_full(source, &mut chunk)? {
+            0 => return Ok(()),
+            len => writer.write_all(&chunk[..len])?,
+        }
+    }
 }
 
 fn file_meta(location: Path, meta: &fs::Metadata) -> io::Result<ObjectMeta> {
@@ -253,12 +290,50 @@ impl ObjectStore for StageVolume {
         self.with(to, move |path| {
             let mut source = File::open(source)?;
             let mut writer = create(path, WRITE_CHUNK)?;
-            let copied = io::copy(&mut source, &mut writer).and_then(|_| close(writer));
-            if copied.is_err() {
-                let _ = fs::remove_file(path);
-            }
-            copied
+            let copied = copy_chunks(&mut source, &mut writer);
+            finish(writer, path, copied)
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Notes the sizes of its writes.
+    struct Sizes(Vec<usize>);
+
+    impl Write for Sizes {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.push(bytes.len());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_copy_writes_large_chunks() {
+        let source = tempfile::NamedTempFile::new().unwrap();
+        fs::write(source.path(), vec![1; 2 * WRITE_CHUNK + 5]).unwrap();
+        let mut sizes = Sizes(vec![]);
+        copy_chunks(&mut File::open(source.path()).unwrap(), &mut sizes).unwrap();
+        assert_eq!(sizes.0, [WRITE_CHUNK, WRITE_CHUNK, 5]);
+    }
+
+    #[test]
+    fn what_was_not_written_when_a_write_failed_is_not_written_when_the_file_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let mut writer = create(&path, 16).unwrap();
+        let watch = writer.get_ref().try_clone().unwrap();
+        writer.write_all(b"buffered").unwrap();
+        let error = finish(writer, &path, Err(io::ErrorKind::StorageFull.into())).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        assert_eq!(watch.metadata().unwrap().len(), 0);
+        assert!(!path.exists());
     }
 }
