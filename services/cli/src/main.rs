@@ -6,6 +6,7 @@ mod clients;
 mod commands;
 mod flags;
 mod progress;
+mod spcs;
 mod stack;
 mod world;
 
@@ -45,6 +46,7 @@ enum Command {
     Chat(commands::chat::ChatArgs),
     Bench(commands::bench::BenchArgs),
     Pretrain(commands::pretrain::PretrainArgs),
+    Spcs(commands::spcs::SpcsArgs),
 }
 
 fn main() -> ExitCode {
@@ -83,6 +85,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Tools(args) => return commands::tools::run(&args),
         Command::Bench(args) => return commands::bench::run(&args),
         Command::Pretrain(args) => return commands::pretrain::run(&args),
+        Command::Spcs(args) => return commands::spcs::run(&args),
         _ => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
