@@ -1,5 +1,7 @@
 //! The Kubernetes manifests, as far as they can be held against each other without a cluster.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at the first thing that is not as it should be")]
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 

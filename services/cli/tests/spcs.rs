@@ -1,5 +1,7 @@
 //! `firn spcs`, as a user runs it.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at the first thing that is not as it should be")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 

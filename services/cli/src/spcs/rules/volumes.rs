@@ -10,14 +10,24 @@ use super::super::units;
 const MOST_BLOCKS: usize = 3;
 const SOURCES: [&str; 4] = ["local", "stage", "memory", "block"];
 
-/// Bounds of block volumes, a cloud: GiB, IOPS, MiB a second. GCP's are those of its GPU families and others together.
-const BLOCKS: [(&str, [i64; 2], [i64; 2], [i64; 2]); 3] = [
-    ("AWS", [1, 65536], [3000, 80000], [125, 2000]),
-    ("Azure", [1, 16384], [3000, 80000], [125, 1200]),
-    ("GCP", [4, 16384], [2000, 19_200_000], [140, 1_200_000]),
+/// Bounds of block volumes.
+struct Blocks {
+    cloud: &'static str,
+    gib: [i64; 2],
+    iops: [i64; 2],
+    /// MiB a second.
+    throughput: [i64; 2],
+}
+
+/// A cloud each. GCP's are those of its GPU families and others together.
+const BLOCKS: [Blocks; 3] = [
+    Blocks { cloud: "AWS", gib: [1, 65536], iops: [3000, 80000], throughput: [125, 2000] },
+    Blocks { cloud: "Azure", gib: [1, 16384], iops: [3000, 80000], throughput: [125, 1200] },
+    Blocks { cloud: "GCP", gib: [4, 16384], iops: [2000, 19_200_000], throughput: [140, 1_200_000] },
 ];
-/// Bounds that hold on one cloud or another.
-const ANY_BLOCK: (&str, [i64; 2], [i64; 2], [i64; 2]) = ("any cloud", [1, 65536], [2000, 19_200_000], [125, 1_200_000]);
+/// What holds on one cloud or another.
+const ANY_CLOUD: Blocks =
+    Blocks { cloud: "any cloud", gib: [1, 65536], iops: [2000, 19_200_000], throughput: [125, 1_200_000] };
 
 pub(super) fn check(spec: &Cursor<'_>, account: &Account, text: &str, findings: &mut Findings) {
     let mounted: BTreeSet<&str> = spec
@@ -136,8 +146,8 @@ fn stage(volume: &Cursor<'_>, text: &str, findings: &mut Findings) {
 
 fn block(volume: &Cursor<'_>, account: &Account, findings: &mut Findings) {
     let cloud = account.family.and_then(|family| family.only_cloud());
-    let bounds = BLOCKS.iter().find(|(name, ..)| Some(*name) == cloud).unwrap_or(&ANY_BLOCK);
-    let (cloud, sizes, iops, throughput) = bounds;
+    let bounds = BLOCKS.iter().find(|bounds| Some(bounds.cloud) == cloud).unwrap_or(&ANY_CLOUD);
+    let Blocks { cloud, gib: sizes, iops, throughput } = bounds;
     let rule = "block";
     let size = volume.get("size");
     if let Some(at) = &size {
