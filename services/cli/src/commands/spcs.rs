@@ -18,7 +18,7 @@ const MOST_BYTES: u64 = 4 << 20;
 /// Writes and checks specifications for Snowpark Container Services.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  firn spcs check service.yaml --instance-family GPU_NV_M\n  \
-                  firn spcs check 03_service.sql --sql\n  \
+                  firn spcs check 02_service.sql --sql\n  \
                   firn spcs render service --image-repository firn/app/images --tag 0.1.0 > service.yaml\n  \
                   firn spcs render inference --sql --min-instances 1 --max-instances 4\n  \
                   firn spcs render job -- --epochs 3 --lr 1e-4")]
