@@ -7,6 +7,7 @@ mod clients;
 mod commands;
 mod flags;
 mod progress;
+mod spcs;
 mod stack;
 mod world;
 
@@ -41,12 +42,14 @@ enum Command {
     Generate(commands::generate::GenerateArgs),
     Template(commands::template::TemplateArgs),
     Tools(commands::tools::ToolsArgs),
+    Stage(commands::stage::StageArgs),
     Jobs(commands::jobs::JobsArgs),
     Models(commands::models::ModelsArgs),
     Datasets(commands::datasets::DatasetsArgs),
     Chat(commands::chat::ChatArgs),
     Bench(commands::bench::BenchArgs),
     Pretrain(commands::pretrain::PretrainArgs),
+    Spcs(commands::spcs::SpcsArgs),
 }
 
 fn main() -> ExitCode {
@@ -88,6 +91,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Tools(args) => return commands::tools::run(&args),
         Command::Bench(args) => return commands::bench::run(&args),
         Command::Pretrain(args) => return commands::pretrain::run(&args),
+        Command::Spcs(args) => return commands::spcs::run(&args),
         _ => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -98,6 +102,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Command::Init(args) => commands::init::run(&args).await,
             Command::Llm(args) => commands::llm::run(*args).await,
             Command::Lint(args) => commands::lint::run(&args).await,
+            Command::Stage(args) => commands::stage::run(args).await,
             Command::Jobs(args) => commands::jobs::run(&args).await,
             Command::Models(args) => commands::models::run(&args).await,
             Command::Datasets(args) => commands::datasets::run(&args).await,

@@ -12,6 +12,8 @@ pub(crate) mod models;
 pub(crate) mod pretrain;
 pub(crate) mod quickstart;
 pub(crate) mod score;
+pub(crate) mod spcs;
+pub(crate) mod stage;
 pub(crate) mod template;
 pub(crate) mod tools;
 pub(crate) mod up;

@@ -26,7 +26,7 @@ pub(super) fn flags(file: &Path, variable: impl Fn(&str) -> Option<String>) -> R
         return Err(named(format!("it has {size} bytes, more than {LARGEST}")));
     }
     let text = std::fs::read_to_string(file).map_err(|error| named(error.to_string()))?;
-    let value: Value = serde_norway::from_str(&text).map_err(|error| named(error.to_string()))?;
+    let value: Value = serde_saphyr::from_str(&text).map_err(|error| named(error.to_string()))?;
     let Value::Object(top) = value else { return Err(named("it must be a mapping: task, base_model, …".to_owned())) };
     let mut configured = Configured { args: vec!["--train".to_owned()], notes: Vec::new() };
     read(&top, &variable, &mut configured).map_err(named)?;
