@@ -19,6 +19,8 @@ mod encode;
 mod error;
 mod lint;
 mod plan;
+#[cfg(test)]
+mod properties;
 mod rows;
 mod rpc;
 mod server;

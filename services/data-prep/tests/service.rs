@@ -107,7 +107,7 @@ async fn a_snapshot_is_made_once_and_outlives_the_service() {
     let answer = service.client.contains_rows(question).await.unwrap().into_inner();
     let count = |side: RowSide| answer.sides().filter(|found| *found == side).count();
     assert_eq!([RowSide::Train, RowSide::HeldOut, RowSide::Absent].map(count), [25, 5, 1]);
-    assert_eq!(answer.sides().last(), Some(RowSide::Absent));
+    assert_eq!(answer.sides().next_back(), Some(RowSide::Absent));
     let odd = ContainsRowsRequest { name: snapshot.name.clone(), sha256: vec!["x".to_owned()] };
     assert_eq!(service.client.contains_rows(odd).await.unwrap_err().code(), tonic::Code::InvalidArgument);
     let again = service.client.create_snapshot(request()).await.unwrap().into_inner();

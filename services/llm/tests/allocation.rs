@@ -2,7 +2,6 @@
 //!
 //! One test, so that nothing else allocates while it measures.
 #![cfg(feature = "engine")]
-#![expect(clippy::unwrap_used, reason = "a test stops at the first thing that is not as it should be")]
 
 use std::path::Path;
 

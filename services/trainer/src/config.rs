@@ -14,8 +14,8 @@ pub(crate) const ABSENCE: Duration = Duration::from_secs(10 * 60);
 pub(crate) const SNAPSHOT_TIME: Duration = Duration::from_secs(2 * 60 * 60);
 /// Deadline of one call that registers a version: the registry copies the artifact.
 pub(crate) const REGISTER_TIME: Duration = Duration::from_secs(10 * 60);
-/// Longest wait at shutdown for the running step and its checkpoint.
-pub(crate) const STOP_TIME: Duration = Duration::from_secs(60);
+/// Longest wait at shutdown for the running step and its checkpoint, and again for the writes: SPCS kills after 30 seconds.
+pub(crate) const STOP_TIME: Duration = Duration::from_secs(10);
 /// Checkpoints that are kept of a job: if the last one is damaged, the one before it is there.
 pub(crate) const KEPT_CHECKPOINTS: usize = 2;
 

@@ -215,7 +215,7 @@ impl Run<'_> {
         if best && !self.save(Message::Best)? {
             return Ok(false);
         }
-        if number % self.settings.checkpoint_steps == 0 {
+        if number.is_multiple_of(self.settings.checkpoint_steps) {
             return self.checkpoint();
         }
         Ok(true)
@@ -288,7 +288,7 @@ impl Settings {
         let due = match self.measure.when {
             When::Never => false,
             When::Epoch => epoch_ends,
-            When::Steps(every) => number % u64::from(every) == 0 || number == steps,
+            When::Steps(every) => number.is_multiple_of(u64::from(every)) || number == steps,
         };
         due && (number < steps || self.measure.decides())
     }

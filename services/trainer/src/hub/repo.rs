@@ -4,6 +4,8 @@ use std::{fmt, str::FromStr};
 
 /// Longest owner, name or revision in bytes; the hub's own limit for a name.
 const LONGEST: usize = 96;
+/// Folder of a stage's bases.
+const BASES: &str = "bases";
 /// The revision that counts if none is named.
 const MAIN: &str = "main";
 
@@ -44,7 +46,7 @@ impl Repo {
     /// Its folder on a stage, `bases/<org>/<name>` or `bases/<org>/<name>@<revision>`.
     #[must_use]
     pub fn folder(&self) -> String {
-        format!("bases/{}", self)
+        format!("{BASES}/{self}")
     }
 }
 
@@ -61,6 +63,9 @@ impl FromStr for Repo {
         let refuse = |reason| RepoError { given: text.chars().take(2 * LONGEST).collect(), reason };
         let (path, revision) = text.split_once('@').unwrap_or((text, MAIN));
         let (org, name) = path.split_once('/').ok_or_else(|| refuse("write it as org/name"))?;
+        if org == BASES {
+            return Err(refuse("bases/… is a path on the stage"));
+        }
         if ![org, name, revision].into_iter().all(is_part) {
             return Err(refuse(
                 "org, name and revision are 1 to 96 letters, digits, -, _ and . each, and start with a letter, a digit \
@@ -99,9 +104,22 @@ mod tests {
     #[test]
     fn what_is_none_is_refused() {
         let long = format!("a/{}", "b".repeat(97));
-        for bad in
-            ["", "gpt2", "a/", "/b", "a/b/c", "../b", "a/..", "a/b@", "a/b@refs/pr/1", "a/b c", "a/ä", "-a/b", &long]
-        {
+        for bad in [
+            "",
+            "gpt2",
+            "bases/x",
+            "a/",
+            "/b",
+            "a/b/c",
+            "../b",
+            "a/..",
+            "a/b@",
+            "a/b@refs/pr/1",
+            "a/b c",
+            "a/ä",
+            "-a/b",
+            &long,
+        ] {
             let error = bad.parse::<Repo>().unwrap_err().to_string();
             assert!(error.contains("is no model on the hub"), "{error}");
         }

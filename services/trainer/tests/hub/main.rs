@@ -1,6 +1,6 @@
 //! Bases from a small hub and a storage host beside it, both on loopback.
 
-#![expect(clippy::panic, clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
 
 mod fake;
 mod house;

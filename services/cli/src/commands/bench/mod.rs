@@ -7,7 +7,8 @@ use std::time::Instant;
 use anyhow::Result;
 use firn_llm::device::{Device, DeviceSpec};
 use firn_llm::model::{Adapter, Decoder, LoraConfig};
-use firn_llm::train::{Document, Tuner, TunerConfig, pack};
+use firn_llm::quant::Quantization;
+use firn_llm::train::{Document, MemoryEstimate, Tuner, TunerConfig, pack};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
@@ -85,6 +86,9 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     let median = seconds[seconds.len() / 2];
     let speed = last.tokens as f64 / median;
     let tflops = speed * architectures::lora_flops_per_token(&config, args.seq, args.rank) / 1e12;
+    let lora = LoraConfig::all_linear(args.rank);
+    let memory = MemoryEstimate::new(&config, Some(&lora), Quantization::None, args.seq, args.seq);
+    let estimated = memory.total(device.workers().min(args.batch));
     let mfu = args.peak_tflops.map(|peak| tflops / peak);
     if args.json {
         println!(
@@ -93,6 +97,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
                 "arch": args.arch, "parameters": config.parameters(), "seq": args.seq, "batch": args.batch,
                 "rank": args.rank, "median_step_seconds": median, "tokens_per_second": speed,
                 "tflops": tflops, "mfu": mfu, "first_step_seconds": first_seconds, "loss": first.loss, "grad_norm": first.grad_norm,
+                "peak_memory_bytes": firn_kit::memory::peak(), "estimated_memory_bytes": estimated,
             })
         );
     } else {
