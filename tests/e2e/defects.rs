@@ -194,6 +194,12 @@ fn h_a_wrong_vocabulary_is_refused_before_training() {
     let told = text(&output.stderr);
     assert!(!output.status.success() && told.contains("model.embed_tokens.weight"), "{told}");
     assert!(told.contains(&vocab.to_string()) && told.contains(&(vocab + 8).to_string()), "{told}");
+    // And a tokenizer whose ids the model does not have.
+    config["vocab_size"] = 100.into();
+    std::fs::write(base.join("config.json"), config.to_string()).unwrap();
+    let output = run(dir.path(), &train("base", &[]));
+    let told = text(&output.stderr);
+    assert!(!output.status.success() && told.contains("ids up to 511, but vocab_size in config.json is 100"), "{told}");
 }
 
 /// j: merging a base of one's own got stuck.

@@ -44,6 +44,8 @@ pub(crate) enum PrepareError {
     Row { file: String, row: usize, source: EncodeError },
     #[error("held_out_rows is {wanted}, but {file} has {rows} rows: hold out fewer, so that some are left to train on")]
     NothingToTrain { file: String, rows: usize, wanted: u32 },
+    #[error("all rows of {file} stand in the validation file, too: none is left to train on")]
+    AllLeaked { file: String },
     #[error("no training row of {file} keeps a token to learn within max_tokens {max_tokens}: raise it")]
     NothingToLearn { file: String, max_tokens: u32 },
     #[error("{file} gives more than {limit} tokens: split it, or raise --max-snapshot-tokens")]

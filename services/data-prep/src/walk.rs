@@ -102,6 +102,9 @@ pub(crate) fn walk(
     progress(scan.rows as u64);
     let file = plan.source.name();
     plan.encoder.check_columns(&file, &scan.columns).map_err(PrepareError::Columns)?;
+    if own == 0 {
+        return Err(PrepareError::AllLeaked { file });
+    }
     let wanted = plan.request.held_out_rows;
     if u64::from(wanted) >= own {
         return Err(PrepareError::NothingToTrain { file, rows: scan.rows, wanted });

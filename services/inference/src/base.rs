@@ -71,6 +71,7 @@ impl Base {
         }
         let config = ModelConfig::from_dir(&dir)?;
         let tokenizer = Tokenizer::from_dir(&dir)?;
+        config.check_tokenizer(&tokenizer)?;
         let Some(template_sha256) = tokenizer.template_sha256().map(str::to_owned) else {
             return Err(BaseError::NoTemplate { path: dir });
         };

@@ -50,7 +50,8 @@ pub(crate) enum Purpose {
 }
 
 impl Purpose {
-    fn folder(self) -> &'static str {
+    /// Name of the folder of such checkpoints.
+    pub(crate) fn folder(self) -> &'static str {
         match self {
             Self::Resume => "checkpoints",
             Self::Best => "best",

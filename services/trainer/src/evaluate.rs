@@ -71,8 +71,11 @@ pub(crate) fn evaluate(
         let preferred = logs.iter().filter(|pair| pair.chosen > pair.rejected).count();
         // A pair that lost an answer to max_tokens is not measured.
         evaluation.preference_accuracy = (!logs.is_empty()).then(|| preferred as f64 / logs.len() as f64);
-        evaluation.loss = Preference::mean_reward_loss(&logs);
+        if spec.preference() == Some(Preference::Reward) {
+            evaluation.loss = Preference::mean_reward_loss(&logs);
+        }
     }
+    // A reward model says nothing of tokens.
     if spec.preference() != Some(Preference::Reward) {
         likelihood(subject, rows, spec, tell, stop, &mut evaluation)?;
     }

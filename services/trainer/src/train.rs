@@ -1,10 +1,6 @@
 //! The loop: one optimiser step after the other, on a thread of its own, with messages to the service.
 
-use std::{
-    collections::VecDeque,
-    path::{Path, PathBuf},
-    time::Instant,
-};
+use std::{collections::VecDeque, path::PathBuf, time::Instant};
 
 use firn_llm::{
     train::{Block, Preference, Schedule, StepReport, Tuner},
@@ -13,7 +9,7 @@ use firn_llm::{
 use tokio::sync::mpsc;
 
 use crate::{
-    checkpoint::{Best, Progress},
+    checkpoint::{Best, Progress, Purpose},
     dataset::DatasetError,
     evaluate::EvaluateError,
     plan::{Epoch, Plan},
@@ -49,9 +45,7 @@ pub(crate) enum Message {
     /// A step ended.
     Step(Step),
     /// The state after the last step is in a local file, which the receiver removes.
-    Checkpoint(Progress, PathBuf),
-    /// The same, of the best measurement so far.
-    Best(Progress, PathBuf),
+    Saved(Purpose, Progress, PathBuf),
 }
 
 /// How the loop ended.
@@ -164,7 +158,7 @@ impl Run<'_> {
         }
         let Some(interrupt) = (self.outside.interrupt)() else { return Ok(false) };
         if self.saved != self.progress.step && (interrupt == Interrupt::Pause || is_cheap(&self.tuner)) {
-            self.save(Message::Checkpoint)?;
+            self.save(Purpose::Resume)?;
         }
         Ok(true)
     }
@@ -212,7 +206,7 @@ impl Run<'_> {
             return Ok(false);
         }
         let best = held_out.is_some_and(|measured| measured.best) && self.settings.measure.keep_best;
-        if best && !self.save(Message::Best)? {
+        if best && !self.save(Purpose::Best)? {
             return Ok(false);
         }
         if number.is_multiple_of(self.settings.checkpoint_steps) {
@@ -235,18 +229,14 @@ impl Run<'_> {
 
     fn checkpoint(&mut self) -> Result<bool, TrainError> {
         self.saved = self.progress.step;
-        self.save(Message::Checkpoint)
+        self.save(Purpose::Resume)
     }
 
     /// Writes the state to a local file and hands it over; `false` if nobody takes it.
-    fn save(&self, message: fn(Progress, PathBuf) -> Message) -> Result<bool, TrainError> {
-        let kind = match message(self.progress, PathBuf::new()) {
-            Message::Best(..) => "best",
-            _ => "state",
-        };
-        let file = state_file(&self.settings.scratch, kind, self.progress.step);
+    fn save(&self, purpose: Purpose) -> Result<bool, TrainError> {
+        let file = self.settings.scratch.join(format!("{}-{}.safetensors", purpose.folder(), self.progress.step));
         self.tuner.save_state(&file).map_err(TrainError::Checkpoint)?;
-        Ok(self.outside.messages.blocking_send(message(self.progress, file)).is_ok())
+        Ok(self.outside.messages.blocking_send(Message::Saved(purpose, self.progress, file)).is_ok())
     }
 
     fn finish(mut self) -> Result<Ended, TrainError> {
@@ -255,10 +245,6 @@ impl Run<'_> {
         }
         Ok(Ended::Done(Box::new(self.tuner), self.progress))
     }
-}
-
-fn state_file(scratch: &Path, kind: &str, step: u64) -> PathBuf {
-    scratch.join(format!("{kind}-{step}.safetensors"))
 }
 
 fn is_cheap(tuner: &Tuner) -> bool {

@@ -196,6 +196,7 @@ impl Runner {
         blocking(move || {
             let config = ModelConfig::from_dir(&at.dir)?;
             let tokenizer = Tokenizer::from_dir(&at.dir)?;
+            config.check_tokenizer(&tokenizer)?;
             let decoder = Decoder::load_quantized(&at.dir, &device, quantization)?;
             Ok((Base { at, config, tokenizer }, decoder))
         })

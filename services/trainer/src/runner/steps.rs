@@ -3,8 +3,10 @@
 use std::{path::Path, sync::Arc};
 
 use firn_llm::{
+    config::ModelConfig,
+    device::Device,
     model::{Adapter, ModelError},
-    train::{MemoryEstimate, Tuner, TunerConfig},
+    train::{MemoryEstimate, Preference, Tuner, TunerConfig},
 };
 use tokio::sync::mpsc;
 
@@ -116,8 +118,7 @@ impl Runner {
                     job.step(step);
                     continue;
                 }
-                Message::Checkpoint(progress, file) => (Purpose::Resume, progress, file),
-                Message::Best(progress, file) => (Purpose::Best, progress, file),
+                Message::Saved(purpose, progress, file) => (purpose, progress, file),
             };
             if purpose == Purpose::Resume {
                 // Metrics first: a checkpoint whose steps are unknown would leave a gap.
@@ -138,11 +139,11 @@ impl Runner {
 fn adapter(
     spec: &Spec,
     first: Option<&Path>,
-    model: &firn_llm::config::ModelConfig,
-    device: &firn_llm::device::Device,
+    model: &ModelConfig,
+    device: &Device,
 ) -> Result<Option<Adapter>, WorkError> {
     let Some(lora) = &spec.lora else { return Ok(None) };
-    let reward = spec.preference() == Some(firn_llm::train::Preference::Reward);
+    let reward = spec.preference() == Some(Preference::Reward);
     let Some(dir) = first else {
         let make = if reward { Adapter::new_reward } else { Adapter::new };
         return Ok(Some(make(model, lora.config()?, spec.hyperparameters.seed, device)));

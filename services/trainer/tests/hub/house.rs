@@ -109,7 +109,8 @@ pub(crate) fn logs() -> Logs {
     static LOGS: OnceLock<Logs> = OnceLock::new();
     let start = || {
         let logs = Logs::default();
-        let subscriber = tracing_subscriber::fmt().with_writer(logs.clone()).with_max_level(tracing::Level::TRACE);
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(logs.clone()).with_max_level(tracing::Level::TRACE);
         subscriber.try_init().unwrap();
         logs
     };

@@ -39,6 +39,7 @@ async fn the_token_is_sent_to_the_hub_alone_and_written_nowhere() {
         assert!(!text.contains(TOKEN));
     }
     assert!(texts[1].contains("pulling a base from the hub"), "the logs are those of this process");
+    assert!(texts[1].contains(" TRACE "), "to the finest level");
 }
 
 #[tokio::test]

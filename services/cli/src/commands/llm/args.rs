@@ -35,7 +35,7 @@ pub(crate) struct LlmArgs {
     /// 1024 tokens.
     #[arg(long)]
     pub(super) parity: bool,
-    /// Say what would be done, and what is wrong with the rows, without a step.
+    /// Say what would be done and what it would take, without a step. `firn lint` says what is wrong with the rows.
     #[arg(long, conflicts_with = "resume")]
     pub(super) dry_run: bool,
     /// Go on with the last job of this project that has not ended.
@@ -54,7 +54,7 @@ pub(crate) struct LlmArgs {
     #[arg(long, value_enum, default_value_t)]
     pub(super) trainer: Trainer,
     /// Train an adapter. All trainers but default always do.
-    #[arg(long, alias = "use-peft")]
+    #[arg(long)]
     pub(super) peft: bool,
     /// Rank of the adapter.
     #[arg(long, default_value_t = 16)]
@@ -87,13 +87,13 @@ pub(crate) struct LlmArgs {
     #[arg(long)]
     pub(super) lr: Option<f64>,
     /// Passes over the rows.
-    #[arg(long, alias = "num-train-epochs", default_value_t = 3.0)]
+    #[arg(long, default_value_t = 3.0)]
     pub(super) epochs: f64,
     /// Compute fewer blocks side by side if the memory does not suffice; the result stays the same.
     #[arg(long)]
     pub(super) auto_find_batch_size: bool,
     /// Packed blocks of a batch.
-    #[arg(long, alias = "train-batch-size", default_value_t = 4)]
+    #[arg(long, default_value_t = 4)]
     pub(super) batch_size: u32,
     /// Batches whose gradients are added before an update.
     #[arg(long, default_value_t = 1)]
@@ -179,14 +179,14 @@ pub(crate) struct RowArgs {
     /// Name of the file in the folder whose rows are measured, not trained on.
     #[arg(long, value_name = "NAME")]
     pub(crate) valid_split: Option<String>,
-    /// Column with ready-made text, trained on whole; for dpo and orpo, with the chosen answer. Default: as the columns'
+    /// Column with ready-made text, trained on whole; for preferences, with the chosen answer. Default: as the columns'
     /// names say.
     #[arg(long, value_name = "COLUMN", conflicts_with = "prompt_template")]
     pub(crate) text_column: Option<String>,
-    /// Column with the prompt, for dpo and orpo.
+    /// Column with the prompt, for preferences.
     #[arg(long, default_value = "prompt", value_name = "COLUMN")]
     pub(crate) prompt_text_column: String,
-    /// Column with the rejected answer, for dpo and orpo.
+    /// Column with the rejected answer, for preferences.
     #[arg(long, default_value = "rejected", value_name = "COLUMN")]
     pub(crate) rejected_text_column: String,
     /// Jinja over the row: `row` is all of it, each column has its name. `\n` is a new line.
