@@ -63,16 +63,27 @@ pub(super) fn quantize(values: &[f32]) -> (Vec<u8>, Vec<f32>) {
         .for_each(|((block, codes), top)| {
             *top = block.iter().fold(0.0f32, |top, v| top.max(v.abs()));
             let scale = if *top > 0.0 { 1.0 / *top } else { 0.0 };
-            for (byte, pair) in codes.iter_mut().zip(block.chunks(2)) {
-                let [high, low] = [pair.first(), pair.get(1)].map(|v| v.map_or(0, |v| code(v * scale)));
+            let block = block_codes(block, scale);
+            for (byte, [high, low]) in codes.iter_mut().zip(block.as_chunks::<2>().0) {
                 *byte = (high << 4) | low;
             }
         });
     (codes, absmax)
 }
 
-fn code(value: f32) -> u8 {
-    BOUNDS.iter().map(|bound| u8::from(value > *bound)).sum()
+/// Codes of a block's scaled values; 0 where it has fewer. One bound after the other over all values is what a compiler
+/// makes vectors of.
+fn block_codes(block: &[f32], scale: f32) -> [u8; BLOCK] {
+    let (mut scaled, mut above) = ([f32::NEG_INFINITY; BLOCK], [0u32; BLOCK]);
+    for (scaled, value) in scaled.iter_mut().zip(block) {
+        *scaled = value * scale;
+    }
+    for bound in BOUNDS {
+        for (above, value) in above.iter_mut().zip(&scaled) {
+            *above = above.wrapping_add(u32::from(*value > bound));
+        }
+    }
+    above.map(|code| code as u8)
 }
 
 /// The first `count` values that the codes stand for.
