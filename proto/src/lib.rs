@@ -34,3 +34,17 @@ package!("Rows in, checked and tokenised dataset snapshots out.", dataprep, "fir
 package!("Training jobs.", trainer, "firn.trainer.v1.rs");
 package!("Models, versions and aliases.", registry, "firn.registry.v1.rs");
 package!("Text from the base and from every adapter.", inference, "firn.inference.v1.rs");
+
+/// The Open Inference Protocol, version 2: tensors in, tensors out.
+pub mod inference_v2 {
+    #![allow(
+        missing_docs,
+        unreachable_pub,
+        rust_2018_idioms,
+        clippy::all,
+        clippy::pedantic,
+        clippy::allow_attributes_without_reason,
+        reason = "generated code; the comments in the .proto file are its documentation"
+    )]
+    include!("gen/inference.rs");
+}

@@ -18,7 +18,7 @@ fn manifest_dir() -> &'static Path {
 
 /// Every `.proto` file, sorted: the order of files decides the bytes of the descriptor set.
 fn proto_files(root: &Path) -> Vec<PathBuf> {
-    let mut pending = vec![root.join("firn")];
+    let mut pending = vec![root.join("firn"), root.join("inference")];
     let mut files = Vec::new();
     while let Some(folder) = pending.pop() {
         for entry in std::fs::read_dir(&folder).unwrap() {
@@ -60,7 +60,7 @@ fn generate() -> Files {
         .unwrap();
     let mut files = read_folder(out.path());
     // An imported package whose types prost-types has leaves an empty file behind.
-    files.retain(|name, _| name.starts_with("firn."));
+    files.retain(|name, _| name.starts_with("firn.") || name == "inference.rs");
 
     // Reflection needs no comments, and without them the descriptors are a fraction of the size.
     for file in &mut descriptors.file {

@@ -26,6 +26,27 @@ pub struct Sampling {
     /// Send the log-probability of each token.
     #[prost(bool, tag = "8")]
     pub logprobs: bool,
+    /// With `logprobs`: also those of so many most probable tokens at each place, at most 20.
+    #[prost(uint32, tag = "9")]
+    pub top_logprobs: u32,
+    /// Least probability, as a share of the most probable token's. Default 0.
+    #[prost(float, optional, tag = "10")]
+    pub min_p: ::core::option::Option<f32>,
+    /// Taken from the logit of each token that the answer has already, -2 to 2.
+    #[prost(float, tag = "11")]
+    pub presence_penalty: f32,
+    /// Taken from it once for each time that the answer has it, -2 to 2.
+    #[prost(float, tag = "12")]
+    pub frequency_penalty: f32,
+    /// Divides positive and multiplies negative logits of tokens that prompt or answer have. Default 1.
+    #[prost(float, optional, tag = "13")]
+    pub repetition_penalty: ::core::option::Option<f32>,
+    /// Added to the logit of a token, -100 to 100; at most 1024 tokens.
+    #[prost(map = "uint32, float", tag = "14")]
+    pub logit_bias: ::std::collections::HashMap<u32, f32>,
+    /// JSON Schema, as text: the answer is JSON that it allows. Empty: any text.
+    #[prost(string, tag = "15")]
+    pub json_schema: ::prost::alloc::string::String,
 }
 /// Prompt to continue.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -36,6 +57,9 @@ pub struct GenerateRequest {
     /// Sampling.
     #[prost(message, optional, tag = "4")]
     pub sampling: ::core::option::Option<Sampling>,
+    /// Whose request this is: waiting requests of different tenants take turns. Empty: one tenant that all such share.
+    #[prost(string, tag = "5")]
+    pub tenant: ::prost::alloc::string::String,
     #[prost(oneof = "generate_request::Input", tags = "2, 3")]
     pub input: ::core::option::Option<generate_request::Input>,
 }
@@ -80,6 +104,9 @@ pub struct ChatRequest {
     /// Sampling.
     #[prost(message, optional, tag = "3")]
     pub sampling: ::core::option::Option<Sampling>,
+    /// Whose request this is, as in GenerateRequest.
+    #[prost(string, tag = "4")]
+    pub tenant: ::prost::alloc::string::String,
 }
 /// A piece of an answer.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -111,9 +138,35 @@ pub struct Delta {
     /// Log-probability of each of them, if asked for.
     #[prost(float, repeated, tag = "3")]
     pub logprobs: ::prost::alloc::vec::Vec<f32>,
+    /// The same with the tokens' bytes and the most probable tokens beside them, if log-probabilities are asked for.
+    #[prost(message, repeated, tag = "4")]
+    pub details: ::prost::alloc::vec::Vec<TokenLogprobs>,
+}
+/// A token and what stood beside it.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TokenLogprobs {
+    /// The token that was chosen.
+    #[prost(message, optional, tag = "1")]
+    pub chosen: ::core::option::Option<Candidate>,
+    /// The most probable tokens, best first.
+    #[prost(message, repeated, tag = "2")]
+    pub top: ::prost::alloc::vec::Vec<Candidate>,
+}
+/// A token at a place.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Candidate {
+    /// Id.
+    #[prost(uint32, tag = "1")]
+    pub id: u32,
+    /// Its bytes, which may be a part of a character.
+    #[prost(bytes = "vec", tag = "2")]
+    pub token: ::prost::alloc::vec::Vec<u8>,
+    /// Log-probability before temperature and penalties, nats.
+    #[prost(float, tag = "3")]
+    pub logprob: f32,
 }
 /// The end of an answer.
-#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Finish {
     /// Why.
     #[prost(enumeration = "FinishReason", tag = "1")]
@@ -133,6 +186,12 @@ pub struct Finish {
     /// Seconds in all.
     #[prost(double, tag = "6")]
     pub seconds: f64,
+    /// Tokens of the prompt whose computed state was still there from an earlier request.
+    #[prost(uint32, tag = "7")]
+    pub cached_tokens: u32,
+    /// Version that answered, `models/{model}/versions/{n}` or `jobs/{job}/checkpoints/{step}`; empty for the base.
+    #[prost(string, tag = "8")]
+    pub version: ::prost::alloc::string::String,
 }
 /// Text to score.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -181,10 +240,10 @@ pub struct ListModelsResponse {
 /// A model that can be asked for.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ServedModel {
-    /// Name to ask for: `base`, or `model@alias`.
+    /// Name to ask for: `base`, `model@alias`, or `model@3` and `job@50` if they were loaded.
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
-    /// Version in the registry; empty for the base.
+    /// Version in the registry, or a job's checkpoint; empty for the base.
     #[prost(string, tag = "2")]
     pub version: ::prost::alloc::string::String,
     /// Name of the base under it; empty for the base.
@@ -193,6 +252,134 @@ pub struct ServedModel {
     /// Longest context in tokens.
     #[prost(uint32, tag = "4")]
     pub context_length: u32,
+    /// LoadModel loaded it, and UnloadModel takes it.
+    #[prost(bool, tag = "5")]
+    pub loaded: bool,
+}
+/// Asks for a model that no alias names.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LoadModelRequest {
+    /// `model@3`: a version; `job@50`: what a running or finished job has saved at step 50, or the job's adapter.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+}
+/// Gives a model back.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UnloadModelRequest {
+    /// Id that LoadModel was given.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+}
+/// It is not served any more.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UnloadModelResponse {}
+/// Text to read.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TokenizeRequest {
+    #[prost(oneof = "tokenize_request::Input", tags = "1, 2, 3")]
+    pub input: ::core::option::Option<tokenize_request::Input>,
+}
+/// Nested message and enum types in `TokenizeRequest`.
+pub mod tokenize_request {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Input {
+        /// Text, tokenised without a template.
+        #[prost(string, tag = "1")]
+        Text(::prost::alloc::string::String),
+        /// Turns of a chat, put through the template.
+        #[prost(message, tag = "2")]
+        Chat(super::Turns),
+        /// Ids, turned back into text.
+        #[prost(message, tag = "3")]
+        Ids(super::TokenIds),
+    }
+}
+/// Turns of a chat.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Turns {
+    /// Turns, oldest first.
+    #[prost(message, repeated, tag = "1")]
+    pub messages: ::prost::alloc::vec::Vec<ChatMessage>,
+    /// End with what begins an answer.
+    #[prost(bool, tag = "2")]
+    pub add_generation_prompt: bool,
+}
+/// Text as the model reads it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TokenizeResponse {
+    /// Ids.
+    #[prost(uint32, repeated, tag = "1")]
+    pub ids: ::prost::alloc::vec::Vec<u32>,
+    /// The text that they stand for: of a chat, the template's.
+    #[prost(string, tag = "2")]
+    pub text: ::prost::alloc::string::String,
+    /// Bytes of each token.
+    #[prost(bytes = "vec", repeated, tag = "3")]
+    pub tokens: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// Longest context in tokens.
+    #[prost(uint32, tag = "4")]
+    pub context_length: u32,
+    /// sha256 of the chat template, hex; empty if there is none.
+    #[prost(string, tag = "5")]
+    pub template_sha256: ::prost::alloc::string::String,
+}
+/// Asks for numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetStatsRequest {}
+/// Numbers of the engine. Those with `total` count since it was started.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Stats {
+    /// Answers in the batch.
+    #[prost(uint64, tag = "1")]
+    pub running: u64,
+    /// Requests that wait for a place.
+    #[prost(uint64, tag = "2")]
+    pub waiting: u64,
+    /// Most answers in the batch.
+    #[prost(uint64, tag = "3")]
+    pub max_running: u64,
+    /// Most requests that wait.
+    #[prost(uint64, tag = "4")]
+    pub max_waiting: u64,
+    /// Pages of the key-value cache in use, those kept for reuse included.
+    #[prost(uint64, tag = "5")]
+    pub cache_pages: u64,
+    /// Pages that there are.
+    #[prost(uint64, tag = "6")]
+    pub max_cache_pages: u64,
+    /// Tokens of a page.
+    #[prost(uint64, tag = "7")]
+    pub page_tokens: u64,
+    /// Pages that are kept for reuse alone.
+    #[prost(uint64, tag = "8")]
+    pub idle_pages: u64,
+    /// Prompt tokens looked for in the cache.
+    #[prost(uint64, tag = "9")]
+    pub prefix_queries_total: u64,
+    /// Prompt tokens found there.
+    #[prost(uint64, tag = "10")]
+    pub prefix_hits_total: u64,
+    /// Prompt tokens of begun requests.
+    #[prost(uint64, tag = "11")]
+    pub prompt_tokens_total: u64,
+    /// Tokens of answers.
+    #[prost(uint64, tag = "12")]
+    pub answer_tokens_total: u64,
+    /// Answers that gave their place up and went on later.
+    #[prost(uint64, tag = "13")]
+    pub preemptions_total: u64,
+    /// Answers that ended, by reason: `stop`, `length`, `abort`, `error`.
+    #[prost(map = "string, uint64", tag = "14")]
+    pub ended_total: ::std::collections::HashMap<::prost::alloc::string::String, u64>,
+    /// Steps of the engine.
+    #[prost(uint64, tag = "15")]
+    pub steps_total: u64,
+    /// Adapters in memory.
+    #[prost(uint64, tag = "16")]
+    pub adapters: u64,
+    /// Most adapters.
+    #[prost(uint64, tag = "17")]
+    pub max_adapters: u64,
 }
 /// Why an answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -419,6 +606,108 @@ pub mod inference_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// Loads a version or a checkpoint and serves it under its name until it is unloaded. Loading what is there is no error.
+        pub async fn load_model(
+            &mut self,
+            request: impl tonic::IntoRequest<super::LoadModelRequest>,
+        ) -> std::result::Result<tonic::Response<super::ServedModel>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/firn.inference.v1.InferenceService/LoadModel",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("firn.inference.v1.InferenceService", "LoadModel"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Serves what LoadModel loaded no more; open answers end with it. Aliases are the registry's and can't be unloaded.
+        pub async fn unload_model(
+            &mut self,
+            request: impl tonic::IntoRequest<super::UnloadModelRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::UnloadModelResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/firn.inference.v1.InferenceService/UnloadModel",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("firn.inference.v1.InferenceService", "UnloadModel"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Turns text or a chat into tokens, as a request with it would be read.
+        pub async fn tokenize(
+            &mut self,
+            request: impl tonic::IntoRequest<super::TokenizeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::TokenizeResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/firn.inference.v1.InferenceService/Tokenize",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("firn.inference.v1.InferenceService", "Tokenize"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Numbers of the engine, since it was started or now.
+        pub async fn get_stats(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetStatsRequest>,
+        ) -> std::result::Result<tonic::Response<super::Stats>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/firn.inference.v1.InferenceService/GetStats",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("firn.inference.v1.InferenceService", "GetStats"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -469,6 +758,32 @@ pub mod inference_service_server {
             tonic::Response<super::ListModelsResponse>,
             tonic::Status,
         >;
+        /// Loads a version or a checkpoint and serves it under its name until it is unloaded. Loading what is there is no error.
+        async fn load_model(
+            &self,
+            request: tonic::Request<super::LoadModelRequest>,
+        ) -> std::result::Result<tonic::Response<super::ServedModel>, tonic::Status>;
+        /// Serves what LoadModel loaded no more; open answers end with it. Aliases are the registry's and can't be unloaded.
+        async fn unload_model(
+            &self,
+            request: tonic::Request<super::UnloadModelRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::UnloadModelResponse>,
+            tonic::Status,
+        >;
+        /// Turns text or a chat into tokens, as a request with it would be read.
+        async fn tokenize(
+            &self,
+            request: tonic::Request<super::TokenizeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::TokenizeResponse>,
+            tonic::Status,
+        >;
+        /// Numbers of the engine, since it was started or now.
+        async fn get_stats(
+            &self,
+            request: tonic::Request<super::GetStatsRequest>,
+        ) -> std::result::Result<tonic::Response<super::Stats>, tonic::Status>;
     }
     /// Serves the base model and the adapters that the registry's aliases name.
     #[derive(Debug)]
@@ -713,6 +1028,186 @@ pub mod inference_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListModelsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/firn.inference.v1.InferenceService/LoadModel" => {
+                    #[allow(non_camel_case_types)]
+                    struct LoadModelSvc<T: InferenceService>(pub Arc<T>);
+                    impl<
+                        T: InferenceService,
+                    > tonic::server::UnaryService<super::LoadModelRequest>
+                    for LoadModelSvc<T> {
+                        type Response = super::ServedModel;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::LoadModelRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as InferenceService>::load_model(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = LoadModelSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/firn.inference.v1.InferenceService/UnloadModel" => {
+                    #[allow(non_camel_case_types)]
+                    struct UnloadModelSvc<T: InferenceService>(pub Arc<T>);
+                    impl<
+                        T: InferenceService,
+                    > tonic::server::UnaryService<super::UnloadModelRequest>
+                    for UnloadModelSvc<T> {
+                        type Response = super::UnloadModelResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::UnloadModelRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as InferenceService>::unload_model(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = UnloadModelSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/firn.inference.v1.InferenceService/Tokenize" => {
+                    #[allow(non_camel_case_types)]
+                    struct TokenizeSvc<T: InferenceService>(pub Arc<T>);
+                    impl<
+                        T: InferenceService,
+                    > tonic::server::UnaryService<super::TokenizeRequest>
+                    for TokenizeSvc<T> {
+                        type Response = super::TokenizeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::TokenizeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as InferenceService>::tokenize(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TokenizeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/firn.inference.v1.InferenceService/GetStats" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetStatsSvc<T: InferenceService>(pub Arc<T>);
+                    impl<
+                        T: InferenceService,
+                    > tonic::server::UnaryService<super::GetStatsRequest>
+                    for GetStatsSvc<T> {
+                        type Response = super::Stats;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetStatsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as InferenceService>::get_stats(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetStatsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

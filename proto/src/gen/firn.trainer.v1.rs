@@ -413,6 +413,39 @@ pub struct CancelJobRequest {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
 }
+/// Asks for a job's checkpoints.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListCheckpointsRequest {
+    /// `jobs/{job}`.
+    #[prost(string, tag = "1")]
+    pub parent: ::prost::alloc::string::String,
+}
+/// A job's checkpoints.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListCheckpointsResponse {
+    /// Oldest first; an older one goes when a newer one is complete.
+    #[prost(message, repeated, tag = "1")]
+    pub checkpoints: ::prost::alloc::vec::Vec<Checkpoint>,
+}
+/// Weights that a job has saved.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Checkpoint {
+    /// `jobs/{job}/checkpoints/{step}`.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Steps that were done.
+    #[prost(uint64, tag = "2")]
+    pub step: u64,
+    /// Folder on the stage, relative to its root.
+    #[prost(string, tag = "3")]
+    pub path: ::prost::alloc::string::String,
+    /// The step after which it was saved.
+    #[prost(message, optional, tag = "4")]
+    pub metrics: ::core::option::Option<StepMetrics>,
+    /// It is the best measurement's.
+    #[prost(bool, tag = "5")]
+    pub best: bool,
+}
 /// State of a job: QUEUED → VALIDATING → PREPARING → RUNNING → EVALUATING → REGISTERING → SUCCEEDED. From RUNNING it may be
 /// PAUSED, and is QUEUED again when it is resumed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -793,6 +826,33 @@ pub mod trainer_service_client {
                 .insert(GrpcMethod::new("firn.trainer.v1.TrainerService", "PlanJob"));
             self.inner.unary(req, path, codec).await
         }
+        /// Lists the checkpoints of a job that are there now, oldest first.
+        pub async fn list_checkpoints(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListCheckpointsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListCheckpointsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/firn.trainer.v1.TrainerService/ListCheckpoints",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("firn.trainer.v1.TrainerService", "ListCheckpoints"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -857,6 +917,14 @@ pub mod trainer_service_server {
             &self,
             request: tonic::Request<super::PlanJobRequest>,
         ) -> std::result::Result<tonic::Response<super::JobPlan>, tonic::Status>;
+        /// Lists the checkpoints of a job that are there now, oldest first.
+        async fn list_checkpoints(
+            &self,
+            request: tonic::Request<super::ListCheckpointsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListCheckpointsResponse>,
+            tonic::Status,
+        >;
     }
     /// Runs training jobs, one at a time, in the order they came.
     #[derive(Debug)]
@@ -1281,6 +1349,52 @@ pub mod trainer_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = PlanJobSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/firn.trainer.v1.TrainerService/ListCheckpoints" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListCheckpointsSvc<T: TrainerService>(pub Arc<T>);
+                    impl<
+                        T: TrainerService,
+                    > tonic::server::UnaryService<super::ListCheckpointsRequest>
+                    for ListCheckpointsSvc<T> {
+                        type Response = super::ListCheckpointsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListCheckpointsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as TrainerService>::list_checkpoints(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListCheckpointsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
