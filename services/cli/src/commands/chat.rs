@@ -86,7 +86,12 @@ pub(crate) async fn answer(
     sampling: &Sampling,
     print: bool,
 ) -> Result<(String, Finish)> {
-    let request = ChatRequest { model: model.to_owned(), messages, sampling: Some(sampling.clone()) };
+    let request = ChatRequest {
+        model: model.to_owned(),
+        messages,
+        sampling: Some(sampling.clone()),
+        tenant: String::new(),
+    };
     let mut events = client.chat(request).await?.into_inner();
     let (mut text, mut finish) = (String::new(), Finish::default());
     while let Some(response) = events.message().await? {

@@ -146,7 +146,7 @@ fn greedy(max_tokens: u32) -> Sampling {
 
 fn ids_request(model: &str, ids: Vec<u32>, sampling: Sampling) -> GenerateRequest {
     let input = Some(generate_request::Input::Ids(TokenIds { ids }));
-    GenerateRequest { model: model.to_owned(), input, sampling: Some(sampling) }
+    GenerateRequest { model: model.to_owned(), input, sampling: Some(sampling), tenant: String::new() }
 }
 
 /// No test waits longer than this.
