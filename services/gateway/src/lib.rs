@@ -5,18 +5,22 @@
 //! call. It listens on this machine alone unless it has a token or is told that something in front checks callers.
 //!
 //! ```text
-//! connections ─► auth ─► routes ─┬─► ask ─► inference ─► reply: JSON, or events
+//! connections ─► auth ─► routes ─┬─► completions: ask ─► inference ─► reply: JSON, or events
+//!                                ├─► models: what can be asked for
 //!                                └─► lists: jobs, models, datasets
 //! ```
 
-mod ask;
+mod app;
 mod auth;
+mod body;
+mod completions;
 mod config;
 mod connections;
 mod error;
 mod fields;
 mod lists;
-mod reply;
+mod models;
+mod page;
 mod routes;
 mod server;
 

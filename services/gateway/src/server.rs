@@ -14,11 +14,12 @@ use tokio::{net::TcpListener, sync::watch};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
+    app::App,
     auth::Access,
     config::{Config, Options},
     connections,
     error::StartError,
-    routes::{App, router},
+    routes::router,
 };
 
 /// Largest message of a service in bytes: a page of 1000 jobs with their samples.

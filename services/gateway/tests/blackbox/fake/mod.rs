@@ -1,0 +1,124 @@
+//! The services behind the gateway, from their generated stubs.
+
+mod inference;
+mod registry;
+mod trainer;
+
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex},
+};
+
+use firn_kit::{GrpcServer, ServerArgs, status};
+use firn_proto::{
+    inference::v1::{self as pb, inference_service_server::InferenceServiceServer},
+    registry::v1::registry_service_server::RegistryServiceServer,
+    trainer::v1::trainer_service_server::TrainerServiceServer,
+};
+use futures_util::{Stream, StreamExt as _};
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Response, Status};
+
+pub(crate) type Piece = Result<pb::GenerateResponse, Status>;
+
+/// What was asked, and what is answered.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Fake {
+    pub(crate) asked: Arc<Mutex<Vec<pb::ChatRequest>>>,
+    pub(crate) generated: Arc<Mutex<Vec<pb::GenerateRequest>>>,
+    next: Arc<Mutex<Option<Script>>>,
+}
+
+/// The answer to the next request.
+#[derive(Debug)]
+struct Script {
+    pieces: mpsc::Receiver<Piece>,
+    dropped: oneshot::Sender<()>,
+}
+
+/// Tells of its end.
+struct OnDrop(Option<oneshot::Sender<()>>);
+
+impl Drop for OnDrop {
+    fn drop(&mut self) {
+        if let Some(sender) = self.0.take() {
+            let _ = sender.send(());
+        }
+    }
+}
+
+impl Fake {
+    /// Starts all of them at one address; they end with the test.
+    pub(crate) async fn start() -> (Self, String) {
+        let fake = Self::default();
+        let server = GrpcServer::bind("fake", &ServerArgs::loopback()).await.unwrap();
+        let address = format!("http://{}", server.local_addr());
+        let server = server
+            .add_service(InferenceServiceServer::new(fake.clone()))
+            .add_service(TrainerServiceServer::new(fake.clone()))
+            .add_service(RegistryServiceServer::new(fake.clone()));
+        tokio::spawn(server.run(CancellationToken::new()));
+        (fake, address)
+    }
+
+    /// The test writes the next answer itself, and hears when nobody reads it any more.
+    pub(crate) fn script(&self) -> (mpsc::Sender<Piece>, oneshot::Receiver<()>) {
+        let (sender, pieces) = mpsc::channel(64);
+        let (dropped, gone) = oneshot::channel();
+        *self.next.lock().unwrap() = Some(Script { pieces, dropped });
+        (sender, gone)
+    }
+
+    fn answer(&self, model: &str) -> Result<Response<Pieces>, Status> {
+        const DOMAIN: &str = "inference.firn.dev";
+        let retry = std::time::Duration::from_secs(2);
+        match model {
+            "full" => return Err(status::resource_exhausted(DOMAIN, "QUEUE_FULL", "full", retry)),
+            "wrong" => return Err(status::invalid_argument(DOMAIN, "sampling.temperature", "must be from 0")),
+            "loading" => return Err(status::unavailable(DOMAIN, "LOADING", "wait", retry)),
+            "base" | "" | "offers@best" => {}
+            other => {
+                let message = format!("there is no model `{other}`; there is base");
+                return Err(status::status(Code::NotFound, DOMAIN, "MODEL_NOT_FOUND", message));
+            }
+        }
+        let script = self.next.lock().unwrap().take();
+        let (pieces, guard) = match script {
+            Some(script) => (script.pieces, OnDrop(Some(script.dropped))),
+            None => {
+                let (sender, pieces) = mpsc::channel(8);
+                for piece in [delta("Hello"), delta(" \"there\"\n🚀"), finish(pb::FinishReason::Stop)] {
+                    sender.try_send(Ok(piece)).unwrap();
+                }
+                (pieces, OnDrop(None))
+            }
+        };
+        let stream = ReceiverStream::new(pieces).map(move |piece| {
+            let _alive = &guard;
+            piece
+        });
+        Ok(Response::new(Box::pin(stream)))
+    }
+}
+
+pub(crate) fn delta(text: &str) -> pb::GenerateResponse {
+    let delta = pb::Delta { text: text.to_owned(), ids: vec![1], ..Default::default() };
+    pb::GenerateResponse { event: Some(pb::generate_response::Event::Delta(delta)) }
+}
+
+pub(crate) fn finish(reason: pb::FinishReason) -> pb::GenerateResponse {
+    let finish = pb::Finish {
+        reason: reason.into(),
+        prompt_tokens: 3,
+        completion_tokens: 2,
+        seed: 7,
+        first_token_seconds: 0.5,
+        seconds: 1.5,
+        ..Default::default()
+    };
+    pb::GenerateResponse { event: Some(pb::generate_response::Event::Finish(finish)) }
+}
+
+type Pieces = Pin<Box<dyn Stream<Item = Piece> + Send>>;
