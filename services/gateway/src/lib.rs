@@ -2,10 +2,11 @@
 //!
 //! It translates and holds no state: a request becomes one call of a service, and what the service says becomes JSON or
 //! server-sent events. What a service does not do is refused by name, never ignored. A caller that leaves cancels its
-//! call. It listens on this machine alone unless it has a token or is told that something in front checks callers.
+//! call. It listens on this machine alone unless it has a token or is told that something in front checks callers: then
+//! Snowflake's ingress may also say whose request it is.
 //!
 //! ```text
-//! connections ─► auth ─► routes ─┬─► completions: ask ─► inference ─► reply: JSON, or events
+//! connections ─► auth ─► routes ─┬─► completions: ask ─► calls of inference ─► reply: JSON, or events
 //!                                ├─► models: what can be asked for
 //!                                └─► lists: jobs, models, datasets
 //! ```
@@ -23,6 +24,7 @@ mod models;
 mod page;
 mod routes;
 mod server;
+mod tenant;
 
 pub use auth::Token;
 pub use config::{Config, Options};

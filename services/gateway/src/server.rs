@@ -53,6 +53,7 @@ impl Gateway {
     pub async fn bind_with(options: Options) -> Result<Self, StartError> {
         let token = options.token.filter(|token| !token.is_empty());
         let access = match token {
+            _ if options.trust_ingress_user => Access::Ingress,
             Some(token) => Access::Bearer(token),
             None if options.no_auth => Access::Open,
             None if options.http.ip().is_loopback() => Access::Local,

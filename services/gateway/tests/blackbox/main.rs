@@ -3,8 +3,10 @@
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod answers;
+mod choices;
 mod doors;
 mod fake;
+mod tenants;
 
 use std::{future::Future, net::SocketAddr, time::Duration};
 
@@ -99,4 +101,9 @@ fn question(extra: Value) -> Value {
     let mut body = json!({"model": "offers@best", "messages": [{"role": "user", "content": "hi"}]});
     body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
     body
+}
+
+/// The data of a stream's events.
+fn events(text: &str) -> Vec<String> {
+    text.split("\n\n").filter_map(|event| event.strip_prefix("data: ").map(str::to_owned)).collect()
 }

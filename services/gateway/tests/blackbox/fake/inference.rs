@@ -12,14 +12,14 @@ impl InferenceService for Fake {
 
     async fn generate(&self, request: Request<pb::GenerateRequest>) -> Result<Response<Pieces>, Status> {
         let request = request.into_inner();
-        let answer = self.answer(&request.model);
+        let answer = self.answer(&request.model, request.sampling.as_ref());
         self.generated.lock().unwrap().push(request);
         answer
     }
 
     async fn chat(&self, request: Request<pb::ChatRequest>) -> Result<Response<Pieces>, Status> {
         let request = request.into_inner();
-        let answer = self.answer(&request.model);
+        let answer = self.answer(&request.model, request.sampling.as_ref());
         self.asked.lock().unwrap().push(request);
         answer
     }

@@ -5,6 +5,7 @@ mod registry;
 mod trainer;
 
 use std::{
+    collections::VecDeque,
     pin::Pin,
     sync::{Arc, Mutex},
 };
@@ -28,10 +29,10 @@ pub(crate) type Piece = Result<pb::GenerateResponse, Status>;
 pub(crate) struct Fake {
     pub(crate) asked: Arc<Mutex<Vec<pb::ChatRequest>>>,
     pub(crate) generated: Arc<Mutex<Vec<pb::GenerateRequest>>>,
-    next: Arc<Mutex<Option<Script>>>,
+    next: Arc<Mutex<VecDeque<Script>>>,
 }
 
-/// The answer to the next request.
+/// The answer to a coming request.
 #[derive(Debug)]
 struct Script {
     pieces: mpsc::Receiver<Piece>,
@@ -63,15 +64,15 @@ impl Fake {
         (fake, address)
     }
 
-    /// The test writes the next answer itself, and hears when nobody reads it any more.
+    /// The test writes the next answer itself, and hears when nobody reads it any more. Called again, the one after it.
     pub(crate) fn script(&self) -> (mpsc::Sender<Piece>, oneshot::Receiver<()>) {
         let (sender, pieces) = mpsc::channel(64);
         let (dropped, gone) = oneshot::channel();
-        *self.next.lock().unwrap() = Some(Script { pieces, dropped });
+        self.next.lock().unwrap().push_back(Script { pieces, dropped });
         (sender, gone)
     }
 
-    fn answer(&self, model: &str) -> Result<Response<Pieces>, Status> {
+    fn answer(&self, model: &str, sampling: Option<&pb::Sampling>) -> Result<Response<Pieces>, Status> {
         const DOMAIN: &str = "inference.firn.dev";
         let retry = std::time::Duration::from_secs(2);
         match model {
@@ -84,12 +85,18 @@ impl Fake {
                 return Err(status::status(Code::NotFound, DOMAIN, "MODEL_NOT_FOUND", message));
             }
         }
-        let script = self.next.lock().unwrap().take();
+        let script = self.next.lock().unwrap().pop_front();
         let (pieces, guard) = match script {
             Some(script) => (script.pieces, OnDrop(Some(script.dropped))),
             None => {
                 let (sender, pieces) = mpsc::channel(8);
-                for piece in [delta("Hello"), delta(" \"there\"\n🚀"), finish(pb::FinishReason::Stop)] {
+                let mut last = finish(pb::FinishReason::Stop);
+                if let (Some(pb::generate_response::Event::Finish(finish)), Some(seed)) =
+                    (&mut last.event, sampling.and_then(|sampling| sampling.seed))
+                {
+                    finish.seed = seed;
+                }
+                for piece in [delta("Hello"), delta(" \"there\"\n🚀"), last] {
                     sender.try_send(Ok(piece)).unwrap();
                 }
                 (pieces, OnDrop(None))
@@ -108,6 +115,15 @@ pub(crate) fn delta(text: &str) -> pb::GenerateResponse {
     pb::GenerateResponse { event: Some(pb::generate_response::Event::Delta(delta)) }
 }
 
+/// A token as text with what stood beside it, and its log-probability.
+pub(crate) fn token(text: &str, token: &[u8], logprob: f32) -> pb::GenerateResponse {
+    let chosen = pb::Candidate { id: 1, token: token.to_vec(), logprob };
+    let other = pb::Candidate { id: 2, token: b"other".to_vec(), logprob: -4.0 };
+    let details = vec![pb::TokenLogprobs { top: vec![chosen.clone(), other], chosen: Some(chosen) }];
+    let delta = pb::Delta { text: text.to_owned(), ids: vec![1], logprobs: vec![logprob], details };
+    pb::GenerateResponse { event: Some(pb::generate_response::Event::Delta(delta)) }
+}
+
 pub(crate) fn finish(reason: pb::FinishReason) -> pb::GenerateResponse {
     let finish = pb::Finish {
         reason: reason.into(),
@@ -116,7 +132,8 @@ pub(crate) fn finish(reason: pb::FinishReason) -> pb::GenerateResponse {
         seed: 7,
         first_token_seconds: 0.5,
         seconds: 1.5,
-        ..Default::default()
+        cached_tokens: 1,
+        version: "models/offers/versions/2".to_owned(),
     };
     pb::GenerateResponse { event: Some(pb::generate_response::Event::Finish(finish)) }
 }
