@@ -7,10 +7,12 @@
 //!
 //! ```text
 //! connections ─► auth ─► routes ─┬─► completions: ask ─► calls of inference ─► reply: JSON, or events
-//!                                ├─► models: what can be asked for
+//!                                ├─► models, adapters: what can be asked for, and more of it
+//!                                ├─► tokens: text as the model reads it
 //!                                └─► lists: jobs, models, datasets
 //! ```
 
+mod adapters;
 mod app;
 mod auth;
 mod body;
@@ -25,6 +27,7 @@ mod page;
 mod routes;
 mod server;
 mod tenant;
+mod tokens;
 
 pub use auth::Token;
 pub use config::{Config, Options};

@@ -3,11 +3,12 @@
 use axum::{Router, http::StatusCode, middleware};
 
 use crate::{
+    adapters,
     app::App,
     auth::{self, Access},
     completions,
     error::ApiError,
-    lists, models, page,
+    lists, models, page, tokens,
 };
 
 /// All routes.
@@ -26,6 +27,8 @@ fn guarded() -> Router<App> {
         // A line a group.
         .merge(completions::routes())
         .merge(models::routes())
+        .merge(adapters::routes())
+        .merge(tokens::routes())
         .merge(lists::routes())
 }
 

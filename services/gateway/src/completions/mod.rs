@@ -4,7 +4,7 @@ mod ask;
 mod calls;
 mod events;
 mod logprobs;
-mod prompt;
+pub(crate) mod prompt;
 mod reply;
 mod sampling;
 mod schema;

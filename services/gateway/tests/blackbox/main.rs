@@ -2,11 +2,13 @@
 
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod adapters;
 mod answers;
 mod choices;
 mod doors;
 mod fake;
 mod tenants;
+mod tokens;
 
 use std::{future::Future, net::SocketAddr, time::Duration};
 

@@ -22,6 +22,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Response, Status};
 
+const DOMAIN: &str = "inference.firn.dev";
+
 pub(crate) type Piece = Result<pb::GenerateResponse, Status>;
 
 /// What was asked, and what is answered.
@@ -29,6 +31,8 @@ pub(crate) type Piece = Result<pb::GenerateResponse, Status>;
 pub(crate) struct Fake {
     pub(crate) asked: Arc<Mutex<Vec<pb::ChatRequest>>>,
     pub(crate) generated: Arc<Mutex<Vec<pb::GenerateRequest>>>,
+    pub(crate) loaded: Arc<Mutex<Vec<String>>>,
+    pub(crate) tokenized: Arc<Mutex<Vec<pb::TokenizeRequest>>>,
     next: Arc<Mutex<VecDeque<Script>>>,
 }
 
@@ -73,17 +77,13 @@ impl Fake {
     }
 
     fn answer(&self, model: &str, sampling: Option<&pb::Sampling>) -> Result<Response<Pieces>, Status> {
-        const DOMAIN: &str = "inference.firn.dev";
         let retry = std::time::Duration::from_secs(2);
         match model {
             "full" => return Err(status::resource_exhausted(DOMAIN, "QUEUE_FULL", "full", retry)),
             "wrong" => return Err(status::invalid_argument(DOMAIN, "sampling.temperature", "must be from 0")),
             "loading" => return Err(status::unavailable(DOMAIN, "LOADING", "wait", retry)),
             "base" | "" | "offers@best" => {}
-            other => {
-                let message = format!("there is no model `{other}`; there is base");
-                return Err(status::status(Code::NotFound, DOMAIN, "MODEL_NOT_FOUND", message));
-            }
+            other => return Err(not_found(other)),
         }
         let script = self.next.lock().unwrap().pop_front();
         let (pieces, guard) = match script {
@@ -108,6 +108,11 @@ impl Fake {
         });
         Ok(Response::new(Box::pin(stream)))
     }
+}
+
+fn not_found(model: &str) -> Status {
+    let message = format!("there is no model `{model}`; there is base");
+    status::status(Code::NotFound, DOMAIN, "MODEL_NOT_FOUND", message)
 }
 
 pub(crate) fn delta(text: &str) -> pb::GenerateResponse {
