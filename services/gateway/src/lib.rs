@@ -9,6 +9,7 @@
 //! connections ─► auth ─► routes ─┬─► completions: ask ─► calls of inference ─► reply: JSON, or events
 //!                                ├─► models, adapters: what can be asked for, and more of it
 //!                                ├─► tokens: text as the model reads it
+//!                                ├─► metrics: the engine's numbers, and its own
 //!                                └─► lists: jobs, models, datasets
 //! ```
 
@@ -22,6 +23,7 @@ mod connections;
 mod error;
 mod fields;
 mod lists;
+mod metrics;
 mod models;
 mod page;
 mod routes;

@@ -8,7 +8,7 @@ use crate::{
     auth::{self, Access},
     completions,
     error::ApiError,
-    lists, models, page, tokens,
+    lists, metrics, models, page, tokens,
 };
 
 /// All routes.
@@ -16,8 +16,10 @@ pub(crate) fn router(app: App, access: Access) -> Router {
     guarded()
         .route_layer(middleware::from_fn_with_state(access, auth::check))
         .merge(page::routes())
+        .merge(metrics::routes())
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(app.clone(), metrics::count))
         .with_state(app)
 }
 

@@ -68,6 +68,7 @@ impl Gateway {
             trainer: TrainerServiceClient::new(trainer).max_decoding_message_size(LARGEST_MESSAGE),
             registry: RegistryServiceClient::new(registry).max_decoding_message_size(LARGEST_MESSAGE),
             data_prep: DataPrepServiceClient::new(data_prep).max_decoding_message_size(LARGEST_MESSAGE),
+            metrics: Arc::default(),
             max_body_bytes: options.max_body_bytes,
             answer_timeout: options.answer_timeout,
         };

@@ -75,6 +75,12 @@ impl Input {
         input
     }
 
+    /// The model's name, as the caller says it.
+    pub(crate) fn model(&self) -> &str {
+        let (Self::Chat(ChatRequest { model, .. }) | Self::Text(GenerateRequest { model, .. })) = self;
+        model
+    }
+
     /// The seed that the caller chose.
     pub(crate) fn seed(&self) -> Option<u64> {
         let (Self::Chat(ChatRequest { sampling, .. }) | Self::Text(GenerateRequest { sampling, .. })) = self;

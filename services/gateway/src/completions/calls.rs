@@ -34,11 +34,17 @@ pub(crate) async fn open(app: &App, ask: &Ask) -> Result<Vec<Pieces>, Status> {
 /// Starts one answer. Dropping it cancels the call.
 pub(crate) async fn call(app: &App, input: Input) -> Result<Pieces, Status> {
     let mut inference = app.inference.clone();
+    let mut meter = app.metrics.meter(input.model());
     let pieces = match input {
         Input::Chat(request) => inference.chat(timed(request, app.answer_timeout)).await,
         Input::Text(request) => inference.generate(timed(request, app.answer_timeout)).await,
     };
-    Ok(pieces?.into_inner().boxed())
+    let seen = move |piece: &Result<GenerateResponse, Status>| {
+        if let Ok(piece) = piece {
+            meter.see(piece);
+        }
+    };
+    Ok(pieces?.into_inner().inspect(seen).boxed())
 }
 
 /// Waits for the whole of an answer.

@@ -75,6 +75,24 @@ impl InferenceService for Fake {
     }
 
     async fn get_stats(&self, _: Request<pb::GetStatsRequest>) -> Result<Response<pb::Stats>, Status> {
-        Err(Status::unimplemented("not asked for"))
+        Ok(Response::new(pb::Stats {
+            running: 2,
+            waiting: 3,
+            max_running: 8,
+            max_waiting: 64,
+            cache_pages: 60,
+            max_cache_pages: 100,
+            page_tokens: 16,
+            idle_pages: 35,
+            prefix_queries_total: 1000,
+            prefix_hits_total: 400,
+            prompt_tokens_total: 1200,
+            answer_tokens_total: 345,
+            preemptions_total: 1,
+            ended_total: [("stop".to_owned(), 5), ("length".to_owned(), 4)].into(),
+            steps_total: 77,
+            adapters: 1,
+            max_adapters: 16,
+        }))
     }
 }
