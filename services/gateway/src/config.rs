@@ -64,6 +64,10 @@ pub struct Options {
     /// Listen beyond this machine without a token: something in front checks callers.
     #[arg(long, env = "FIRN_NO_AUTH", value_parser = clap::builder::BoolishValueParser::new())]
     pub no_auth: bool,
+    /// Take the user whom Snowflake's ingress names (`Sf-Context-Current-User`) as the caller, and ask for no token. Only
+    /// where that ingress is the single way in: anyone who gets here otherwise can write any name.
+    #[arg(long, env = "FIRN_TRUST_INGRESS_USER", value_parser = clap::builder::BoolishValueParser::new())]
+    pub trust_ingress_user: bool,
 }
 
 impl Default for Options {
@@ -82,6 +86,7 @@ impl Default for Options {
             grace: Duration::from_secs(20),
             token: None,
             no_auth: false,
+            trust_ingress_user: false,
         }
     }
 }

@@ -71,6 +71,13 @@ impl ApiError {
         Self { code: Some("invalid_api_key"), ..Self::refused(StatusCode::UNAUTHORIZED, message) }
     }
 
+    /// The ingress names the user of every request, but this one has none.
+    pub(crate) fn nameless() -> Self {
+        let message = "no user is named: come through the ingress, or create the function with CONTEXT_HEADERS = \
+                       (CURRENT_USER)";
+        Self { code: Some("no_user"), ..Self::refused(StatusCode::UNAUTHORIZED, message) }
+    }
+
     pub(crate) fn internal() -> Self {
         Self::refused(StatusCode::INTERNAL_SERVER_ERROR, "internal error; the gateway's log has the cause")
     }

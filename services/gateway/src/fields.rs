@@ -69,8 +69,3 @@ pub(crate) fn is_nothing(value: &Value) -> bool {
         Value::Object(fields) => fields.is_empty(),
     }
 }
-
-/// The number 1, or nothing.
-pub(crate) fn is_one(value: &Value) -> bool {
-    value.is_null() || value.as_f64() == Some(1.0)
-}

@@ -1,8 +1,9 @@
 //! What other services have, as plain JSON lists.
 
 use axum::{
-    Json,
+    Json, Router,
     extract::{Query, State, rejection::QueryRejection},
+    routing::get,
 };
 use firn_kit::clock::from_proto;
 use firn_proto::{
@@ -14,13 +15,20 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
+    app::{App, within},
     error::ApiError,
-    routes::{App, within},
 };
+
+pub(crate) fn routes() -> Router<App> {
+    Router::new()
+        .route("/v1/jobs", get(jobs))
+        .route("/v1/registry/models", get(models))
+        .route("/v1/datasets", get(datasets))
+}
 
 /// Which page.
 #[derive(Debug, Default, Deserialize)]
-pub(crate) struct Paging {
+struct Paging {
     #[serde(default)]
     page_size: i32,
     #[serde(default)]
@@ -38,7 +46,7 @@ fn list(data: Vec<Value>, next_page_token: &str) -> Json<Value> {
 }
 
 /// `GET /v1/jobs`.
-pub(crate) async fn jobs(State(app): State<App>, page: Page) -> Result<Json<Value>, ApiError> {
+async fn jobs(State(app): State<App>, page: Page) -> Result<Json<Value>, ApiError> {
     let Paging { page_size, page_token } = paging(page)?;
     let request = within(ListJobsRequest { page_size, page_token });
     let page = app.trainer.clone().list_jobs(request).await?.into_inner();
@@ -46,7 +54,7 @@ pub(crate) async fn jobs(State(app): State<App>, page: Page) -> Result<Json<Valu
 }
 
 /// `GET /v1/registry/models`.
-pub(crate) async fn models(State(app): State<App>, page: Page) -> Result<Json<Value>, ApiError> {
+async fn models(State(app): State<App>, page: Page) -> Result<Json<Value>, ApiError> {
     let Paging { page_size, page_token } = paging(page)?;
     let request = within(ListModelsRequest { page_size, page_token });
     let page = app.registry.clone().list_models(request).await?.into_inner();
@@ -54,7 +62,7 @@ pub(crate) async fn models(State(app): State<App>, page: Page) -> Result<Json<Va
 }
 
 /// `GET /v1/datasets`.
-pub(crate) async fn datasets(State(app): State<App>, page: Page) -> Result<Json<Value>, ApiError> {
+async fn datasets(State(app): State<App>, page: Page) -> Result<Json<Value>, ApiError> {
     let Paging { page_size, page_token } = paging(page)?;
     let request = within(ListSnapshotsRequest { page_size, page_token });
     let page = app.data_prep.clone().list_snapshots(request).await?.into_inner();

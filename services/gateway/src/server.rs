@@ -14,11 +14,12 @@ use tokio::{net::TcpListener, sync::watch};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
+    app::App,
     auth::Access,
     config::{Config, Options},
     connections,
     error::StartError,
-    routes::{App, router},
+    routes::router,
 };
 
 /// Largest message of a service in bytes: a page of 1000 jobs with their samples.
@@ -52,6 +53,7 @@ impl Gateway {
     pub async fn bind_with(options: Options) -> Result<Self, StartError> {
         let token = options.token.filter(|token| !token.is_empty());
         let access = match token {
+            _ if options.trust_ingress_user => Access::Ingress,
             Some(token) => Access::Bearer(token),
             None if options.no_auth => Access::Open,
             None if options.http.ip().is_loopback() => Access::Local,
@@ -66,6 +68,7 @@ impl Gateway {
             trainer: TrainerServiceClient::new(trainer).max_decoding_message_size(LARGEST_MESSAGE),
             registry: RegistryServiceClient::new(registry).max_decoding_message_size(LARGEST_MESSAGE),
             data_prep: DataPrepServiceClient::new(data_prep).max_decoding_message_size(LARGEST_MESSAGE),
+            metrics: Arc::default(),
             max_body_bytes: options.max_body_bytes,
             answer_timeout: options.answer_timeout,
         };
