@@ -156,7 +156,7 @@ mod tests {
         ids.pop();
         let mut answer = Answer::new(&tokenizer, vec!["never".to_owned()]);
         let mut deltas: Vec<Delta> =
-            ids.iter().filter_map(|id| answer.push(Token { id: *id, logprob: None }).unwrap().0).collect();
+            ids.iter().filter_map(|id| answer.push(Token { id: *id, logprob: None, top: vec![], complete: false }).unwrap().0).collect();
         assert!(deltas.iter().all(|delta| !delta.text.contains('\u{FFFD}')));
         deltas.extend(answer.finish().unwrap().0);
         assert_eq!(deltas.iter().flat_map(|delta| delta.ids.clone()).collect::<Vec<_>>(), ids);

@@ -105,32 +105,32 @@ impl From<AnswerError> for Status {
 
 /// Why a model was not loaded or unloaded.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ServeError {
+pub(crate) enum AdapterCallError {
     #[error(transparent)]
     Load(LoadError),
     #[error("`{id}` was not loaded by a call: what an alias names goes when the alias does")]
     NotLoaded { id: String },
 }
 
-impl From<ServeError> for Status {
-    fn from(error: ServeError) -> Self {
+impl From<AdapterCallError> for Status {
+    fn from(error: AdapterCallError) -> Self {
         let message = error.to_string();
         match error {
-            ServeError::NotLoaded { .. } => status::status(Code::NotFound, DOMAIN, "NOT_LOADED", message),
-            ServeError::Load(LoadError::Id { .. }) => status::invalid_argument(DOMAIN, "id", message),
-            ServeError::Load(LoadError::Checkpoint { .. }) => {
+            AdapterCallError::NotLoaded { .. } => status::status(Code::NotFound, DOMAIN, "NOT_LOADED", message),
+            AdapterCallError::Load(LoadError::Id { .. }) => status::invalid_argument(DOMAIN, "id", message),
+            AdapterCallError::Load(LoadError::Checkpoint { .. }) => {
                 status::status(Code::NotFound, DOMAIN, "CHECKPOINT_NOT_FOUND", message)
             }
-            ServeError::Load(LoadError::Registry(status)) if status.code() == Code::NotFound => {
+            AdapterCallError::Load(LoadError::Registry(status)) if status.code() == Code::NotFound => {
                 status::status(Code::NotFound, DOMAIN, "VERSION_NOT_FOUND", message)
             }
-            ServeError::Load(LoadError::TooMany { .. }) => {
+            AdapterCallError::Load(LoadError::TooMany { .. }) => {
                 status::resource_exhausted(DOMAIN, "TOO_MANY_ADAPTERS", message, RETRY_AFTER)
             }
-            ServeError::Load(error) if error.is_transient() => {
+            AdapterCallError::Load(error) if error.is_transient() => {
                 status::unavailable(DOMAIN, "NOT_FETCHED", message, RETRY_AFTER)
             }
-            ServeError::Load(_) => status::status(Code::FailedPrecondition, DOMAIN, "NOT_SERVABLE", message),
+            AdapterCallError::Load(_) => status::status(Code::FailedPrecondition, DOMAIN, "NOT_SERVABLE", message),
         }
     }
 }

@@ -6,7 +6,7 @@ use firn_proto::inference::v1::{
 use tonic::{Request, Response, Status};
 
 use crate::{
-    error::{AnswerError, ServeError},
+    error::{AnswerError, AdapterCallError},
     models::{BASE, Served},
     reading::Pieces,
     request::{FieldError, messages},
@@ -62,7 +62,7 @@ impl InferenceService for Rpc {
         let served = match self.0.models.get(&id) {
             Some(served) => served,
             None => {
-                let served = self.0.loader.named(&id).await.map_err(ServeError::Load)?;
+                let served = self.0.loader.named(&id).await.map_err(AdapterCallError::Load)?;
                 tracing::info!(model = id, version = served.version, "adapter is served, as a call asked");
                 self.0.models.set(&id, served.clone());
                 served
@@ -77,7 +77,7 @@ impl InferenceService for Rpc {
     ) -> Result<Response<pb::UnloadModelResponse>, Status> {
         let id = request.into_inner().id;
         if !self.0.models.unload(&id) {
-            return Err(ServeError::NotLoaded { id }.into());
+            return Err(AdapterCallError::NotLoaded { id }.into());
         }
         tracing::info!(model = id, "adapter is served no more, as a call asked");
         Ok(Response::new(pb::UnloadModelResponse {}))

@@ -19,8 +19,10 @@ struct Content {
 
 #[derive(Debug, Default)]
 struct Slot {
-    /// Sequences that have the page, and known pages that come after it.
-    users: u32,
+    /// Sequences that have the page. Who has a page has those before it, too.
+    holders: u32,
+    /// Known pages that come after it.
+    children: u32,
     /// Set once the page is full and known to others.
     content: Option<Content>,
     /// When it was last let go.
@@ -61,19 +63,21 @@ pub(crate) struct Pages {
     slots: Vec<Slot>,
     free: Vec<Page>,
     known: HashMap<Content, Page>,
-    /// Known pages without users, the one unused for longest first.
-    idle: BTreeSet<(u64, Page)>,
+    /// Known pages that no sequence has.
+    idle: usize,
+    /// Those of them that no known page comes after, the one unused for longest first.
+    leaves: BTreeSet<(u64, Page)>,
     clock: u64,
 }
 
 impl Pages {
     pub(crate) fn new(limit: usize) -> Self {
         let limit = limit.min(Page::MAX as usize);
-        Self { limit, slots: Vec::new(), free: Vec::new(), known: HashMap::new(), idle: BTreeSet::new(), clock: 0 }
+        Self { limit, slots: Vec::new(), free: Vec::new(), known: HashMap::new(), idle: 0, leaves: BTreeSet::new(), clock: 0 }
     }
 
     pub(crate) fn usage(&self) -> CacheUse {
-        CacheUse { limit: self.limit, used: self.slots.len() - self.free.len(), idle: self.idle.len() }
+        CacheUse { limit: self.limit, used: self.slots.len() - self.free.len(), idle: self.idle }
     }
 
     /// Gives an empty table the known pages that begin as `tokens` does. The last token is always left to compute: its row
@@ -96,10 +100,7 @@ impl Pages {
         let before = table.pages.len();
         for _ in 0..count {
             let Some(page) = self.take() else {
-                for page in table.pages.drain(before..) {
-                    self.slots[page as usize].users = 0;
-                    self.free.push(page);
-                }
+                table.pages.drain(before..).for_each(|page| self.let_go(page));
                 return false;
             };
             table.pages.push(page);
@@ -120,7 +121,7 @@ impl Pages {
             }
             let page = table.pages[table.known];
             if let Some(parent) = parent {
-                self.slots[parent as usize].users += 1;
+                self.slots[parent as usize].children += 1;
             }
             self.slots[page as usize].content = Some(content.clone());
             self.known.insert(content, page);
@@ -139,28 +140,32 @@ impl Pages {
 
     fn retain(&mut self, page: Page) {
         let slot = &mut self.slots[page as usize];
-        if slot.users == 0 {
-            self.idle.remove(&(slot.used, page));
+        if slot.holders == 0 {
+            self.idle -= 1;
+            self.leaves.remove(&(slot.used, page));
         }
-        slot.users += 1;
+        slot.holders += 1;
     }
 
     fn let_go(&mut self, page: Page) {
         let slot = &mut self.slots[page as usize];
-        slot.users -= 1;
-        if slot.users > 0 {
+        slot.holders -= 1;
+        if slot.holders > 0 {
             return;
         }
-        if slot.content.is_some() {
-            self.clock += 1;
-            slot.used = self.clock;
-            self.idle.insert((self.clock, page));
-        } else {
+        if slot.content.is_none() {
             self.free.push(page);
+            return;
+        }
+        self.clock += 1;
+        slot.used = self.clock;
+        self.idle += 1;
+        if slot.children == 0 {
+            self.leaves.insert((slot.used, page));
         }
     }
 
-    /// A page with one user: a free one, a new one, or the one that was idle for longest.
+    /// A page with one holder: a free one, a new one, or the one that was idle for longest.
     fn take(&mut self) -> Option<Page> {
         if self.free.is_empty() && self.slots.len() >= self.limit {
             self.forget_oldest();
@@ -173,17 +178,21 @@ impl Pages {
             }
             None => return None,
         };
-        self.slots[page as usize].users = 1;
+        self.slots[page as usize].holders = 1;
         Some(page)
     }
 
     fn forget_oldest(&mut self) {
-        let Some((_, page)) = self.idle.pop_first() else { return };
+        let Some((_, page)) = self.leaves.pop_first() else { return };
+        self.idle -= 1;
         self.free.push(page);
         let Some(content) = self.slots[page as usize].content.take() else { return };
         self.known.remove(&content);
-        if let Some(parent) = content.parent {
-            self.let_go(parent);
+        let Some(parent) = content.parent else { return };
+        let slot = &mut self.slots[parent as usize];
+        slot.children -= 1;
+        if slot.children == 0 && slot.holders == 0 {
+            self.leaves.insert((slot.used, parent));
         }
     }
 }

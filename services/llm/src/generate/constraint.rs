@@ -5,7 +5,7 @@ use std::sync::Arc;
 use llguidance::api::TopLevelGrammar;
 use llguidance::toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{Matcher, ParserFactory};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::tokenizer::Tokenizer;
 
@@ -77,7 +77,12 @@ impl Grammars {
     /// # Errors
     /// The text is no JSON, or the schema can't be followed.
     pub fn json_schema(&self, schema: &str) -> Result<Constraint, ConstraintError> {
-        let schema: Value = serde_json::from_str(schema)?;
+        let mut schema: Value = serde_json::from_str(schema)?;
+        // A small model that may put blanks between tokens can go on with them for ever.
+        if let Some(fields) = schema.as_object_mut() {
+            let compact = json!({"whitespace_flexible": false, "item_separator": ", ", "key_separator": ": "});
+            fields.entry("x-guidance").or_insert(compact);
+        }
         let parser = self.factory.create_parser(TopLevelGrammar::from_json_schema(schema));
         let matcher = Matcher::new(parser);
         match matcher.get_error() {
