@@ -68,6 +68,10 @@ pub struct Options {
     /// where that ingress is the single way in: anyone who gets here otherwise can write any name.
     #[arg(long, env = "FIRN_TRUST_INGRESS_USER", value_parser = clap::builder::BoolishValueParser::new())]
     pub trust_ingress_user: bool,
+    /// Most requests of a caller (a user whom the ingress names, or all that share the token) a minute; 0: no limit.
+    /// Reading with GET is not counted.
+    #[arg(long, env = "FIRN_REQUESTS_PER_MINUTE", default_value_t = 0)]
+    pub requests_per_minute: u32,
 }
 
 impl Default for Options {
@@ -87,6 +91,7 @@ impl Default for Options {
             token: None,
             no_auth: false,
             trust_ingress_user: false,
+            requests_per_minute: 0,
         }
     }
 }

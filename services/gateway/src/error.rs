@@ -78,6 +78,13 @@ impl ApiError {
         Self { code: Some("no_user"), ..Self::refused(StatusCode::UNAUTHORIZED, message) }
     }
 
+    /// The caller has asked too often, and may again after this time.
+    pub(crate) fn too_many(wait: Duration) -> Self {
+        let message = "too many requests in a minute; wait, or have --requests-per-minute raised";
+        let refused = Self::refused(StatusCode::TOO_MANY_REQUESTS, message);
+        Self { retry_after: Some(wait), code: Some("rate_limit_exceeded"), ..refused }
+    }
+
     pub(crate) fn internal() -> Self {
         Self::refused(StatusCode::INTERNAL_SERVER_ERROR, "internal error; the gateway's log has the cause")
     }

@@ -19,6 +19,7 @@ use crate::{
     config::{Config, Options},
     connections,
     error::StartError,
+    limits::Limits,
     routes::router,
 };
 
@@ -86,7 +87,7 @@ impl Gateway {
             local_addr,
             health,
             ready,
-            router: router(app, access),
+            router: router(app, access, Limits::new(options.requests_per_minute)),
             max_connections: options.max_connections,
             grace: options.grace,
         })
