@@ -55,6 +55,10 @@ pub struct Options {
     /// Seconds after which an answer ends, however far it is.
     #[arg(long = "answer-timeout-seconds", env = "FIRN_ANSWER_TIMEOUT_SECONDS", default_value = "600", value_parser = seconds)]
     pub answer_timeout: Duration,
+    /// Seconds after which a batch of a service function is answered with 202, to be polled; Snowflake sends it again
+    /// after 30.
+    #[arg(long = "function-patience-seconds", env = "FIRN_FUNCTION_PATIENCE_SECONDS", default_value = "20", value_parser = seconds)]
+    pub function_patience: Duration,
     /// Seconds that open requests get to finish at shutdown; then they are cut.
     #[arg(long = "grace-seconds", env = "FIRN_GRACE_SECONDS", default_value = "20", value_parser = seconds)]
     pub grace: Duration,
@@ -87,6 +91,7 @@ impl Default for Options {
             max_body_bytes: 1 << 20,
             max_connections: 512,
             answer_timeout: Duration::from_secs(600),
+            function_patience: Duration::from_secs(20),
             grace: Duration::from_secs(20),
             token: None,
             no_auth: false,

@@ -9,6 +9,7 @@
 //! connections ─► auth, limits ─► routes ─┬─► completions: ask ─► calls of inference ─► reply: JSON, or events
 //!                                        ├─► models, adapters: what can be asked for, and more of it
 //!                                        ├─► tokens: text as the model reads it
+//!                                        ├─► functions: rows of SQL, in batches
 //!                                        ├─► metrics: the engine's numbers, and its own
 //!                                        └─► lists: jobs, models, datasets
 //! ```
@@ -22,6 +23,7 @@ mod config;
 mod connections;
 mod error;
 mod fields;
+mod functions;
 mod health;
 mod limits;
 mod lists;

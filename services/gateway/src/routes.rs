@@ -8,7 +8,7 @@ use crate::{
     auth::{self, Access},
     completions,
     error::ApiError,
-    health,
+    functions, health,
     limits::{self, Limits},
     lists, metrics, models, page, tokens,
 };
@@ -36,6 +36,7 @@ fn guarded() -> Router<App> {
         .merge(models::routes())
         .merge(adapters::routes())
         .merge(tokens::routes())
+        .merge(functions::routes())
         .merge(lists::routes())
 }
 

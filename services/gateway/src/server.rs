@@ -72,6 +72,7 @@ impl Gateway {
             metrics: Arc::default(),
             max_body_bytes: options.max_body_bytes,
             answer_timeout: options.answer_timeout,
+            function_patience: options.function_patience,
         };
         let (listener, local_addr) = listen(options.http, "--http").await?;
         let ready = Arc::new(watch::Sender::new(false));
