@@ -46,7 +46,7 @@ pub enum StartError {
 }
 
 /// An answer that says what went wrong.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ApiError {
     status: StatusCode,
     message: String,

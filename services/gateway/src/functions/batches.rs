@@ -25,6 +25,9 @@ pub(crate) struct Key {
     pub(crate) id: String,
 }
 
+/// What became of a batch: its rows, or why none of them could be done.
+pub(crate) type Outcome = Result<Bytes, ApiError>;
+
 /// The batches that are remembered. They run on whoever asked for them leaves, and end with this store.
 #[derive(Debug)]
 pub(crate) struct Batches {
@@ -36,7 +39,7 @@ pub(crate) struct Batches {
 
 #[derive(Debug)]
 struct Entry {
-    answer: watch::Receiver<Option<Bytes>>,
+    answer: watch::Receiver<Option<Outcome>>,
     /// When it was done, and how large the answer is.
     done: Option<(Instant, usize)>,
     _task: AbortOnDropHandle<()>,
@@ -44,7 +47,7 @@ struct Entry {
 
 /// A batch that one waits for.
 #[derive(Debug)]
-pub(crate) struct Waiting(watch::Receiver<Option<Bytes>>);
+pub(crate) struct Waiting(watch::Receiver<Option<Outcome>>);
 
 /// A batch ended without an answer, by a defect.
 #[derive(Debug)]
@@ -61,14 +64,16 @@ impl Batches {
         Self { most, most_bytes, life, entries: Mutex::default() }
     }
 
-    /// Starts a batch, unless it is there already.
+    /// Starts a batch, unless it runs or has run already.
     pub(crate) fn begin(
         self: &Arc<Self>,
         key: Key,
-        work: impl Future<Output = Bytes> + Send + 'static,
+        work: impl Future<Output = Outcome> + Send + 'static,
     ) -> Result<Waiting, ApiError> {
         let mut entries = self.fresh();
-        if let Some(entry) = entries.get(&key) {
+        // A batch that failed as a whole may be tried again under its id.
+        let failed = |entry: &Entry| matches!(*entry.answer.borrow(), Some(Err(_)));
+        if let Some(entry) = entries.get(&key).filter(|entry| !failed(entry)) {
             return Ok(Waiting(entry.answer.clone()));
         }
         if entries.len() >= self.most && !forget_oldest(&mut entries) {
@@ -79,7 +84,7 @@ impl Batches {
         let (store, done) = (Arc::downgrade(self), key.clone());
         let task = tokio::spawn(async move {
             let rows = work.await;
-            let size = rows.len();
+            let size = rows.as_ref().map_or(0, Bytes::len);
             sender.send_replace(Some(rows));
             if let Some(store) = store.upgrade() {
                 store.finished(&done, size);
@@ -128,7 +133,7 @@ fn forget_oldest(entries: &mut HashMap<Key, Entry>) -> bool {
 
 impl Waiting {
     /// The answer, if it comes in time.
-    pub(crate) async fn wait(&mut self, time: Duration) -> Result<Option<Bytes>, Lost> {
+    pub(crate) async fn wait(&mut self, time: Duration) -> Result<Option<Outcome>, Lost> {
         match timeout(time, self.0.wait_for(Option::is_some)).await {
             Ok(Ok(answer)) => Ok(answer.clone()),
             Ok(Err(_)) => Err(Lost),
@@ -137,7 +142,7 @@ impl Waiting {
     }
 
     /// The answer, if it is there.
-    pub(crate) fn now(&mut self) -> Result<Option<Bytes>, Lost> {
+    pub(crate) fn now(&mut self) -> Result<Option<Outcome>, Lost> {
         let answer = self.0.borrow().clone();
         // A sender that is gone has left an answer, unless it was lost.
         if answer.is_none() && self.0.has_changed().is_err() && self.0.borrow().is_none() {

@@ -13,8 +13,8 @@ fn store(most: usize, most_bytes: usize) -> Arc<Batches> {
 }
 
 async fn run(store: &Arc<Batches>, id: &str, answer: &'static str) -> Bytes {
-    let mut waiting = store.begin(key(id), async move { Bytes::from_static(answer.as_bytes()) }).unwrap();
-    let rows = waiting.wait(SOON).await.unwrap().unwrap();
+    let mut waiting = store.begin(key(id), async move { Ok(Bytes::from_static(answer.as_bytes())) }).unwrap();
+    let rows = waiting.wait(SOON).await.unwrap().unwrap().unwrap();
     // It is sent before it is counted.
     while store.find(&key(id)).is_some() && store.fresh().get(&key(id)).is_some_and(|entry| entry.done.is_none()) {
         tokio::task::yield_now().await;
@@ -54,10 +54,10 @@ async fn what_runs_is_bounded_and_ends_with_the_store() {
             std::future::pending().await
         })
         .unwrap();
-    assert_eq!(waiting.wait(Duration::from_millis(10)).await.unwrap(), None);
-    assert_eq!(waiting.now().unwrap(), None);
-    assert!(store.begin(key("b"), async { Bytes::new() }).is_err());
-    assert!(store.begin(key("a"), async { Bytes::new() }).is_ok(), "it is there");
+    assert!(waiting.wait(Duration::from_millis(10)).await.unwrap().is_none());
+    assert!(waiting.now().unwrap().is_none());
+    assert!(store.begin(key("b"), async { Ok(Bytes::new()) }).is_err());
+    assert!(store.begin(key("a"), async { Ok(Bytes::new()) }).is_ok(), "it is there");
     drop(store);
     assert!(dropped.await.is_err());
     assert!(waiting.wait(SOON).await.is_err());
@@ -68,5 +68,14 @@ async fn a_batch_that_panics_may_be_sent_again() {
     let store = store(10, 1000);
     let mut waiting = store.begin(key("a"), async { panic!("a defect") }).unwrap();
     assert!(waiting.wait(SOON).await.is_err() && waiting.now().is_err());
+    assert_eq!(run(&store, "a", "well").await, "well");
+}
+
+#[tokio::test]
+async fn a_batch_that_failed_may_be_sent_again() {
+    let store = store(10, 1000);
+    let mut waiting = store.begin(key("a"), async { Err(ApiError::internal()) }).unwrap();
+    assert!(waiting.wait(SOON).await.unwrap().unwrap().is_err());
+    assert!(store.find(&key("a")).unwrap().now().unwrap().unwrap().is_err(), "whoever polls hears why");
     assert_eq!(run(&store, "a", "well").await, "well");
 }

@@ -12,7 +12,7 @@ mod job;
 mod options;
 mod rows;
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use axum::{
     Extension, Router,
@@ -21,11 +21,10 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::post,
 };
-use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use self::{
-    batches::{Batches, Key, Waiting},
+    batches::{Batches, Key, Outcome, Waiting},
     finetune::Verb,
 };
 use crate::{app::App, body::json_body, error::ApiError, tenant::Tenant};
@@ -101,16 +100,16 @@ async fn poll(
 async fn answer(
     batches: &Arc<Batches>,
     key: Option<Key>,
-    work: impl Future<Output = Bytes> + Send + 'static,
-    patience: std::time::Duration,
+    work: impl Future<Output = Outcome> + Send + 'static,
+    patience: Duration,
 ) -> Result<Response, ApiError> {
     let Some(key) = key else { return shown(Some(work.await)) };
     let mut waiting: Waiting = batches.begin(key, work)?;
     shown(waiting.wait(patience).await.map_err(|_| ApiError::internal())?)
 }
 
-fn shown(rows: Option<Bytes>) -> Result<Response, ApiError> {
-    Ok(match rows {
+fn shown(outcome: Option<Outcome>) -> Result<Response, ApiError> {
+    Ok(match outcome.transpose()? {
         Some(rows) => ([(header::CONTENT_TYPE, "application/json")], rows).into_response(),
         None => StatusCode::ACCEPTED.into_response(),
     })

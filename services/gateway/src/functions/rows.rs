@@ -3,11 +3,11 @@
 use std::{future::Future, time::Duration};
 
 use axum::http::StatusCode;
-use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 
+use super::batches::Outcome;
 use crate::{error::ApiError, fields::Fields};
 
 /// Most rows of a batch.
@@ -56,8 +56,9 @@ pub(crate) fn parse(body: &[u8]) -> Result<Vec<Row>, ApiError> {
     Ok(data.into_iter().enumerate().map(row).collect())
 }
 
-/// Does all rows, so many at once. A row that fails has its error as its result.
-pub(crate) async fn run<F>(rows: Vec<Row>, at_once: usize, one: impl Fn(Row) -> F) -> Bytes
+/// Does all rows, so many at once. A row that fails has its error as its result; if all fail because the service is busy or
+/// not there, the batch does, so that Snowflake sends it again.
+pub(crate) async fn run<F>(rows: Vec<Row>, at_once: usize, one: impl Fn(Row) -> F) -> Outcome
 where
     F: Future<Output = Result<Value, ApiError>>,
 {
@@ -67,11 +68,22 @@ where
         async move {
             let late = || ApiError::refused(StatusCode::GATEWAY_TIMEOUT, "the batch took too long");
             let result = timeout_at(deadline, work).await.unwrap_or_else(|_| Err(late()));
-            json!([number, result.unwrap_or_else(|error| error.body())])
+            (number, result)
         }
     });
-    let data: Vec<Value> = results.buffered(at_once).collect().await;
-    json!({"data": data}).to_string().into()
+    let results: Vec<(Value, Result<Value, ApiError>)> = results.buffered(at_once).collect().await;
+    let busy = |(_, result): &(Value, Result<Value, ApiError>)| {
+        result.as_ref().err().filter(|error| error.retry_after().is_some()).cloned()
+    };
+    let all_busy: Option<Vec<ApiError>> = results.iter().map(busy).collect();
+    if let Some(error) = all_busy.and_then(|mut errors| errors.pop()) {
+        return Err(error);
+    }
+    let row = |(number, result): (Value, Result<Value, ApiError>)| {
+        json!([number, result.unwrap_or_else(|error| error.body())])
+    };
+    let data: Vec<Value> = results.into_iter().map(row).collect();
+    Ok(json!({"data": data}).to_string().into())
 }
 
 #[cfg(test)]

@@ -76,6 +76,20 @@ async fn a_full_queue_is_waited_for() {
 }
 
 #[tokio::test]
+async fn a_batch_that_nobody_can_answer_fails_and_may_come_again() {
+    let running = Running::start().await;
+    let rows = json!([[0, "base", "hi"], [1, "base", "hi"]]);
+    *running.fake.full.lock().unwrap() = 12;
+    let response = running.send(batch(PATH, "q-1", &rows)).await;
+    assert!(response.headers().contains_key(header::RETRY_AFTER));
+    let (status, body) = json_of(response).await;
+    assert_eq!((status.as_u16(), &body["error"]["code"]), (429, &json!("rate_limit_exceeded")));
+    let (_, body) = json_of(running.send(batch(PATH, "q-1", &rows)).await).await;
+    assert_eq!(body["data"][1], json!([1, TEXT]));
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn a_batch_that_is_sent_again_is_answered_once() {
     let running = Running::start().await;
     let rows = json!([[0, "base", "hi"], [1, "nobody", "hi"]]);
