@@ -25,6 +25,8 @@ pub(crate) struct App {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) max_body_bytes: usize,
     pub(crate) answer_timeout: Duration,
+    /// How long a function's batch is waited for before it is to be polled.
+    pub(crate) function_patience: Duration,
 }
 
 /// A call that must not take long.

@@ -10,6 +10,12 @@ use crate::error::ApiError;
 #[derive(Debug)]
 pub(crate) struct Fields(Map<String, Value>);
 
+impl From<Map<String, Value>> for Fields {
+    fn from(fields: Map<String, Value>) -> Self {
+        Self(fields)
+    }
+}
+
 impl Fields {
     /// Parses a body, which must be an object.
     pub(crate) fn parse(body: &[u8]) -> Result<Self, ApiError> {

@@ -6,11 +6,12 @@
 //! Snowflake's ingress may also say whose request it is.
 //!
 //! ```text
-//! connections ─► auth ─► routes ─┬─► completions: ask ─► calls of inference ─► reply: JSON, or events
-//!                                ├─► models, adapters: what can be asked for, and more of it
-//!                                ├─► tokens: text as the model reads it
-//!                                ├─► metrics: the engine's numbers, and its own
-//!                                └─► lists: jobs, models, datasets
+//! connections ─► auth, limits ─► routes ─┬─► completions: ask ─► calls of inference ─► reply: JSON, or events
+//!                                        ├─► models, adapters: what can be asked for, and more of it
+//!                                        ├─► tokens: text as the model reads it
+//!                                        ├─► functions: rows of SQL, in batches
+//!                                        ├─► metrics: the engine's numbers, and its own
+//!                                        └─► lists: jobs, models, datasets
 //! ```
 
 mod adapters;
@@ -22,6 +23,9 @@ mod config;
 mod connections;
 mod error;
 mod fields;
+mod functions;
+mod health;
+mod limits;
 mod lists;
 mod metrics;
 mod models;

@@ -1,4 +1,4 @@
-//! The page to chat on, and whether the gateway is there.
+//! The page to chat on.
 
 use axum::{
     Router,
@@ -16,7 +16,7 @@ const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style
                            connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 pub(crate) fn routes() -> Router<App> {
-    Router::new().route("/", get(page)).route("/healthz", get(|| async { "ok\n" }))
+    Router::new().route("/", get(page))
 }
 
 async fn page() -> impl IntoResponse {

@@ -19,6 +19,7 @@ use crate::{
     config::{Config, Options},
     connections,
     error::StartError,
+    limits::Limits,
     routes::router,
 };
 
@@ -71,6 +72,7 @@ impl Gateway {
             metrics: Arc::default(),
             max_body_bytes: options.max_body_bytes,
             answer_timeout: options.answer_timeout,
+            function_patience: options.function_patience,
         };
         let (listener, local_addr) = listen(options.http, "--http").await?;
         let ready = Arc::new(watch::Sender::new(false));
@@ -86,7 +88,7 @@ impl Gateway {
             local_addr,
             health,
             ready,
-            router: router(app, access),
+            router: router(app, access, Limits::new(options.requests_per_minute)),
             max_connections: options.max_connections,
             grace: options.grace,
         })

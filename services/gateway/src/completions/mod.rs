@@ -16,9 +16,12 @@ use axum::{
     routing::post,
 };
 
-use self::{
+#[cfg(test)]
+pub(crate) use self::ask::Input;
+use self::reply::{Reply, Shape};
+pub(crate) use self::{
     ask::Ask,
-    reply::{Reply, Shape},
+    calls::{call, collect},
 };
 use crate::{app::App, body::json_body, error::ApiError, tenant::Tenant};
 

@@ -13,7 +13,13 @@ const OBJECT: &str = r#"{"type":"object"}"#;
 enum Format {
     Text,
     JsonObject,
-    JsonSchema { json_schema: Named },
+    JsonSchema {
+        json_schema: Named,
+    },
+    /// As Cortex's COMPLETE takes it.
+    Json {
+        schema: Value,
+    },
 }
 
 #[derive(Deserialize)]
@@ -34,6 +40,7 @@ pub(crate) fn json_schema(fields: &mut Fields) -> Result<String, ApiError> {
     let format = match fields.take("response_format")? {
         None | Some(Format::Text) => None,
         Some(Format::JsonObject) => Some(OBJECT.to_owned()),
+        Some(Format::Json { schema: given }) => Some(schema("response_format", &given)?),
         Some(Format::JsonSchema { json_schema }) => Some(schema("response_format", &json_schema.schema)?),
     };
     match (guided, format) {

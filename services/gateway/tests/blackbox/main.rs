@@ -7,6 +7,8 @@ mod answers;
 mod choices;
 mod doors;
 mod fake;
+mod finetune;
+mod functions;
 mod metrics;
 mod tenants;
 mod tokens;
@@ -112,6 +114,15 @@ async fn json_of(response: Response<Incoming>) -> (StatusCode, Value) {
 /// No test waits longer than this.
 async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), future).await.unwrap()
+}
+
+/// A batch of a service function, as Snowflake sends it.
+fn batch(path: &str, id: &str, rows: &Value) -> Request<Body> {
+    let mut request = post(path, &json!({"data": rows}));
+    if !id.is_empty() {
+        request.headers_mut().insert("sf-external-function-query-batch-id", id.parse().unwrap());
+    }
+    request
 }
 
 fn question(extra: Value) -> Value {

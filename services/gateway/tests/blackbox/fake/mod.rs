@@ -14,7 +14,7 @@ use firn_kit::{GrpcServer, ServerArgs, status};
 use firn_proto::{
     inference::v1::{self as pb, inference_service_server::InferenceServiceServer},
     registry::v1::registry_service_server::RegistryServiceServer,
-    trainer::v1::trainer_service_server::TrainerServiceServer,
+    trainer::v1::{CreateJobRequest, trainer_service_server::TrainerServiceServer},
 };
 use futures_util::{Stream, StreamExt as _};
 use tokio::sync::{mpsc, oneshot};
@@ -32,6 +32,11 @@ pub(crate) struct Fake {
     pub(crate) asked: Arc<Mutex<Vec<pb::ChatRequest>>>,
     pub(crate) generated: Arc<Mutex<Vec<pb::GenerateRequest>>>,
     pub(crate) loaded: Arc<Mutex<Vec<String>>>,
+    pub(crate) created: Arc<Mutex<Vec<CreateJobRequest>>>,
+    /// Answers that are open, and the most that were at once.
+    pub(crate) open: Arc<Mutex<(usize, usize)>>,
+    /// So many requests find the queue full.
+    pub(crate) full: Arc<Mutex<usize>>,
     pub(crate) tokenized: Arc<Mutex<Vec<pb::TokenizeRequest>>>,
     next: Arc<Mutex<VecDeque<Script>>>,
 }
@@ -76,12 +81,38 @@ impl Fake {
         (sender, gone)
     }
 
+    /// An answer that takes its time.
+    fn slow(&self) -> Response<Pieces> {
+        let open = Arc::clone(&self.open);
+        {
+            let mut counts = open.lock().unwrap();
+            counts.0 += 1;
+            counts.1 = counts.1.max(counts.0);
+        }
+        let pieces = futures_util::stream::once(async {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            Ok(delta("slow"))
+        });
+        let end = futures_util::stream::once(async move {
+            open.lock().unwrap().0 -= 1;
+            Ok(finish(pb::FinishReason::Stop))
+        });
+        Response::new(Box::pin(pieces.chain(end)))
+    }
+
     fn answer(&self, model: &str, sampling: Option<&pb::Sampling>) -> Result<Response<Pieces>, Status> {
         let retry = std::time::Duration::from_secs(2);
+        let full = std::mem::take(&mut *self.full.lock().unwrap());
+        if full > 0 {
+            *self.full.lock().unwrap() = full - 1;
+            let soon = std::time::Duration::from_millis(10);
+            return Err(status::resource_exhausted(DOMAIN, "QUEUE_FULL", "full", soon));
+        }
         match model {
             "full" => return Err(status::resource_exhausted(DOMAIN, "QUEUE_FULL", "full", retry)),
             "wrong" => return Err(status::invalid_argument(DOMAIN, "sampling.temperature", "must be from 0")),
             "loading" => return Err(status::unavailable(DOMAIN, "LOADING", "wait", retry)),
+            "slow" => return Ok(self.slow()),
             "base" | "" | "offers@best" => {}
             other => return Err(not_found(other)),
         }
