@@ -96,8 +96,7 @@ impl<'a> Answer<'a> {
     }
 
     fn details(&self, token: &Token) -> Option<TokenLogprobs> {
-        let candidate =
-            |id: u32, logprob: f32| Candidate { id, token: self.tokenizer.token_bytes(id), logprob };
+        let candidate = |id: u32, logprob: f32| Candidate { id, token: self.tokenizer.token_bytes(id), logprob };
         let chosen = Some(candidate(token.id, token.logprob?));
         Some(TokenLogprobs { chosen, top: token.top.iter().map(|(id, logprob)| candidate(*id, *logprob)).collect() })
     }
@@ -155,8 +154,10 @@ mod tests {
         let mut ids = tokenizer.encode("half 🚀", false).unwrap();
         ids.pop();
         let mut answer = Answer::new(&tokenizer, vec!["never".to_owned()]);
-        let mut deltas: Vec<Delta> =
-            ids.iter().filter_map(|id| answer.push(Token { id: *id, logprob: None, top: vec![], complete: false }).unwrap().0).collect();
+        let mut deltas: Vec<Delta> = ids
+            .iter()
+            .filter_map(|id| answer.push(Token { id: *id, logprob: None, top: vec![], complete: false }).unwrap().0)
+            .collect();
         assert!(deltas.iter().all(|delta| !delta.text.contains('\u{FFFD}')));
         deltas.extend(answer.finish().unwrap().0);
         assert_eq!(deltas.iter().flat_map(|delta| delta.ids.clone()).collect::<Vec<_>>(), ids);

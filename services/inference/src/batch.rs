@@ -140,7 +140,8 @@ impl Batch {
             }
             let youngest = |open: &&Open| (!open.has_room(), open.born);
             let victim = self.open.iter().filter(|open| open.born != born).max_by_key(youngest);
-            let victim = victim.filter(|victim| !victim.has_room() || victim.born > born).map_or(born, |open| open.born);
+            let victim =
+                victim.filter(|victim| !victim.has_room() || victim.born > born).map_or(born, |open| open.born);
             self.preempt(victim);
             if victim == born {
                 return false;
@@ -163,9 +164,7 @@ impl Batch {
         let mut left = self.limits.step_tokens.saturating_sub(reading);
         while self.open.len() < self.limits.sequences && left > 0 {
             let Some(next) = self.waiting.pop() else { break };
-            let Some(open) = self.begin(next, scored, &mut left) else {
-                if left == 0 { break } else { continue }
-            };
+            let Some(open) = self.begin(next, scored, &mut left) else { if left == 0 { break } else { continue } };
             let mut open = match open {
                 Ok(open) => open,
                 Err(next) => {
@@ -239,15 +238,7 @@ impl Batch {
         // The channel is empty: this fails only if the reader has left, which the next step sees.
         let _ = events.try_send(Event::Begun { cached });
         self.born += 1;
-        Some(Open {
-            born: self.born,
-            sequence,
-            adapter,
-            left: max_tokens.max(1),
-            ends,
-            events,
-            paused_since: None,
-        })
+        Some(Open { born: self.born, sequence, adapter, left: max_tokens.max(1), ends, events, paused_since: None })
     }
 
     fn score(&self, scoring: Scoring) {
@@ -299,8 +290,11 @@ impl Batch {
     async fn wait(&mut self) -> bool {
         let Self { jobs, open, waiting, stop, .. } = self;
         // A reader that leaves ends this wait, too.
-        let mut rooms: FuturesUnordered<_> =
-            open.iter().chain(waiting.again()).map(|open| async { drop(open.events.reserve_many(ROOM).await) }).collect();
+        let mut rooms: FuturesUnordered<_> = open
+            .iter()
+            .chain(waiting.again())
+            .map(|open| async { drop(open.events.reserve_many(ROOM).await) })
+            .collect();
         let paused = !rooms.is_empty();
         let job = tokio::select! {
             () = stop.cancelled() => return false,

@@ -65,7 +65,9 @@ pub(crate) struct Scoring {
 #[derive(Debug)]
 pub(crate) enum Event {
     /// It has a place in the batch; so many tokens of its prompt were computed before.
-    Begun { cached: usize },
+    Begun {
+        cached: usize,
+    },
     Token(Token),
     Last(Option<Token>, End),
     Failed(Failure),

@@ -83,10 +83,9 @@ pub(crate) fn wishes(sampling: Option<pb::Sampling>) -> Result<Wishes, FieldErro
     if !(0.0..=1.0).contains(&min_p) {
         return Err(FieldError::new("sampling.min_p", "must be from 0 to 1"));
     }
-    for (field, penalty) in [
-        ("sampling.presence_penalty", given.presence_penalty),
-        ("sampling.frequency_penalty", given.frequency_penalty),
-    ] {
+    for (field, penalty) in
+        [("sampling.presence_penalty", given.presence_penalty), ("sampling.frequency_penalty", given.frequency_penalty)]
+    {
         if !(-LARGEST_PENALTY..=LARGEST_PENALTY).contains(&penalty) {
             return Err(FieldError::new(field, format!("must be from -{LARGEST_PENALTY} to {LARGEST_PENALTY}")));
         }

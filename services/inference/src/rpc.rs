@@ -6,7 +6,7 @@ use firn_proto::inference::v1::{
 use tonic::{Request, Response, Status};
 
 use crate::{
-    error::{AnswerError, AdapterCallError},
+    error::{AdapterCallError, AnswerError},
     models::{BASE, Served},
     reading::Pieces,
     request::{FieldError, messages},

@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     aliases::Watcher,
     base::Base,
-    config::{Config, Options},
     batch::Limits,
+    config::{Config, Options},
     engine::{EngineError, State, Worker, engine},
     error::{RunError, StartError},
     loader::Loader,

@@ -98,8 +98,7 @@ impl Serving {
         };
         let ends = if ignore_eos { Vec::new() } else { self.base.tokenizer.eos_ids().to_vec() };
         let adapter = served.map(|served| served.adapter);
-        let generation =
-            Generation { ids, adapter, sampling, constraint, logprobs, max_tokens, ends, events: sender };
+        let generation = Generation { ids, adapter, sampling, constraint, logprobs, max_tokens, ends, events: sender };
         self.engine.submit(place, tenant, Job::Generate(Box::new(generation)))?;
         Ok(Reader { base: Arc::clone(&self.base), events, stops: stop, started, finish })
     }

@@ -5,8 +5,8 @@ use std::pin::Pin;
 use firn_kit::page::page;
 use firn_proto::trainer::v1::{
     CancelJobRequest, CreateJobRequest, GetJobRequest, Job, JobEvent, JobPlan, ListCheckpointsRequest,
-    ListCheckpointsResponse, ListJobsRequest, ListJobsResponse,
-    PauseJobRequest, PlanJobRequest, ResumeJobRequest, WatchJobRequest, trainer_service_server::TrainerService,
+    ListCheckpointsResponse, ListJobsRequest, ListJobsResponse, PauseJobRequest, PlanJobRequest, ResumeJobRequest,
+    WatchJobRequest, trainer_service_server::TrainerService,
 };
 use futures_util::Stream;
 use tonic::{Request, Response, Status};

@@ -323,7 +323,15 @@ mod tests {
 
     fn settings(budget_seconds: f64, measure: Measure) -> Settings {
         let schedule = Schedule { peak: 1.0, kind: SchedulerKind::Linear, warmup_ratio: 0.0 };
-        Settings { schedule, preference: None, budget_seconds, checkpoint_steps: 50, measure, scratch: PathBuf::new(), base: String::new() }
+        Settings {
+            schedule,
+            preference: None,
+            budget_seconds,
+            checkpoint_steps: 50,
+            measure,
+            scratch: PathBuf::new(),
+            base: String::new(),
+        }
     }
 
     #[test]

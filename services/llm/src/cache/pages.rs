@@ -73,7 +73,15 @@ pub(crate) struct Pages {
 impl Pages {
     pub(crate) fn new(limit: usize) -> Self {
         let limit = limit.min(Page::MAX as usize);
-        Self { limit, slots: Vec::new(), free: Vec::new(), known: HashMap::new(), idle: 0, leaves: BTreeSet::new(), clock: 0 }
+        Self {
+            limit,
+            slots: Vec::new(),
+            free: Vec::new(),
+            known: HashMap::new(),
+            idle: 0,
+            leaves: BTreeSet::new(),
+            clock: 0,
+        }
     }
 
     pub(crate) fn usage(&self) -> CacheUse {

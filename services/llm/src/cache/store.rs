@@ -7,8 +7,6 @@ use crate::device::{BurnDevice, Device};
 use crate::ops::attention::{self, Heads};
 use crate::ops::{paged, tensor, view};
 
-/// Query rows from which on a sequence's pages are joined and multiplied: below, they are read where they lie.
-const JOIN_ROWS: usize = 8;
 /// Pages that a device's store begins with; it doubles when they are full.
 const FIRST_PAGES: usize = 64;
 
@@ -83,23 +81,18 @@ impl Store {
         let rows = q.dims()[0];
         let length = table.len() + rows;
         match &self.layers {
-            Layers::Host(layers) if rows < JOIN_ROWS => {
+            // However many rows come at once, each is computed alike: an answer does not depend on what it shares a step with.
+            Layers::Host(layers) => {
                 let [keys, values] = &layers[layer];
                 let (keys, values) = (own(keys, table), own(values, table));
                 let Some(queries) = view(&q) else { unreachable!("the device is the host") };
                 let out = paged::attend(queries.slice(), &keys, &values, length, heads);
                 tensor(out, q.dims(), &q.device())
             }
-            Layers::Host(layers) => {
-                let [k, v] = layers[layer].each_ref().map(|pages| {
-                    let mut joined = own(pages, table).concat();
-                    joined.truncate(length * self.width);
-                    tensor(joined, [length, self.width], &q.device())
-                });
-                attention::attend(q, k, v, heads)
-            }
             Layers::Device(layers, device) => {
-                let rows = (0..length).map(|at| i64::from(table.pages()[at / PAGE_TOKENS]) * PAGE_TOKENS as i64 + (at % PAGE_TOKENS) as i64);
+                let rows = (0..length).map(|at| {
+                    i64::from(table.pages()[at / PAGE_TOKENS]) * PAGE_TOKENS as i64 + (at % PAGE_TOKENS) as i64
+                });
                 let rows = Tensor::<1, Int>::from_data(TensorData::new(rows.collect::<Vec<_>>(), [length]), device);
                 let [k, v] = layers[layer].clone().map(|whole| whole.select(0, rows.clone()));
                 attention::attend(q, k, v, heads)

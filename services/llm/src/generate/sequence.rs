@@ -6,6 +6,7 @@ use super::constraint::Constraint;
 use super::sampling::{Chooser, Sampling, log_probabilities};
 use crate::cache::{KvCache, PageTable};
 use crate::model::{Adapter, Decoder, ModelError, Run};
+use crate::ops::product::product;
 use crate::ops::to_vec;
 
 /// One answer in the making.
@@ -132,7 +133,7 @@ pub fn step(model: &Decoder, cache: &mut KvCache, parts: &mut [Part<'_>]) -> Res
         Vec::new()
     } else {
         let chosen = Tensor::<1, Int>::from_data(TensorData::new(chosen, [count]), &model.device.burn);
-        to_vec(hidden.select(0, chosen).matmul(model.head_weight().clone().transpose()))
+        to_vec(product(&hidden.select(0, chosen), model.head_weight()))
     };
     let mut logits = logits.chunks_exact(model.config().vocab);
     let stepped = parts.iter_mut().zip(last).map(|(part, last)| match last.and_then(|_| logits.next()) {

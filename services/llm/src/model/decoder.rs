@@ -11,6 +11,7 @@ use crate::cache::{KvCache, PageTable};
 use crate::config::{ConfigError, ModelConfig, Module, Norm};
 use crate::device::Device;
 use crate::ops::attention::{Documents, Heads};
+use crate::ops::product::product;
 use crate::ops::rope::RopeTable;
 use crate::ops::{cross_entropy, norm, to_vec};
 use crate::weights::{self, NamedTensor, StoredType, WeightsError};
@@ -240,7 +241,7 @@ impl Decoder {
             let heads = self.heads(index);
             let adapters: Vec<_> = runs.iter().map(|run| run.adapter).collect();
             let linear = |module: Module, x: &Tensor<2>| {
-                add_adapters(layer.linears[module.index()].apply(x), x, &adapters, &spans, index, module)
+                add_adapters(layer.linears[module.index()].serve(x), x, &adapters, &spans, index, module)
             };
             let attend = |q: &Tensor<2>, k: &Tensor<2>, v: &Tensor<2>| {
                 let outputs = runs.iter().zip(&spans).map(|(run, span)| {
@@ -272,7 +273,7 @@ impl Decoder {
     /// An id is unknown, or there are too many.
     pub fn logits(&self, ids: &[u32], adapter: Option<&Adapter>) -> Result<Vec<f32>, ModelError> {
         let hidden = self.hidden_alone(ids, adapter)?;
-        Ok(to_vec(hidden.matmul(self.head_weight().clone().transpose())))
+        Ok(to_vec(product(&hidden, self.head_weight())))
     }
 
     /// Log-probability of each id but the first, given those before it, nats.
@@ -297,7 +298,7 @@ impl Decoder {
         let Some(score) = adapter.score().filter(|_| !ids.is_empty()) else { return Ok(None) };
         let hidden = self.hidden_alone(ids, Some(adapter))?;
         let last = hidden.slice([ids.len() - 1..ids.len()]);
-        Ok(to_vec(last.matmul(score.clone().transpose())).first().copied())
+        Ok(to_vec(product(&last, score)).first().copied())
     }
 }
 
@@ -324,9 +325,9 @@ fn add_adapters(
         if let Some(pair) = adapter.and_then(|adapter| adapter.pair(layer, module)) {
             let span = spans[start].start..spans[end - 1].end;
             if span == (0..rows) {
-                return y + pair.delta(x).0;
+                return y + pair.serve(x);
             }
-            let sum = y.clone().slice([span.clone()]) + pair.delta(&x.clone().slice([span.clone()])).0;
+            let sum = y.clone().slice([span.clone()]) + pair.serve(&x.clone().slice([span.clone()]));
             y = y.slice_assign([span, 0..width], sum);
         }
         start = end;

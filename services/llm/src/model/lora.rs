@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::config::{ModelConfig, Module};
 use crate::device::Device;
 use crate::files;
+use crate::ops::product::product;
 use crate::ops::{tensor, to_vec};
 use crate::random::normal;
 use crate::weights::{self, NamedTensor, StoredType, Weights, WeightsError};
@@ -121,6 +122,11 @@ impl LoraPair {
     pub(crate) fn delta(&self, x: &Tensor<2>) -> (Tensor<2>, Tensor<2>) {
         let inner = x.clone().matmul(self.a.clone().transpose());
         (inner.clone().matmul(self.b.clone().transpose()) * self.scale, inner)
+    }
+
+    /// `s·(x·Aᵀ)·Bᵀ`, with the same bits for a row whatever rows come with it: for serving.
+    pub(crate) fn serve(&self, x: &Tensor<2>) -> Tensor<2> {
+        product(&product(x, &self.a), &self.b) * self.scale
     }
 }
 

@@ -2,48 +2,57 @@
 //!
 //! The plain definition is [`super::attention::attend`] over the joined pages.
 
+use rayon::prelude::*;
+
 use super::attention::Heads;
 use crate::cache::PAGE_TOKENS;
+
+/// Products of a row with a key from which on rows are spread over the cores: below, waking them costs more.
+const SPREAD: usize = 1 << 16;
 
 /// Attention of the last rows of a sequence of `length` tokens. `queries` are their rows `[rows, kv·group·dim]`; each page
 /// holds rows `[PAGE_TOKENS, kv·dim]`. Gives `[rows, kv·group·dim]`.
 pub(crate) fn attend(queries: &[f32], keys: &[&[f32]], values: &[&[f32]], length: usize, heads: Heads) -> Vec<f32> {
-    let Heads { kv, group, dim, scale, window } = heads;
-    let (width, key_width) = (kv * group * dim, kv * dim);
+    let width = heads.kv * heads.group * heads.dim;
     let rows = queries.len() / width;
     let mut out = vec![0.0; queries.len()];
-    let mut scores = vec![0.0; length];
-    for row in 0..rows {
-        let end = length - rows + row + 1;
-        let begin = window.map_or(0, |window| end.saturating_sub(window));
-        for head in 0..kv * group {
-            let at = row * width + head * dim;
-            let query = &queries[at..at + dim];
-            let column = head / group * dim;
-            let place = |token: usize| token % PAGE_TOKENS * key_width + column;
-            let mut top = f32::NEG_INFINITY;
-            for token in begin..end {
-                let key = &keys[token / PAGE_TOKENS][place(token)..][..dim];
-                let score = dot(query, key);
-                scores[token] = score;
-                top = top.max(score);
-            }
-            let mut sum = 0.0;
-            for score in &mut scores[begin..end] {
-                *score = ((*score - top) * scale).exp();
-                sum += *score;
-            }
-            let out = &mut out[at..at + dim];
-            for token in begin..end {
-                let weight = scores[token];
-                let value = &values[token / PAGE_TOKENS][place(token)..][..dim];
-                out.iter_mut().zip(value).for_each(|(out, value)| *out += weight * value);
-            }
-            let norm = 1.0 / sum;
-            out.iter_mut().for_each(|out| *out *= norm);
-        }
+    let row = |(index, (out, query)): (usize, (&mut [f32], &[f32]))| {
+        attend_row(query, keys, values, length - rows + index + 1, heads, out);
+    };
+    if rows > 1 && rows * length * heads.kv * heads.group >= SPREAD {
+        out.par_chunks_exact_mut(width).zip(queries.par_chunks_exact(width)).enumerate().for_each(row);
+    } else {
+        out.chunks_exact_mut(width).zip(queries.chunks_exact(width)).enumerate().for_each(row);
     }
     out
+}
+
+/// Attention of one row to the first `end` tokens, or to those of them that its window holds.
+fn attend_row(query: &[f32], keys: &[&[f32]], values: &[&[f32]], end: usize, heads: Heads, out: &mut [f32]) {
+    let Heads { kv, group, dim, scale, window } = heads;
+    let begin = window.map_or(0, |window| end.saturating_sub(window));
+    let mut scores = vec![0.0; end - begin];
+    for head in 0..kv * group {
+        let query = &query[head * dim..][..dim];
+        let out = &mut out[head * dim..][..dim];
+        let at = |token: usize| token % PAGE_TOKENS * kv * dim + head / group * dim;
+        let mut top = f32::NEG_INFINITY;
+        for (token, score) in (begin..end).zip(&mut scores) {
+            *score = dot(query, &keys[token / PAGE_TOKENS][at(token)..][..dim]);
+            top = top.max(*score);
+        }
+        let mut sum = 0.0;
+        for score in &mut scores {
+            *score = ((*score - top) * scale).exp();
+            sum += *score;
+        }
+        for (token, weight) in (begin..end).zip(&scores) {
+            let value = &values[token / PAGE_TOKENS][at(token)..][..dim];
+            out.iter_mut().zip(value).for_each(|(out, value)| *out += weight * value);
+        }
+        let norm = 1.0 / sum;
+        out.iter_mut().for_each(|out| *out *= norm);
+    }
 }
 
 /// Scalar product in eight lanes, which the compiler turns into vector instructions.

@@ -58,7 +58,8 @@ fn greedy_answers_agree_alone_and_in_a_mixed_batch_of_sixteen() {
     for reference in Reference::all() {
         let (family, model) = (reference.family, &reference.model);
         let expected = reference.ids("greedy");
-        let adapters = ["adapter_init", "adapter_final", "adapter_dpo", "adapter_final"].map(|name| reference.adapter(name));
+        let adapters =
+            ["adapter_init", "adapter_final", "adapter_dpo", "adapter_final"].map(|name| reference.adapter(name));
         let texts = reference.ids("input_ids");
         // The two prompts whose answers are known, among fourteen others of other lengths and adapters.
         let mut wishes: Vec<Wish<'_>> = (0..16)
@@ -99,7 +100,8 @@ fn log_probabilities_are_those_of_the_whole_text() {
         let adapter = reference.adapter("adapter_final");
         let prompt = reference.ids("input_ids")[0][..9].to_vec();
         let sampling = Sampling { seed: 4, ..Sampling::default() };
-        let wishes = [None, Some(&adapter)].map(|adapter| Wish { prompt: prompt.clone(), adapter, sampling: sampling.clone() });
+        let wishes =
+            [None, Some(&adapter)].map(|adapter| Wish { prompt: prompt.clone(), adapter, sampling: sampling.clone() });
         let answers = answer(model, &mut KvCache::new(model, 256), &wishes, 4, 24);
         for (wish, answer) in wishes.iter().zip(&answers) {
             let whole: Vec<u32> = prompt.iter().copied().chain(ids(answer)).collect();
@@ -171,7 +173,9 @@ fn an_answer_keeps_to_its_schema() {
         let mut answer = Vec::new();
         for _ in 0..120 {
             let part = Part { sequence: &mut sequence, adapter: None, tokens: usize::MAX };
-            let Stepped::Chose(token) = step(&model, &mut cache, &mut [part]).expect("step").remove(0) else { panic!() };
+            let Stepped::Chose(token) = step(&model, &mut cache, &mut [part]).expect("step").remove(0) else {
+                panic!()
+            };
             if !tokenizer.eos_ids().contains(&token.id) {
                 answer.push(token.id);
             }
@@ -190,5 +194,28 @@ fn an_answer_keeps_to_its_schema() {
     for (schema, part) in [("{", "not JSON"), (r#"{"type":"nothing"}"#, "can't be followed")] {
         let error = grammars.json_schema(schema).expect_err("no schema").to_string();
         assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn neighbours_chunks_and_reused_pages_do_not_change_a_bit() {
+    // The family with every kind of state: two windows, two rotary tables.
+    for family in ["llama", "gemma3"] {
+        let reference = Reference::new(family);
+        let (model, adapter) = (&reference.model, reference.adapter("adapter_final"));
+        let texts = reference.ids("input_ids");
+        let wish = |i: usize| Wish {
+            prompt: texts[i % 2][..5 + i].to_vec(),
+            adapter: i.is_multiple_of(3).then_some(&adapter),
+            sampling: Sampling { seed: i as u64, temperature: 0.9, top_p: 0.95, ..Sampling::default() },
+        };
+        let wishes: Vec<Wish<'_>> = (0..16).map(wish).collect();
+        let together = answer(model, &mut KvCache::new(model, 1_024), &wishes, usize::MAX, 25);
+        let mut warm = KvCache::new(model, 1_024);
+        assert_eq!(answer(model, &mut warm, &wishes, 3, 25), together, "{family}, in chunks");
+        for (wish, together) in wishes.iter().zip(&together) {
+            let alone = answer(model, &mut warm, std::slice::from_ref(wish), usize::MAX, 25);
+            assert_eq!(&alone[0], together, "{family}: every token and every bit of its probability");
+        }
     }
 }
