@@ -1,11 +1,14 @@
 //! Rows of keys and values, page by page.
 
+use std::ops::Range;
+
 use burn::tensor::{Int, Tensor, TensorData};
 
 use super::{PAGE_TOKENS, PageTable};
 use crate::device::{BurnDevice, Device};
 use crate::ops::attention::{self, Heads};
-use crate::ops::{paged, tensor, view};
+use crate::ops::paged::{self, Row};
+use crate::ops::{tensor, view};
 
 /// Pages that a device's store begins with; it doubles when they are full.
 const FIRST_PAGES: usize = 64;
@@ -36,69 +39,88 @@ impl Store {
         Self { width, layers }
     }
 
-    /// Writes a layer's new rows of a sequence after those that it has; their pages are reserved.
-    pub(crate) fn write(&mut self, layer: usize, table: &PageTable, rows: [&Tensor<2>; 2]) {
+    /// Writes the new keys and values of several sequences after those that they have, and gives the attention of their new
+    /// queries to all of their own. Rows of a sequence are those of its span; pages for them are reserved.
+    pub(crate) fn attend(
+        &mut self,
+        layer: usize,
+        sequences: &[(&PageTable, Range<usize>)],
+        [q, k, v]: [&Tensor<2>; 3],
+        heads: Heads,
+    ) -> Tensor<2> {
         let width = self.width;
-        let count = rows[0].dims()[0];
-        for (which, rows) in rows.into_iter().enumerate() {
-            match &mut self.layers {
-                Layers::Host(layers) => {
-                    let Some(values) = view(rows) else { unreachable!("the device is the host") };
-                    for (at, row) in (table.len()..).zip(values.slice().chunks_exact(width)) {
-                        let page = table.pages()[at / PAGE_TOKENS] as usize;
-                        let pages = &mut layers[layer][which];
-                        if pages.len() <= page {
-                            pages.resize_with(page + 1, Vec::new);
-                        }
-                        let page = &mut pages[page];
-                        if page.is_empty() {
-                            page.resize(PAGE_TOKENS * width, 0.0);
-                        }
-                        page[at % PAGE_TOKENS * width..][..width].copy_from_slice(row);
-                    }
-                }
-                Layers::Device(layers, device) => {
-                    let slot = &mut layers[layer][which];
-                    let mut whole = grown(slot, table, width, device);
-                    // Rows of one page lie side by side.
-                    let mut done = 0;
-                    while done < count {
-                        let at = table.len() + done;
-                        let rest = (PAGE_TOKENS - at % PAGE_TOKENS).min(count - done);
-                        let start = table.pages()[at / PAGE_TOKENS] as usize * PAGE_TOKENS + at % PAGE_TOKENS;
-                        let part = rows.clone().slice([done..done + rest]);
-                        whole = whole.slice_assign([start..start + rest, 0..width], part);
-                        done += rest;
-                    }
-                    *slot = whole;
-                }
-            }
-        }
-    }
-
-    /// Attention of a sequence's new rows `q`, whose keys and values are written, to all of its rows.
-    pub(crate) fn attend(&self, layer: usize, table: &PageTable, q: Tensor<2>, heads: Heads) -> Tensor<2> {
-        let rows = q.dims()[0];
-        let length = table.len() + rows;
-        match &self.layers {
-            // However many rows come at once, each is computed alike: an answer does not depend on what it shares a step with.
+        match &mut self.layers {
             Layers::Host(layers) => {
-                let [keys, values] = &layers[layer];
-                let (keys, values) = (own(keys, table), own(values, table));
-                let Some(queries) = view(&q) else { unreachable!("the device is the host") };
-                let out = paged::attend(queries.slice(), &keys, &values, length, heads);
-                tensor(out, q.dims(), &q.device())
+                let (shape, device) = (q.dims(), q.device());
+                let (Some(q), Some(k), Some(v)) = (view(q), view(k), view(v)) else {
+                    unreachable!("the device is the host")
+                };
+                let [keys, values] = &mut layers[layer];
+                for (table, span) in sequences {
+                    write_pages(keys, table, &k.slice()[span.start * width..span.end * width], width);
+                    write_pages(values, table, &v.slice()[span.start * width..span.end * width], width);
+                }
+                let pages: Vec<_> = sequences.iter().map(|(table, _)| (own(keys, table), own(values, table))).collect();
+                let rows = sequences.iter().zip(&pages).flat_map(|((table, span), (keys, values))| {
+                    (table.len() + 1..=table.len() + span.len()).map(|end| Row { keys, values, end })
+                });
+                let out = paged::attend(q.slice(), &rows.collect::<Vec<_>>(), heads);
+                tensor(out, shape, &device)
             }
             Layers::Device(layers, device) => {
-                let rows = (0..length).map(|at| {
-                    i64::from(table.pages()[at / PAGE_TOKENS]) * PAGE_TOKENS as i64 + (at % PAGE_TOKENS) as i64
+                let outputs = sequences.iter().map(|(table, span)| {
+                    let rows = |t: &Tensor<2>| t.clone().slice([span.clone()]);
+                    for (slot, rows) in layers[layer].iter_mut().zip([rows(k), rows(v)]) {
+                        write_rows(slot, table, rows, width, device);
+                    }
+                    let places = places(table, table.len() + span.len());
+                    let count = places.len();
+                    let places = Tensor::<1, Int>::from_data(TensorData::new(places, [count]), &*device);
+                    let [k, v] = layers[layer].clone().map(|whole| whole.select(0, places.clone()));
+                    attention::attend(rows(q), k, v, heads)
                 });
-                let rows = Tensor::<1, Int>::from_data(TensorData::new(rows.collect::<Vec<_>>(), [length]), device);
-                let [k, v] = layers[layer].clone().map(|whole| whole.select(0, rows.clone()));
-                attention::attend(q, k, v, heads)
+                Tensor::cat(outputs.collect(), 0)
             }
         }
     }
+}
+
+/// Writes rows of a sequence on the host.
+fn write_pages(pages: &mut Vec<Vec<f32>>, table: &PageTable, rows: &[f32], width: usize) {
+    for (at, row) in (table.len()..).zip(rows.chunks_exact(width)) {
+        let page = table.pages()[at / PAGE_TOKENS] as usize;
+        if pages.len() <= page {
+            pages.resize_with(page + 1, Vec::new);
+        }
+        let page = &mut pages[page];
+        if page.is_empty() {
+            page.resize(PAGE_TOKENS * width, 0.0);
+        }
+        page[at % PAGE_TOKENS * width..][..width].copy_from_slice(row);
+    }
+}
+
+/// Writes rows of a sequence on a device.
+fn write_rows(slot: &mut Tensor<2>, table: &PageTable, rows: Tensor<2>, width: usize, device: &BurnDevice) {
+    let mut whole = grown(slot, table, width, device);
+    let count = rows.dims()[0];
+    // Rows of one page lie side by side.
+    let mut done = 0;
+    while done < count {
+        let at = table.len() + done;
+        let rest = (PAGE_TOKENS - at % PAGE_TOKENS).min(count - done);
+        let start = table.pages()[at / PAGE_TOKENS] as usize * PAGE_TOKENS + at % PAGE_TOKENS;
+        let part = rows.clone().slice([done..done + rest]);
+        whole = whole.slice_assign([start..start + rest, 0..width], part);
+        done += rest;
+    }
+    *slot = whole;
+}
+
+/// Rows of a device's store that hold a sequence's first tokens.
+fn places(table: &PageTable, length: usize) -> Vec<i64> {
+    let place = |at: usize| i64::from(table.pages()[at / PAGE_TOKENS]) * PAGE_TOKENS as i64 + (at % PAGE_TOKENS) as i64;
+    (0..length).map(place).collect()
 }
 
 /// A table's pages, in order.

@@ -244,12 +244,9 @@ impl Decoder {
                 add_adapters(layer.linears[module.index()].serve(x), x, &adapters, &spans, index, module)
             };
             let attend = |q: &Tensor<2>, k: &Tensor<2>, v: &Tensor<2>| {
-                let outputs = runs.iter().zip(&spans).map(|(run, span)| {
-                    let rows = |t: &Tensor<2>| t.clone().slice([span.clone()]);
-                    store.write(index, run.table, [&rows(k), &rows(v)]);
-                    store.attend(index, run.table, rows(q), heads)
-                });
-                Tensor::cat(outputs.collect(), 0)
+                let sequences: Vec<_> =
+                    runs.iter().zip(&spans).map(|(run, span)| (&*run.table, span.clone())).collect();
+                store.attend(index, &sequences, [q, k, v], heads)
             };
             x = self.block(index, x, &positions, linear, attend).0;
         }

@@ -7,28 +7,35 @@ use rayon::prelude::*;
 use super::attention::Heads;
 use crate::cache::PAGE_TOKENS;
 
-/// Products of a row with a key from which on rows are spread over the cores: below, waking them costs more.
+/// Products of rows with keys from which on rows are spread over the cores: below, waking them costs more.
 const SPREAD: usize = 1 << 16;
 
-/// Attention of the last rows of a sequence of `length` tokens. `queries` are their rows `[rows, kv·group·dim]`; each page
-/// holds rows `[PAGE_TOKENS, kv·dim]`. Gives `[rows, kv·group·dim]`.
-pub(crate) fn attend(queries: &[f32], keys: &[&[f32]], values: &[&[f32]], length: usize, heads: Heads) -> Vec<f32> {
+/// Where a query row looks: at the first `end` tokens of its sequence, or at those of them that its window holds. Each page
+/// holds rows `[PAGE_TOKENS, kv·dim]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Row<'a> {
+    pub(crate) keys: &'a [&'a [f32]],
+    pub(crate) values: &'a [&'a [f32]],
+    pub(crate) end: usize,
+}
+
+/// Attention of query rows `[rows, kv·group·dim]` of whatever sequences. A row's result does not depend on the others.
+pub(crate) fn attend(queries: &[f32], rows: &[Row<'_>], heads: Heads) -> Vec<f32> {
     let width = heads.kv * heads.group * heads.dim;
-    let rows = queries.len() / width;
     let mut out = vec![0.0; queries.len()];
-    let row = |(index, (out, query)): (usize, (&mut [f32], &[f32]))| {
-        attend_row(query, keys, values, length - rows + index + 1, heads, out);
-    };
-    if rows > 1 && rows * length * heads.kv * heads.group >= SPREAD {
-        out.par_chunks_exact_mut(width).zip(queries.par_chunks_exact(width)).enumerate().for_each(row);
+    let products: usize = rows.iter().map(|row| row.end * heads.kv * heads.group).sum();
+    if rows.len() > 1 && products >= SPREAD {
+        let parts = out.par_chunks_exact_mut(width).zip(queries.par_chunks_exact(width)).zip(rows);
+        parts.for_each(|((out, query), row)| attend_row(query, row, heads, out));
     } else {
-        out.chunks_exact_mut(width).zip(queries.chunks_exact(width)).enumerate().for_each(row);
+        let parts = out.chunks_exact_mut(width).zip(queries.chunks_exact(width)).zip(rows);
+        parts.for_each(|((out, query), row)| attend_row(query, row, heads, out));
     }
     out
 }
 
-/// Attention of one row to the first `end` tokens, or to those of them that its window holds.
-fn attend_row(query: &[f32], keys: &[&[f32]], values: &[&[f32]], end: usize, heads: Heads, out: &mut [f32]) {
+fn attend_row(query: &[f32], row: &Row<'_>, heads: Heads, out: &mut [f32]) {
+    let Row { keys, values, end } = *row;
     let Heads { kv, group, dim, scale, window } = heads;
     let begin = window.map_or(0, |window| end.saturating_sub(window));
     let mut scores = vec![0.0; end - begin];
@@ -97,7 +104,8 @@ mod tests {
             let (k_pages, v_pages) = (pages(&k), pages(&v));
             let [k_pages, v_pages] =
                 [&k_pages, &v_pages].map(|rows| rows.chunks_exact(PAGE_TOKENS * kv * dim).collect::<Vec<_>>());
-            let got = attend(&q, &k_pages, &v_pages, length, heads);
+            let seen = (length - rows + 1..=length).map(|end| Row { keys: &k_pages, values: &v_pages, end });
+            let got = attend(&q, &seen.collect::<Vec<_>>(), heads);
             let of = |values: Vec<f32>, rows: usize, width: usize| tensor(values, [rows, width], &device.burn);
             let expected = attention::attend(
                 of(q, rows, kv * group * dim),

@@ -73,29 +73,42 @@ fn rows_product(xs: &[f32], ws: &[f32], width: usize, n: usize, columns: &mut [f
 /// Dot products of every row of `x` with every row of `w`: lane by lane, then the lanes, then the rest.
 #[inline(always)]
 fn tile<const I: usize, const J: usize>(x: [&[f32]; I], w: [&[f32]; J]) -> [[f32; J]; I] {
-    let chunks_x = x.map(|row| row.as_chunks::<LANES>());
-    let chunks_w = w.map(|row| row.as_chunks::<LANES>());
-    let count = chunks_x[0].0.len();
-    let (head_x, head_w) = (chunks_x.map(|(head, _)| &head[..count]), chunks_w.map(|(head, _)| &head[..count]));
+    let (x, w) = (x.map(|row| row.as_chunks::<LANES>()), w.map(|row| row.as_chunks::<LANES>()));
+    let sums = lane_sums(x.map(|(head, _)| head), w.map(|(head, _)| head));
+    let mut dots = [[0.0; J]; I];
+    for i in 0..I {
+        for j in 0..J {
+            let [a, b, c, d, e, f, g, h] = sums[i][j];
+            let lanes = ((a + e) + (c + g)) + ((b + f) + (d + h));
+            dots[i][j] = x[i].1.iter().zip(w[j].1).fold(lanes, |sum, (x, w)| x.mul_add(*w, sum));
+        }
+    }
+    dots
+}
+
+/// The loop that takes the time: its sums stay in registers, so nothing in it may panic or take an address.
+#[inline(never)]
+fn lane_sums<const I: usize, const J: usize>(
+    x: [&[[f32; LANES]]; I],
+    w: [&[[f32; LANES]]; J],
+) -> [[[f32; LANES]; J]; I] {
+    let count = x[0].len();
+    for row in x.iter().chain(&w) {
+        assert_eq!(row.len(), count, "all rows have the same width");
+    }
     let mut sums = [[[0.0f32; LANES]; J]; I];
     for at in 0..count {
         for i in 0..I {
-            let x = head_x[i][at];
+            let x = x[i][at];
             for j in 0..J {
-                let w = head_w[j][at];
+                let w = w[j][at];
                 for lane in 0..LANES {
                     sums[i][j][lane] = x[lane].mul_add(w[lane], sums[i][j][lane]);
                 }
             }
         }
     }
-    std::array::from_fn(|i| {
-        std::array::from_fn(|j| {
-            let [a, b, c, d, e, f, g, h] = sums[i][j];
-            let lanes = ((a + e) + (c + g)) + ((b + f) + (d + h));
-            chunks_x[i].1.iter().zip(chunks_w[j].1).fold(lanes, |sum, (x, w)| x.mul_add(*w, sum))
-        })
-    })
+    sums
 }
 
 fn transposed(columns: &[f32], n: usize, out: usize) -> Vec<f32> {
