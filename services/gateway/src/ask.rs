@@ -63,14 +63,18 @@ impl Ask {
     pub(crate) fn chat(body: &[u8]) -> Result<Self, ApiError> {
         let mut fields = Fields::parse(body)?;
         let messages = messages(&mut fields)?;
-        Self::read(fields, |model, sampling| Input::Chat(ChatRequest { model, messages, sampling: Some(sampling) }))
+        Self::read(fields, |model, sampling| {
+            Input::Chat(ChatRequest { model, messages, sampling: Some(sampling), ..ChatRequest::default() })
+        })
     }
 
     /// Reads a body of `/v1/completions`.
     pub(crate) fn text(body: &[u8]) -> Result<Self, ApiError> {
         let mut fields = Fields::parse(body)?;
         let input = Some(prompt(&mut fields)?);
-        Self::read(fields, |model, sampling| Input::Text(GenerateRequest { model, input, sampling: Some(sampling) }))
+        Self::read(fields, |model, sampling| {
+            Input::Text(GenerateRequest { model, input, sampling: Some(sampling), ..GenerateRequest::default() })
+        })
     }
 
     fn read(mut fields: Fields, input: impl FnOnce(String, Sampling) -> Input) -> Result<Self, ApiError> {
@@ -197,7 +201,7 @@ fn sampling(fields: &mut Fields) -> Result<Sampling, ApiError> {
         max_tokens,
         stop,
         ignore_eos: fields.take("ignore_eos")?.unwrap_or(false),
-        logprobs: false,
+        ..Sampling::default()
     })
 }
 
