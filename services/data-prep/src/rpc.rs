@@ -4,9 +4,9 @@ use std::pin::Pin;
 
 use firn_kit::page::page;
 use firn_proto::dataprep::v1::{
-    ContainsRowsRequest, ContainsRowsResponse, CreateSnapshotRequest, GetSnapshotRequest, ListSnapshotsRequest,
-    ListSnapshotsResponse, Snapshot, SnapshotState, WatchSnapshotRequest, data_prep_service_server::DataPrepService,
-    row_format::Format,
+    ContainsRowsRequest, ContainsRowsResponse, CreateSnapshotRequest, GetReportRequest, GetReportResponse,
+    GetSnapshotRequest, ListSnapshotsRequest, ListSnapshotsResponse, Snapshot, SnapshotState, WatchSnapshotRequest,
+    data_prep_service_server::DataPrepService, row_format::Format,
 };
 use futures_util::{Stream, stream};
 use tonic::{Response, Status};
@@ -76,6 +76,14 @@ impl DataPrepService for Rpc {
         }
         let sides = self.catalog.contains(&name, &sha256).await?;
         Ok(Response::new(ContainsRowsResponse { sides: sides.into_iter().map(Into::into).collect() }))
+    }
+
+    async fn get_report(
+        &self,
+        request: tonic::Request<GetReportRequest>,
+    ) -> Result<Response<GetReportResponse>, Status> {
+        let json = self.catalog.report(&request.get_ref().name).await?;
+        Ok(Response::new(GetReportResponse { json }))
     }
 
     type WatchSnapshotStream = Pin<Box<dyn Stream<Item = Result<Snapshot, Status>> + Send>>;
