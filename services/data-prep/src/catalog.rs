@@ -17,6 +17,7 @@ use crate::{
     contains,
     error::{CreateError, GetError},
     plan::{Plan, Request},
+    report,
     snapshot::{self, PrepareError, REPORT, Report},
 };
 
@@ -27,8 +28,6 @@ const MOST_PENDING: usize = 32;
 /// Failed snapshots that are remembered. They are nowhere on the stage, so a caller that fails for ever must not fill the
 /// memory.
 const MOST_FAILED: usize = 1_000;
-/// Longest report that is sent: a message has at most 4 MiB.
-const MOST_REPORT_BYTES: usize = 3 << 20;
 
 /// Knows all snapshots, and prepares new ones.
 #[derive(Clone, Debug)]
@@ -115,12 +114,7 @@ impl Catalog {
         if snapshot.state() != SnapshotState::Ready {
             return Err(GetError::NotReady { name: name.to_owned() });
         }
-        let path = format!("{}/{REPORT}", snapshot.path);
-        let bytes = self.0.stage.get(&path).await?;
-        if bytes.len() > MOST_REPORT_BYTES {
-            return Err(GetError::LongReport { path, limit: MOST_REPORT_BYTES });
-        }
-        String::from_utf8(bytes.into()).map_err(|error| StageError::Damaged { path, reason: error.to_string() }.into())
+        report::read(&self.0.stage, &snapshot.path).await
     }
 
     /// All snapshots, oldest first.

@@ -50,7 +50,7 @@ pub(crate) enum GetError {
     #[error("{name} is not ready")]
     NotReady { name: String },
     #[error("{path} has more than {limit} bytes: read it on the stage")]
-    LongReport { path: String, limit: usize },
+    LongReport { path: String, limit: u64 },
     #[error(transparent)]
     Stage(#[from] StageError),
 }

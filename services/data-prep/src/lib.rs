@@ -31,6 +31,7 @@ mod plan;
 mod preference;
 #[cfg(test)]
 mod properties;
+mod report;
 mod rows;
 mod rpc;
 mod server;
