@@ -6,6 +6,9 @@
 //!
 //! ```text
 //! connections ─► auth ─► routes ─┬─► ask ─► inference ─► reply: JSON, or events
+//!                                ├─► files, votes, datasets ─► data-prep
+//!                                ├─► tuning (OpenAI's shapes), jobs (Firn's own) ─► trainer
+//!                                ├─► versions ─► registry
 //!                                └─► lists: jobs, models, datasets
 //! ```
 
@@ -13,12 +16,20 @@ mod ask;
 mod auth;
 mod config;
 mod connections;
+mod datasets;
 mod error;
 mod fields;
+mod files;
+mod jobs;
 mod lists;
+mod newest;
 mod reply;
 mod routes;
 mod server;
+mod times;
+mod tuning;
+mod versions;
+mod votes;
 
 pub use auth::Token;
 pub use config::{Config, Options};

@@ -1,6 +1,6 @@
 //! The routes: a request in, one call of a service, an answer out.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -14,7 +14,7 @@ use axum::{
 use bytes::Bytes;
 use firn_kit::Channel;
 use firn_proto::{
-    dataprep::v1::data_prep_service_client::DataPrepServiceClient,
+    dataprep::v1::{data_prep_service_client::DataPrepServiceClient, file_service_client::FileServiceClient},
     inference::v1::{ListModelsRequest, ServedModel, inference_service_client::InferenceServiceClient},
     registry::v1::registry_service_client::RegistryServiceClient,
     trainer::v1::trainer_service_client::TrainerServiceClient,
@@ -24,9 +24,11 @@ use serde_json::{Value, json};
 use crate::{
     ask::{Ask, Input},
     auth::{self, Access},
+    datasets,
     error::ApiError,
-    lists,
+    files, jobs, lists,
     reply::{Reply, Shape},
+    tuning, versions, votes,
 };
 
 /// Longest that a call takes which is no answer.
@@ -46,7 +48,11 @@ pub(crate) struct App {
     pub(crate) trainer: TrainerServiceClient<Channel>,
     pub(crate) registry: RegistryServiceClient<Channel>,
     pub(crate) data_prep: DataPrepServiceClient<Channel>,
+    pub(crate) files: FileServiceClient<Channel>,
     pub(crate) max_body_bytes: usize,
+    pub(crate) max_upload_bytes: usize,
+    /// What `base` means where a job is asked for.
+    pub(crate) base: Arc<str>,
     pub(crate) answer_timeout: Duration,
 }
 
@@ -57,9 +63,13 @@ pub(crate) fn router(app: App, access: Access) -> Router {
         .route("/v1/models/{id}", get(model))
         .route("/v1/chat/completions", post(chat))
         .route("/v1/completions", post(completions))
-        .route("/v1/jobs", get(lists::jobs))
-        .route("/v1/registry/models", get(lists::models))
-        .route("/v1/datasets", get(lists::datasets))
+        .merge(files::routes())
+        .merge(tuning::routes())
+        .merge(jobs::routes())
+        .merge(versions::routes())
+        .merge(votes::routes())
+        .merge(datasets::routes())
+        .merge(lists::routes())
         .route_layer(middleware::from_fn_with_state(access, auth::check));
     v1.route("/", get(page))
         .route("/healthz", get(|| async { "ok\n" }))
@@ -73,7 +83,7 @@ pub(crate) fn within<T>(message: T) -> tonic::Request<T> {
     timed(message, CALL_TIME)
 }
 
-fn timed<T>(message: T, time: Duration) -> tonic::Request<T> {
+pub(crate) fn timed<T>(message: T, time: Duration) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
     request.set_timeout(time);
     request
@@ -133,7 +143,7 @@ async fn page() -> impl IntoResponse {
     (headers, Html(PAGE))
 }
 
-async fn unknown_path() -> ApiError {
+pub(crate) async fn unknown_path() -> ApiError {
     ApiError::refused(StatusCode::NOT_FOUND, "there is nothing at this path").code("unknown_url")
 }
 
@@ -143,7 +153,7 @@ async fn wrong_method() -> ApiError {
 
 /// Reads a body that says that it is JSON. A page of another origin can send such a body only if this gateway allows it,
 /// which it never does.
-async fn json_body(request: Request, limit: usize) -> Result<Bytes, ApiError> {
+pub(crate) async fn json_body(request: Request, limit: usize) -> Result<Bytes, ApiError> {
     let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
     if !kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json")) {
         let message = "send JSON with `Content-Type: application/json`";

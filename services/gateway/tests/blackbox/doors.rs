@@ -49,6 +49,23 @@ async fn without_a_token_it_answers_this_machine_alone() {
 }
 
 #[tokio::test]
+async fn a_page_of_another_site_changes_nothing() {
+    let running = Running::start().await;
+    let ask = |name: &str, value: &str| {
+        let request = Request::post("/v1/jobs/job-1/cancel").header("host", "localhost:8080").header(name, value);
+        request.body(Body::default()).unwrap()
+    };
+    for (name, value) in [("sec-fetch-site", "cross-site"), ("origin", "http://evil.example"), ("origin", "null")] {
+        let (status, body) = json_of(running.send(ask(name, value)).await).await;
+        assert_eq!((status.as_u16(), &body["error"]["code"]), (403, &json!("wrong_origin")), "{name}: {value}");
+    }
+    assert!(running.fake.jobs.lock().unwrap().verbs.is_empty());
+    assert_eq!(running.send(ask("sec-fetch-site", "same-origin")).await.status(), 200);
+    assert_eq!(running.send(ask("origin", "http://localhost:8080")).await.status(), 200);
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn a_body_has_a_limit_and_must_be_json() {
     let running = Running::start_with(Options { max_body_bytes: 1000, ..Options::default() }).await;
     let long = question(json!({"user": "x".repeat(2000)}));
@@ -83,7 +100,8 @@ async fn models_jobs_and_versions_are_listed() {
 
     let (_, registry) = running.get("/v1/registry/models").await;
     assert_eq!(registry["data"][0]["aliases"][0]["version"], 2);
-    assert_eq!(running.get("/v1/datasets").await.0, 501, "the fake has none");
+    let (_, datasets) = running.get("/v1/datasets").await;
+    assert_eq!(datasets["data"][0]["name"], "datasets/offers/snapshots/1234");
     running.stop().await;
 }
 

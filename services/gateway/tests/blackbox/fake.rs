@@ -1,5 +1,9 @@
 //! The services behind the gateway, from their generated stubs.
 
+mod files;
+mod registry;
+mod trainer;
+
 use std::{
     pin::Pin,
     sync::{Arc, Mutex},
@@ -7,9 +11,10 @@ use std::{
 
 use firn_kit::{GrpcServer, ServerArgs, status};
 use firn_proto::{
+    dataprep::v1::{data_prep_service_server as data_prep_server, file_service_server as file_server},
     inference::v1::{self as pb, inference_service_server as inference},
-    registry::v1::{self as registry, registry_service_server as registry_server},
-    trainer::v1::{self as trainer, trainer_service_server as trainer_server},
+    registry::v1::registry_service_server as registry_server,
+    trainer::v1::trainer_service_server as trainer_server,
 };
 use futures_util::{Stream, StreamExt as _};
 use tokio::sync::{mpsc, oneshot};
@@ -24,6 +29,8 @@ pub(crate) type Piece = Result<pb::GenerateResponse, Status>;
 pub(crate) struct Fake {
     pub(crate) asked: Arc<Mutex<Vec<pb::ChatRequest>>>,
     pub(crate) generated: Arc<Mutex<Vec<pb::GenerateRequest>>>,
+    pub(crate) files: Arc<Mutex<files::Stored>>,
+    pub(crate) jobs: Arc<Mutex<trainer::Told>>,
     next: Arc<Mutex<Option<Script>>>,
 }
 
@@ -54,6 +61,8 @@ impl Fake {
         let server = server
             .add_service(inference::InferenceServiceServer::new(fake.clone()))
             .add_service(trainer_server::TrainerServiceServer::new(fake.clone()))
+            .add_service(data_prep_server::DataPrepServiceServer::new(fake.clone()))
+            .add_service(file_server::FileServiceServer::new(fake.clone()))
             .add_service(registry_server::RegistryServiceServer::new(fake.clone()));
         tokio::spawn(server.run(CancellationToken::new()));
         (fake, address)
@@ -100,7 +109,7 @@ impl Fake {
 }
 
 pub(crate) fn delta(text: &str) -> pb::GenerateResponse {
-    let delta = pb::Delta { text: text.to_owned(), ids: vec![1], logprobs: vec![] };
+    let delta = pb::Delta { text: text.to_owned(), ids: vec![1], logprobs: vec![], ..Default::default() };
     pb::GenerateResponse { event: Some(pb::generate_response::Event::Delta(delta)) }
 }
 
@@ -112,6 +121,7 @@ pub(crate) fn finish(reason: pb::FinishReason) -> pb::GenerateResponse {
         seed: 7,
         first_token_seconds: 0.5,
         seconds: 1.5,
+        ..Default::default()
     };
     pb::GenerateResponse { event: Some(pb::generate_response::Event::Finish(finish)) }
 }
@@ -146,104 +156,23 @@ impl inference::InferenceService for Fake {
         let tuned = pb::ServedModel { id: "offers@best".to_owned(), parent: "base".to_owned(), ..base.clone() };
         Ok(Response::new(pb::ListModelsResponse { models: vec![base, tuned] }))
     }
-}
 
-#[tonic::async_trait]
-impl trainer_server::TrainerService for Fake {
-    type WatchJobStream = Pin<Box<dyn Stream<Item = Result<trainer::JobEvent, Status>> + Send>>;
+    async fn load_model(&self, _: Request<pb::LoadModelRequest>) -> Result<Response<pb::ServedModel>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
 
-    async fn list_jobs(
+    async fn unload_model(
         &self,
-        request: Request<trainer::ListJobsRequest>,
-    ) -> Result<Response<trainer::ListJobsResponse>, Status> {
-        let job = trainer::Job {
-            name: "jobs/j-1".to_owned(),
-            state: trainer::JobState::Running.into(),
-            step: 4,
-            steps: 10,
-            create_time: Some(prost_types::Timestamp { seconds: 0, nanos: 0 }),
-            ..Default::default()
-        };
-        let count = usize::try_from(request.into_inner().page_size).unwrap();
-        Ok(Response::new(trainer::ListJobsResponse { jobs: vec![job; count], next_page_token: "next".to_owned() }))
-    }
-
-    async fn create_job(&self, _: Request<trainer::CreateJobRequest>) -> Result<Response<trainer::Job>, Status> {
+        _: Request<pb::UnloadModelRequest>,
+    ) -> Result<Response<pb::UnloadModelResponse>, Status> {
         Err(Status::unimplemented("not asked for"))
     }
 
-    async fn get_job(&self, _: Request<trainer::GetJobRequest>) -> Result<Response<trainer::Job>, Status> {
+    async fn tokenize(&self, _: Request<pb::TokenizeRequest>) -> Result<Response<pb::TokenizeResponse>, Status> {
         Err(Status::unimplemented("not asked for"))
     }
 
-    async fn watch_job(&self, _: Request<trainer::WatchJobRequest>) -> Result<Response<Self::WatchJobStream>, Status> {
-        Err(Status::unimplemented("not asked for"))
-    }
-
-    async fn cancel_job(&self, _: Request<trainer::CancelJobRequest>) -> Result<Response<trainer::Job>, Status> {
-        Err(Status::unimplemented("not asked for"))
-    }
-
-    async fn pause_job(&self, _: Request<trainer::PauseJobRequest>) -> Result<Response<trainer::Job>, Status> {
-        Err(Status::unimplemented("not asked for"))
-    }
-
-    async fn resume_job(&self, _: Request<trainer::ResumeJobRequest>) -> Result<Response<trainer::Job>, Status> {
-        Err(Status::unimplemented("not asked for"))
-    }
-
-    async fn plan_job(&self, _: Request<trainer::PlanJobRequest>) -> Result<Response<trainer::JobPlan>, Status> {
-        Err(Status::unimplemented("not asked for"))
-    }
-}
-
-#[tonic::async_trait]
-impl registry_server::RegistryService for Fake {
-    type WatchAliasesStream = Pin<Box<dyn Stream<Item = Result<registry::AliasEvent, Status>> + Send>>;
-    type ReadFileStream = Pin<Box<dyn Stream<Item = Result<registry::ReadFileResponse, Status>> + Send>>;
-
-    async fn list_models(
-        &self,
-        _: Request<registry::ListModelsRequest>,
-    ) -> Result<Response<registry::ListModelsResponse>, Status> {
-        let alias = registry::Alias { name: "models/offers/aliases/best".to_owned(), version: 2, sequence: 2 };
-        let model = registry::Model { name: "models/offers".to_owned(), versions: 2, aliases: vec![alias] };
-        Ok(Response::new(registry::ListModelsResponse { models: vec![model], next_page_token: String::new() }))
-    }
-
-    async fn create_version(
-        &self,
-        _: Request<registry::CreateVersionRequest>,
-    ) -> Result<Response<registry::Version>, Status> {
-        Err(Status::unimplemented("not asked for"))
-    }
-
-    async fn get_version(
-        &self,
-        _: Request<registry::GetVersionRequest>,
-    ) -> Result<Response<registry::Version>, Status> {
-        Err(Status::unimplemented("not asked for"))
-    }
-
-    async fn list_versions(
-        &self,
-        _: Request<registry::ListVersionsRequest>,
-    ) -> Result<Response<registry::ListVersionsResponse>, Status> {
-        Err(Status::unimplemented("not asked for"))
-    }
-
-    async fn set_alias(&self, _: Request<registry::SetAliasRequest>) -> Result<Response<registry::Alias>, Status> {
-        Err(Status::unimplemented("not asked for"))
-    }
-
-    async fn watch_aliases(
-        &self,
-        _: Request<registry::WatchAliasesRequest>,
-    ) -> Result<Response<Self::WatchAliasesStream>, Status> {
-        Err(Status::unimplemented("not asked for"))
-    }
-
-    async fn read_file(&self, _: Request<registry::ReadFileRequest>) -> Result<Response<Self::ReadFileStream>, Status> {
+    async fn get_stats(&self, _: Request<pb::GetStatsRequest>) -> Result<Response<pb::Stats>, Status> {
         Err(Status::unimplemented("not asked for"))
     }
 }

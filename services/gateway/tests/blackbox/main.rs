@@ -5,6 +5,11 @@
 mod answers;
 mod doors;
 mod fake;
+mod files;
+mod jobs;
+mod tuning;
+mod versions;
+mod votes;
 
 use std::{future::Future, net::SocketAddr, time::Duration};
 
