@@ -75,7 +75,7 @@ impl FileCatalog {
                 Ok(Some(file)) => {
                     files.insert(id, file);
                 }
-                Ok(None) => tracing::info!(id, "unfinished upload left out"),
+                Ok(None) => tracing::debug!(id, "unfinished upload left out"),
                 Err(error) => tracing::warn!(id, %error, "unreadable file left out"),
             }
         }

@@ -181,6 +181,38 @@ async fn a_cut_upload_leaves_nothing_that_is_listed() {
 }
 
 #[tokio::test]
+async fn only_so_many_files_are_stored_at_once() {
+    let root = tempfile::tempdir().unwrap();
+    let mut service = Service::start(root.path()).await;
+    let mut slow: Vec<_> = (0..17)
+        .map(|_| {
+            let mut files = service.files.clone();
+            let parts = stream::iter([head("slow.csv"), data(b"A")]).chain(stream::pending());
+            tokio::spawn(async move { files.upload_file(parts).await })
+        })
+        .collect();
+    // They have no end, so the one that ends was refused.
+    let (refused, _, others) = futures_util::future::select_all(slow).await;
+    slow = others;
+    let refused = refused.unwrap().unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(refused.get_details_retry_info().unwrap().retry_delay.is_some());
+    let full = service.upload("a.csv", &[b"A\nx\n"]).await.unwrap_err();
+    assert_eq!(full.code(), Code::ResourceExhausted);
+    slow.iter().for_each(JoinHandle::abort);
+    let mut stored = Err(full);
+    for _ in 0..200 {
+        stored = service.upload("a.csv", &[b"A\nx\n"]).await;
+        if stored.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    stored.unwrap();
+    service.stop().await;
+}
+
+#[tokio::test]
 async fn files_are_listed_in_pages_that_a_deletion_does_not_move() {
     let root = tempfile::tempdir().unwrap();
     let mut service = Service::start(root.path()).await;
