@@ -104,9 +104,11 @@ fn the_descriptor_set_names_every_service() {
         services,
         [
             "firn.dataprep.v1.DataPrepService",
+            "firn.dataprep.v1.FileService",
             "firn.inference.v1.InferenceService",
             "firn.registry.v1.RegistryService",
             "firn.trainer.v1.TrainerService",
+            "inference.GRPCInferenceService",
         ]
     );
 }

@@ -89,7 +89,6 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Generate(args) => return commands::generate::run(&args),
         Command::Template(args) => return commands::template::run(&args),
         Command::Tools(args) => return commands::tools::run(&args),
-        Command::Bench(args) => return commands::bench::run(&args),
         Command::Pretrain(args) => return commands::pretrain::run(&args),
         Command::Spcs(args) => return commands::spcs::run(&args),
         _ => {}
@@ -107,6 +106,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Command::Models(args) => commands::models::run(&args).await,
             Command::Datasets(args) => commands::datasets::run(&args).await,
             Command::Chat(args) => commands::chat::run(&args).await,
+            Command::Bench(args) => commands::bench::run(&args).await,
             _ => Ok(()),
         }
     });

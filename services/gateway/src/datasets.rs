@@ -11,9 +11,9 @@ use firn_proto::dataprep::v1::{GetReportRequest, GetSnapshotRequest};
 use serde_json::{Value, json};
 
 use crate::{
+    app::{App, within},
     error::ApiError,
     lists,
-    routes::{App, within},
 };
 
 pub(crate) fn routes() -> Router<App> {

@@ -22,10 +22,10 @@ use serde_json::{Value, json};
 use tonic::{Status, Streaming};
 
 use crate::{
+    app::{App, within},
+    completions::{HEARTBEAT, UNBUFFERED},
     error::ApiError,
     lists,
-    reply::{HEARTBEAT, UNBUFFERED},
-    routes::{App, within},
     tuning::spec,
 };
 

@@ -2,31 +2,46 @@
 //!
 //! It translates and holds no state: a request becomes one call of a service, and what the service says becomes JSON or
 //! server-sent events. What a service does not do is refused by name, never ignored. A caller that leaves cancels its
-//! call. It listens on this machine alone unless it has a token or is told that something in front checks callers.
+//! call. It listens on this machine alone unless it has a token or is told that something in front checks callers: then
+//! Snowflake's ingress may also say whose request it is.
 //!
 //! ```text
-//! connections ─► auth ─► routes ─┬─► ask ─► inference ─► reply: JSON, or events
-//!                                ├─► files, votes, datasets ─► data-prep
-//!                                ├─► tuning (OpenAI's shapes), jobs (Firn's own) ─► trainer
-//!                                ├─► versions ─► registry
-//!                                └─► lists: jobs, models, datasets
+//! connections ─► auth, limits ─► routes ─┬─► completions: ask ─► calls of inference ─► reply: JSON, or events
+//!                                        ├─► models, adapters: what can be asked for, and more of it
+//!                                        ├─► tokens: text as the model reads it
+//!                                        ├─► functions: rows of SQL, in batches
+//!                                        ├─► files, votes, datasets ─► data-prep
+//!                                        ├─► tuning (OpenAI's shapes), jobs (Firn's own) ─► trainer
+//!                                        ├─► versions ─► registry
+//!                                        ├─► metrics: the engine's numbers, and its own
+//!                                        └─► lists: jobs, models, datasets
 //! ```
 
-mod ask;
+mod adapters;
+mod app;
 mod auth;
+mod body;
+mod completions;
 mod config;
 mod connections;
 mod datasets;
 mod error;
 mod fields;
 mod files;
+mod functions;
+mod health;
 mod jobs;
+mod limits;
 mod lists;
+mod metrics;
+mod models;
 mod newest;
-mod reply;
+mod page;
 mod routes;
 mod server;
+mod tenant;
 mod times;
+mod tokens;
 mod tuning;
 mod versions;
 mod votes;

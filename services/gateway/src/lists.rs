@@ -14,8 +14,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
+    app::{App, within},
     error::ApiError,
-    routes::{App, within},
     times::text,
 };
 

@@ -14,10 +14,11 @@ use firn_proto::registry::v1::{
 use serde_json::{Value, json};
 
 use crate::{
+    app::{App, within},
+    body::json_body,
     error::ApiError,
     fields::Fields,
     lists::{self, Page, Paging, list, paging},
-    routes::{App, json_body, within},
     times,
 };
 

@@ -10,10 +10,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
+    app::App,
+    body::json_body,
     error::ApiError,
     fields::Fields,
     jobs,
-    routes::{App, json_body},
     tuning::{
         self,
         order::{Order, Own},

@@ -3,81 +3,22 @@
 use std::{
     collections::BTreeSet,
     hash::{BuildHasher as _, RandomState},
-    path::PathBuf,
-    sync::Arc,
     time::Duration,
 };
 
-use firn_kit::names::{NameError, child};
-use firn_llm::{
-    device::Device,
-    model::{Adapter, AdapterError},
-};
-use firn_proto::registry::v1::{
-    AliasEvent, Version, WatchAliasesRequest, registry_service_client::RegistryServiceClient,
-};
-use firn_stage::{Stage, StageError};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use firn_kit::names::child;
+use firn_proto::registry::v1::{AliasEvent, WatchAliasesRequest};
+use tokio::time::{Instant, sleep, sleep_until};
 use tonic::Status;
 
-use crate::{
-    base::Base,
-    models::{Models, Served},
-};
+use crate::loader::{LoadError, Loader};
 
 /// Pause before the registry is asked again; doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
-/// Longest that a version may take to come from the stage.
-const FETCH_TIME: Duration = Duration::from_secs(600);
-/// File that makes a version an adapter; one without it is a full model.
-const ADAPTER_CONFIG: &str = "adapter_config.json";
-
-/// Why a version is not served. Another try helps for some of these.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum LoadError {
-    #[error("it is a full model, and only adapters of the base are served")]
-    FullModel,
-    #[error("it gives rewards, not text: `firn score` takes it")]
-    Reward,
-    #[error("it was trained with chat template {trained}, but the base has {base}")]
-    Template { trained: String, base: String },
-    #[error("{most} aliases are served already: raise --max-adapters")]
-    TooMany { most: usize },
-    #[error(transparent)]
-    Name(#[from] NameError),
-    #[error("failed to fetch it: {0}")]
-    Stage(#[from] StageError),
-    #[error("it did not come from the stage within {} seconds", FETCH_TIME.as_secs())]
-    Slow,
-    #[error("it does not fit the base: {0}")]
-    Adapter(#[from] AdapterError),
-    #[error("a worker failed: {0}")]
-    Worker(#[from] tokio::task::JoinError),
-}
-
-impl LoadError {
-    /// True if the version itself is fine as far as is known.
-    fn is_transient(&self) -> bool {
-        match self {
-            Self::Stage(error) => !error.is_damaged(),
-            Self::Slow | Self::Worker(_) => true,
-            _ => false,
-        }
-    }
-}
-
-/// Keeps [`Models`] as the registry's aliases say.
+/// Keeps what is served as the registry's aliases say.
 #[derive(Debug)]
-pub(crate) struct Watcher {
-    pub(crate) stage: Stage,
-    pub(crate) base: Arc<Base>,
-    pub(crate) device: Device,
-    pub(crate) models: Models,
-    pub(crate) registry: RegistryServiceClient<firn_kit::Channel>,
-    pub(crate) work_dir: PathBuf,
-    pub(crate) max_adapters: usize,
-}
+pub(crate) struct Watcher(pub(crate) Loader);
 
 impl Watcher {
     /// Follows the aliases; never ends by itself.
@@ -96,7 +37,7 @@ impl Watcher {
 
     /// Follows the aliases over one stream; ends with what ended it, or nothing if something must be tried again.
     async fn watch(&self, pause: &mut Duration) -> Option<Status> {
-        let mut registry = self.registry.clone();
+        let mut registry = self.0.registry.clone();
         let mut events = match registry.watch_aliases(WatchAliasesRequest {}).await {
             Ok(response) => response.into_inner(),
             Err(status) => return Some(status),
@@ -121,7 +62,7 @@ impl Watcher {
                 seen.insert(id);
             }
             if current {
-                self.models.retain(&seen);
+                self.0.models.retain(&seen);
                 seen.clear();
                 if again.is_none() {
                     *pause = FIRST_PAUSE;
@@ -133,14 +74,14 @@ impl Watcher {
     /// Serves what an alias names now; false if it must be tried again.
     async fn follow(&self, id: &str, event: AliasEvent) -> bool {
         let Some(version) = event.version else { return true };
-        if self.models.get(id).is_some_and(|served| served.version == version.name) {
+        if self.0.models.get(id).is_some_and(|served| served.version == version.name) {
             return true;
         }
-        match self.load(id, &version).await {
+        match self.0.version(id, &version).await {
             Ok(served) => {
                 let base = version.lineage.map(|lineage| lineage.base).unwrap_or_default();
                 tracing::info!(model = id, version = version.name, trained_on = base, "adapter is served");
-                self.models.set(id, served);
+                self.0.models.set(id, served);
                 true
             }
             Err(error) if error.is_transient() => {
@@ -148,7 +89,7 @@ impl Watcher {
                 false
             }
             Err(error) => {
-                self.models.remove(id);
+                self.0.models.remove(id);
                 match error {
                     LoadError::FullModel => {
                         tracing::info!(model = id, version = version.name, %error, "version is skipped");
@@ -158,41 +99,6 @@ impl Watcher {
                 true
             }
         }
-    }
-
-    async fn load(&self, id: &str, version: &Version) -> Result<Served, LoadError> {
-        let parts = child(&version.name, &["models", "versions"])?;
-        let number = match parts.get(1).map(|number| number.parse()) {
-            Some(Ok(number)) => number,
-            _ => return Err(NameError::Id { id: version.name.clone() }.into()),
-        };
-        if !version.files.iter().any(|file| file.path == ADAPTER_CONFIG) {
-            return Err(LoadError::FullModel);
-        }
-        let trained = version.lineage.as_ref().map_or("", |lineage| lineage.template_sha256.as_str());
-        // An adapter of ready-made text has seen no template.
-        if !trained.is_empty() && trained != self.base.template_sha256 {
-            let base = self.base.template_sha256.clone();
-            return Err(LoadError::Template { trained: trained.to_owned(), base });
-        }
-        if self.models.get(id).is_none() && self.models.count() >= self.max_adapters {
-            return Err(LoadError::TooMany { most: self.max_adapters });
-        }
-        let adapter = match self.models.of_version(&version.name) {
-            Some(adapter) => adapter,
-            None => self.fetch(version).await?,
-        };
-        Ok(Served { number, version: version.name.clone(), adapter })
-    }
-
-    async fn fetch(&self, version: &Version) -> Result<Arc<Adapter>, LoadError> {
-        // The name was checked, so it stays below the folder.
-        let into = self.work_dir.join(&version.name);
-        let fetched = timeout(FETCH_TIME, self.stage.fetch_dir(&version.path, &into)).await;
-        let dir = fetched.map_err(|_| LoadError::Slow)??;
-        let (base, device) = (Arc::clone(&self.base), self.device.clone());
-        let loaded = tokio::task::spawn_blocking(move || Adapter::load(&dir, &base.config, &device)).await??;
-        if loaded.is_reward() { Err(LoadError::Reward) } else { Ok(Arc::new(loaded)) }
     }
 }
 

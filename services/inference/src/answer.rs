@@ -4,11 +4,12 @@ use firn_llm::{
     generate::Token,
     tokenizer::{StreamDecoder, Tokenizer, TokenizerError},
 };
-use firn_proto::inference::v1::Delta;
+use firn_proto::inference::v1::{Candidate, Delta, TokenLogprobs};
 
 /// One answer's text.
 #[derive(Debug)]
 pub(crate) struct Answer<'a> {
+    tokenizer: &'a Tokenizer,
     decoder: StreamDecoder<'a>,
     stops: Vec<String>,
     /// Text that may be the beginning of a stop string.
@@ -21,13 +22,14 @@ pub(crate) struct Answer<'a> {
 
 impl<'a> Answer<'a> {
     pub(crate) fn new(tokenizer: &'a Tokenizer, stops: Vec<String>) -> Self {
-        Self { decoder: tokenizer.decoder(), stops, held: String::new(), waiting: Vec::new(), sent: 0 }
+        Self { tokenizer, decoder: tokenizer.decoder(), stops, held: String::new(), waiting: Vec::new(), sent: 0 }
     }
 
     /// Takes a token. Gives what can be sent, and whether a stop string ended the answer.
     pub(crate) fn push(&mut self, token: Token) -> Result<(Option<Delta>, bool), TokenizerError> {
+        let id = token.id;
         self.waiting.push((token, self.held.len()));
-        let Some(text) = self.decoder.push(token.id)? else { return Ok((None, false)) };
+        let Some(text) = self.decoder.push(id)? else { return Ok((None, false)) };
         self.held.push_str(&text);
         Ok(self.advance())
     }
@@ -85,8 +87,18 @@ impl<'a> Answer<'a> {
             *start = start.saturating_sub(bytes);
         }
         self.sent += out.len();
-        let ids = out.iter().map(|token| token.id).collect();
-        Some(Delta { text, ids, logprobs: out.iter().filter_map(|token| token.logprob).collect() })
+        Some(Delta {
+            text,
+            ids: out.iter().map(|token| token.id).collect(),
+            logprobs: out.iter().filter_map(|token| token.logprob).collect(),
+            details: out.iter().filter_map(|token| self.details(token)).collect(),
+        })
+    }
+
+    fn details(&self, token: &Token) -> Option<TokenLogprobs> {
+        let candidate = |id: u32, logprob: f32| Candidate { id, token: self.tokenizer.token_bytes(id), logprob };
+        let chosen = Some(candidate(token.id, token.logprob?));
+        Some(TokenLogprobs { chosen, top: token.top.iter().map(|(id, logprob)| candidate(*id, *logprob)).collect() })
     }
 }
 
@@ -111,7 +123,7 @@ mod tests {
             }
         };
         for id in tokenizer.encode(text, false).unwrap() {
-            let (delta, stop) = answer.push(Token { id, logprob: None }).unwrap();
+            let (delta, stop) = answer.push(Token { id, logprob: None, top: vec![], complete: false }).unwrap();
             keep(delta);
             stopped = stop;
             if stopped {
@@ -142,8 +154,10 @@ mod tests {
         let mut ids = tokenizer.encode("half 🚀", false).unwrap();
         ids.pop();
         let mut answer = Answer::new(&tokenizer, vec!["never".to_owned()]);
-        let mut deltas: Vec<Delta> =
-            ids.iter().filter_map(|id| answer.push(Token { id: *id, logprob: None }).unwrap().0).collect();
+        let mut deltas: Vec<Delta> = ids
+            .iter()
+            .filter_map(|id| answer.push(Token { id: *id, logprob: None, top: vec![], complete: false }).unwrap().0)
+            .collect();
         assert!(deltas.iter().all(|delta| !delta.text.contains('\u{FFFD}')));
         deltas.extend(answer.finish().unwrap().0);
         assert_eq!(deltas.iter().flat_map(|delta| delta.ids.clone()).collect::<Vec<_>>(), ids);

@@ -1,9 +1,13 @@
 //! The base checkpoint: found, and checked before anything is loaded.
 
-use std::path::{Component, Path, PathBuf};
+use std::{
+    path::{Component, Path, PathBuf},
+    sync::OnceLock,
+};
 
 use firn_llm::{
     config::{ConfigError, ModelConfig},
+    generate::Grammars,
     tokenizer::{Tokenizer, TokenizerError},
 };
 use firn_stage::{Stage, StageError};
@@ -59,9 +63,17 @@ pub(crate) struct Base {
     pub(crate) config: ModelConfig,
     pub(crate) tokenizer: Tokenizer,
     pub(crate) template_sha256: String,
+    /// Made when the first answer is to keep to a schema.
+    grammars: OnceLock<Result<Grammars, String>>,
 }
 
 impl Base {
+    /// Makes constraints for answers. Blocks the first time.
+    pub(crate) fn grammars(&self) -> Result<&Grammars, String> {
+        let make = || Grammars::new(&self.tokenizer, self.config.vocab).map_err(|error| error.to_string());
+        self.grammars.get_or_init(make).as_ref().map_err(Clone::clone)
+    }
+
     /// Finds and checks the base. A finished folder of the stage is copied below `work_dir` and checked against its
     /// hashes; one that a user put there without a manifest is read where it is.
     pub(crate) async fn open(base: &str, stage: &Stage, work_dir: &Path) -> Result<Self, BaseError> {
@@ -75,7 +87,7 @@ impl Base {
         let Some(template_sha256) = tokenizer.template_sha256().map(str::to_owned) else {
             return Err(BaseError::NoTemplate { path: dir });
         };
-        Ok(Self { dir, config, tokenizer, template_sha256 })
+        Ok(Self { dir, config, tokenizer, template_sha256, grammars: OnceLock::new() })
     }
 }
 

@@ -1,224 +1,329 @@
-//! Continuous batching: at each step, answers join, advance by one token together, and leave.
+//! Continuous batching (Yu et al. 2022): at each step answers join, read or say their next tokens together, and leave.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration, time::Instant};
 
 use firn_llm::{
-    generate::{Sequence, Token, step},
-    model::{Adapter, Decoder, ModelError},
+    cache::{KvCache, PAGE_TOKENS},
+    generate::{Part, Sequence, Stepped, step},
+    model::Decoder,
 };
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::{runtime::Runtime, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::{End, Event, Failure, Generation, Job, Scoring};
+use crate::{
+    counters::{Counters, Left},
+    job::{End, Event, Failure, Generation, Job, Scoring},
+    open::{Fate, Open, ROOM},
+    waiting::{Next, Queued, Waiting},
+};
 
-/// Prompt tokens after which a step admits no further request: open answers must not wait for a crowd of long prompts.
-const PREFILL_TOKENS: usize = 2_048;
-/// Longest that an answer waits for its reader: a place in the batch is not for those who have forgotten it.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// How often paused answers are looked at if nothing else happens.
 const PAUSE_CHECK: Duration = Duration::from_secs(1);
-/// Room in an answer's channel that lets it advance: a token, and the place that is kept for a failure.
-const ROOM: usize = 2;
+
+/// How much at once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Answers in the batch.
+    pub(crate) sequences: usize,
+    /// Tokens of a step: prompts are read in pieces, so that open answers don't wait for a long one.
+    pub(crate) step_tokens: usize,
+}
 
 /// The open answers.
 pub(crate) struct Batch {
-    model: Decoder,
-    jobs: mpsc::Receiver<Job>,
-    open: Vec<Open>,
-    limit: usize,
-    stop: CancellationToken,
-}
-
-/// An answer in the making.
-struct Open {
-    sequence: Sequence,
-    adapter: Option<Arc<Adapter>>,
-    /// Tokens that it may still get.
-    left: usize,
-    ends: Vec<u32>,
-    events: mpsc::Sender<Event>,
-    paused_since: Option<Instant>,
-}
-
-impl Open {
-    /// Groups neighbours: those with the same adapter share its matrix products.
-    fn group(&self) -> usize {
-        self.adapter.as_ref().map_or(0, |adapter| Arc::as_ptr(adapter) as usize)
-    }
-
-    fn has_room(&self) -> bool {
-        self.events.capacity() >= ROOM
-    }
-
-    /// Passes a token on; false if that was the last one.
-    fn take(&mut self, token: Token, context: usize) -> bool {
-        self.left -= 1;
-        let event = if self.ends.contains(&token.id) {
-            Event::Last(None, End::Stop)
-        } else if self.left == 0 || self.sequence.context() > context {
-            Event::Last(Some(token), End::Length)
-        } else {
-            Event::Token(token)
-        };
-        let last = matches!(event, Event::Last(..));
-        // There is room, so this fails only if the reader has left.
-        self.events.try_send(event).is_ok() && !last
-    }
-
-    fn fail(&self, failure: Failure) {
-        // The last place is kept for this; a reader that has left needs no news.
-        let _ = self.events.try_send(Event::Failed(failure));
-    }
-
-    /// False if the answer has nobody to go on for.
-    fn is_wanted(&mut self, now: Instant) -> bool {
-        if self.events.is_closed() {
-            return false;
-        }
-        if self.has_room() {
-            self.paused_since = None;
-        } else if now.duration_since(*self.paused_since.get_or_insert(now)) >= LONGEST_PAUSE {
-            self.fail(Failure::Stalled { seconds: LONGEST_PAUSE.as_secs() });
-            return false;
-        }
-        true
-    }
+    pub(crate) model: Decoder,
+    pub(crate) cache: KvCache,
+    pub(crate) jobs: mpsc::UnboundedReceiver<Queued>,
+    pub(crate) limits: Limits,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) stop: CancellationToken,
+    pub(crate) waiting: Waiting,
+    pub(crate) open: Vec<Open>,
+    pub(crate) born: u64,
 }
 
 impl Batch {
-    pub(crate) fn new(model: Decoder, jobs: mpsc::Receiver<Job>, limit: usize, stop: CancellationToken) -> Self {
-        Self { model, jobs, open: Vec::new(), limit, stop }
-    }
-
     /// Works until it is stopped or nobody can ask any more.
     pub(crate) fn run(mut self, runtime: &Runtime) {
         while !self.stop.is_cancelled() {
-            self.admit();
-            let now = Instant::now();
-            self.open.retain_mut(|open| open.is_wanted(now));
-            if !self.advance() && !runtime.block_on(self.wait()) {
+            while let Ok(queued) = self.jobs.try_recv() {
+                self.waiting.push(queued);
+            }
+            self.tidy();
+            let worked = self.advance();
+            self.counters.now(self.open.len(), self.cache.usage());
+            if !worked && !runtime.block_on(self.wait()) {
                 break;
             }
         }
-        self.open.iter().for_each(|open| open.fail(Failure::Stopping));
-        self.jobs.close();
-        while let Ok(job) = self.jobs.try_recv() {
-            if let Job::Generate(generation) = job {
-                let _ = generation.events.try_send(Event::Failed(Failure::Stopping));
+        self.end();
+    }
+
+    /// Lets those go who are not wanted any more.
+    fn tidy(&mut self) {
+        let now = Instant::now();
+        self.counters.left(Left::Abort, self.waiting.forget_abandoned(now));
+        let mut at = 0;
+        while at < self.open.len() {
+            if self.open[at].is_abandoned() || !self.open[at].is_read(now) {
+                self.leave(at, Left::Abort);
+            } else {
+                at += 1;
             }
         }
     }
 
-    /// Takes what waits and fits, without waiting.
-    fn admit(&mut self) {
-        let mut tokens = 0;
-        while self.open.len() < self.limit && tokens < PREFILL_TOKENS {
-            let Ok(job) = self.jobs.try_recv() else { break };
-            tokens += self.accept(job);
-        }
-    }
-
-    /// Begins a job; gives the tokens that it has the model read.
-    fn accept(&mut self, job: Job) -> usize {
-        match job {
-            Job::Generate(generation) => self.begin(generation),
-            Job::Score(scoring) => self.score(scoring),
-            #[cfg(test)]
-            Job::Panic => panic!("asked to"),
-        }
-    }
-
-    fn begin(&mut self, generation: Generation) -> usize {
-        let Generation { ids, adapter, sampling, logprobs, max_tokens, ends, events } = generation;
-        if events.is_closed() {
-            return 0;
-        }
-        let tokens = ids.len();
-        match Sequence::new(&self.model, ids, sampling, logprobs) {
-            Ok(sequence) => {
-                self.open.push(Open { sequence, adapter, left: max_tokens.max(1), ends, events, paused_since: None });
-                self.open.sort_by_key(Open::group);
-            }
-            Err(error) => {
-                let _ = events.try_send(Event::Failed(Failure::Model(error.to_string())));
-            }
-        }
-        tokens
-    }
-
-    fn score(&self, scoring: Scoring) -> usize {
-        let Scoring { ids, adapter, reply } = scoring;
-        if reply.is_closed() {
-            return 0;
-        }
-        let _ = reply.send(self.model.score(&ids, adapter.as_deref()));
-        ids.len()
-    }
-
-    /// Advances all answers whose readers keep up; false if there is none.
+    /// One step of everybody who can go on, and of those who can begin; false if there is nobody.
     fn advance(&mut self) -> bool {
-        let mut runs: Vec<bool> = self.open.iter().map(Open::has_room).collect();
-        let mut batch: Vec<_> = self
-            .open
-            .iter_mut()
-            .zip(&runs)
-            .filter(|(_, runs)| **runs)
-            .map(|(open, _)| (&mut open.sequence, open.adapter.as_deref()))
-            .collect();
-        if batch.is_empty() {
-            return false;
+        let mut scored = false;
+        let mut plan = self.plan_open();
+        self.admit(&mut plan, &mut scored);
+        if plan.is_empty() {
+            return scored;
         }
-        let stepped: Result<Vec<Token>, ModelError> = step(&self.model, &mut batch);
-        drop(batch);
-        let context = self.model.config().context;
-        let mut runs = runs.drain(..);
-        match stepped {
-            Ok(tokens) => {
-                let mut tokens = tokens.into_iter();
-                self.open.retain_mut(|open| {
-                    if !runs.next().unwrap_or(false) {
-                        return true;
-                    }
-                    tokens.next().is_some_and(|token| open.take(token, context))
-                });
-            }
+        // Neighbours with the same adapter share its products.
+        self.open.sort_by_key(|open| (open.group(), open.born));
+        let tokens_of = |open: &Open| plan.iter().find(|(born, _)| *born == open.born).map(|(_, tokens)| *tokens);
+        let mut parts: Vec<Part<'_>> = Vec::with_capacity(plan.len());
+        let mut taking = Vec::with_capacity(plan.len());
+        for open in &mut self.open {
+            let Some(tokens) = tokens_of(open) else { continue };
+            taking.push(open.born);
+            parts.push(Part { sequence: &mut open.sequence, adapter: open.adapter.as_deref(), tokens });
+        }
+        match step(&self.model, &mut self.cache, &mut parts) {
+            Ok(stepped) => self.deal(taking.into_iter().zip(stepped)),
             Err(error) => {
                 // Their state is half advanced: none of them can go on.
                 tracing::error!(%error, "a step failed");
-                self.open.retain(|open| {
-                    let failed = runs.next().unwrap_or(false);
-                    if failed {
-                        open.fail(Failure::Model(error.to_string()));
-                    }
-                    !failed
-                });
+                for born in taking {
+                    self.fail(born, || Failure::Model(error.to_string()));
+                }
             }
         }
         true
+    }
+
+    /// Open answers that go on in this step, with their tokens. Room is reserved for all of them.
+    fn plan_open(&mut self) -> Vec<(u64, usize)> {
+        let mut order: Vec<(bool, u64)> = self
+            .open
+            .iter()
+            .filter(|open| open.has_room())
+            // Who speaks comes before who reads, and the older before the younger.
+            .map(|open| (open.sequence.unread() > 1, open.born))
+            .collect();
+        order.sort_unstable();
+        let (mut plan, mut left) = (Vec::with_capacity(order.len()), self.limits.step_tokens);
+        for (_, born) in order {
+            // An answer before it may have taken its pages.
+            let Some(open) = self.open.iter().find(|open| open.born == born) else { continue };
+            let unread = open.sequence.unread();
+            let tokens = unread.min(left);
+            if tokens > 0 && self.make_room(born, tokens) {
+                plan.push((born, tokens));
+                // A token of an answer is no prompt: only reading counts.
+                left -= if unread > 1 { tokens } else { 0 };
+            }
+        }
+        plan.retain(|(born, _)| self.open.iter().any(|open| open.born == *born));
+        plan
+    }
+
+    /// Reserves pages for an answer; paused and younger ones give theirs up for it. False if it must wait itself.
+    fn make_room(&mut self, born: u64, tokens: usize) -> bool {
+        loop {
+            let Some(at) = self.open.iter().position(|open| open.born == born) else { return false };
+            if self.open[at].sequence.reserve(&mut self.cache, tokens) {
+                return true;
+            }
+            let youngest = |open: &&Open| (!open.has_room(), open.born);
+            let victim = self.open.iter().filter(|open| open.born != born).max_by_key(youngest);
+            let victim =
+                victim.filter(|victim| !victim.has_room() || victim.born > born).map_or(born, |open| open.born);
+            self.preempt(victim);
+            if victim == born {
+                return false;
+            }
+        }
+    }
+
+    /// Takes an answer's pages; it goes on later where it is.
+    fn preempt(&mut self, born: u64) {
+        let Some(at) = self.open.iter().position(|open| open.born == born) else { return };
+        let mut open = self.open.swap_remove(at);
+        open.sequence.release(&mut self.cache);
+        self.counters.preempted();
+        self.waiting.push_again(open);
+    }
+
+    /// Begins what waits and fits.
+    fn admit(&mut self, plan: &mut Vec<(u64, usize)>, scored: &mut bool) {
+        let reading: usize = plan.iter().map(|(_, tokens)| *tokens).filter(|tokens| *tokens > 1).sum();
+        let mut left = self.limits.step_tokens.saturating_sub(reading);
+        while self.open.len() < self.limits.sequences && left > 0 {
+            let Some(next) = self.waiting.pop() else { break };
+            let Some(open) = self.begin(next, scored, &mut left) else { if left == 0 { break } else { continue } };
+            let mut open = match open {
+                Ok(open) => open,
+                Err(next) => {
+                    self.waiting.put_back(next);
+                    break;
+                }
+            };
+            let tokens = open.sequence.unread().min(left);
+            if !open.sequence.reserve(&mut self.cache, tokens) {
+                open.sequence.release(&mut self.cache);
+                self.waiting.push_again(open);
+                break;
+            }
+            left -= tokens;
+            plan.push((open.born, tokens));
+            self.open.push(open);
+        }
+    }
+
+    /// Begins one; gives it back if there is no room for it yet, and nothing if it is done with.
+    fn begin(&mut self, next: Next, scored: &mut bool, left: &mut usize) -> Option<Result<Open, Next>> {
+        let prompt = match &next {
+            Next::Again(open) => open.sequence.context(),
+            Next::New(Queued { job: Job::Generate(generation), .. }) => generation.ids.len(),
+            Next::New(_) => 0,
+        };
+        // Room for all of it and one token more; known pages may save some of that.
+        while (prompt + 1).div_ceil(PAGE_TOKENS) > self.cache.usage().available() {
+            let paused = self.open.iter().filter(|open| !open.has_room()).max_by_key(|open| open.born);
+            match paused.map(|open| open.born) {
+                Some(born) => self.preempt(born),
+                None => return Some(Err(next)),
+            }
+        }
+        match next {
+            Next::Again(mut open) => {
+                open.sequence.attach(&mut self.cache, open.adapter.as_deref());
+                Some(Ok(open))
+            }
+            Next::New(Queued { job: Job::Generate(generation), .. }) => self.open(*generation).map(Ok),
+            Next::New(Queued { job: Job::Score(scoring), .. }) => {
+                *scored = true;
+                *left = left.saturating_sub(scoring.ids.len());
+                self.score(scoring);
+                None
+            }
+            #[cfg(test)]
+            Next::New(Queued { job: Job::Panic, .. }) => panic!("asked to"),
+        }
+    }
+
+    fn open(&mut self, generation: Generation) -> Option<Open> {
+        let Generation { ids, adapter, sampling, constraint, logprobs, max_tokens, ends, events } = generation;
+        let tokens = ids.len();
+        let mut sequence = match Sequence::new(&self.model, ids, sampling) {
+            Ok(sequence) => sequence,
+            Err(error) => {
+                self.counters.left(Left::Error, 1);
+                let _ = events.try_send(Event::Failed(Failure::Model(error.to_string())));
+                return None;
+            }
+        };
+        if let Some(constraint) = constraint {
+            sequence = sequence.with_constraint(constraint);
+        }
+        if let Some(top) = logprobs {
+            sequence = sequence.with_logprobs(top);
+        }
+        let cached = sequence.attach(&mut self.cache, adapter.as_deref());
+        self.counters.begun(tokens, cached);
+        // The channel is empty: this fails only if the reader has left, which the next step sees.
+        let _ = events.try_send(Event::Begun { cached });
+        self.born += 1;
+        Some(Open { born: self.born, sequence, adapter, left: max_tokens.max(1), ends, events, paused_since: None })
+    }
+
+    fn score(&self, scoring: Scoring) {
+        let Scoring { ids, adapter, reply } = scoring;
+        let _ = reply.send(self.model.score(&ids, adapter.as_deref()));
+    }
+
+    /// Hands the tokens of a step out.
+    fn deal(&mut self, stepped: impl Iterator<Item = (u64, Stepped)>) {
+        let context = self.model.config().context;
+        let mut tokens = 0;
+        for (born, stepped) in stepped {
+            let Some(at) = self.open.iter().position(|open| open.born == born) else { continue };
+            let fate = match stepped {
+                Stepped::Read => Fate::GoesOn,
+                Stepped::Chose(token) => {
+                    tokens += 1;
+                    self.open[at].take(token, context)
+                }
+                Stepped::Stuck(reason) => {
+                    self.fail(born, || Failure::Constraint(reason.clone()));
+                    continue;
+                }
+            };
+            match fate {
+                Fate::GoesOn => {}
+                Fate::Ended(End::Stop) => self.leave(at, Left::Stop),
+                Fate::Ended(End::Length) => self.leave(at, Left::Length),
+                Fate::Abandoned => self.leave(at, Left::Abort),
+            }
+        }
+        self.counters.stepped(tokens);
+    }
+
+    fn fail(&mut self, born: u64, failure: impl FnOnce() -> Failure) {
+        if let Some(at) = self.open.iter().position(|open| open.born == born) {
+            self.open[at].fail(failure());
+            self.leave(at, Left::Error);
+        }
+    }
+
+    fn leave(&mut self, at: usize, why: Left) {
+        let mut open = self.open.swap_remove(at);
+        open.sequence.release(&mut self.cache);
+        self.counters.left(why, 1);
     }
 
     /// Waits for a job, or for a paused answer's reader; false if it is over.
     async fn wait(&mut self) -> bool {
-        let Self { jobs, open, limit, stop, .. } = self;
-        let may_admit = open.len() < *limit;
+        let Self { jobs, open, waiting, stop, .. } = self;
         // A reader that leaves ends this wait, too.
-        let mut rooms: FuturesUnordered<_> =
-            open.iter().map(|open| async { drop(open.events.reserve_many(ROOM).await) }).collect();
+        let mut rooms: FuturesUnordered<_> = open
+            .iter()
+            .chain(waiting.again())
+            .map(|open| async { drop(open.events.reserve_many(ROOM).await) })
+            .collect();
         let paused = !rooms.is_empty();
         let job = tokio::select! {
             () = stop.cancelled() => return false,
-            job = jobs.recv(), if may_admit => job,
+            job = jobs.recv() => job,
             _ = rooms.next(), if paused => return true,
             () = tokio::time::sleep(PAUSE_CHECK), if paused => return true,
         };
         drop(rooms);
         let Some(job) = job else { return false };
-        self.accept(job);
+        waiting.push(job);
         true
+    }
+
+    /// Tells everybody that it is over.
+    fn end(&mut self) {
+        self.open.iter().for_each(|open| open.fail(Failure::Stopping));
+        self.jobs.close();
+        while let Ok(queued) = self.jobs.try_recv() {
+            self.waiting.push(queued);
+        }
+        for next in self.waiting.drain() {
+            match next {
+                Next::Again(open) => open.fail(Failure::Stopping),
+                Next::New(Queued { job: Job::Generate(generation), .. }) => {
+                    let _ = generation.events.try_send(Event::Failed(Failure::Stopping));
+                }
+                Next::New(_) => {}
+            }
+        }
     }
 }
 

@@ -4,7 +4,10 @@ use firn_llm::{device::Device, generate::Sampling};
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::engine::{AHEAD, Engine, EngineError, State, SubmitError, engine};
+use crate::{
+    engine::{Engine, EngineError, State, SubmitError, engine},
+    job::{AHEAD, EVENTS},
+};
 
 /// Longest that a test waits for anything.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -16,10 +19,19 @@ struct Running {
 
 impl Running {
     async fn start(max_queue: usize, max_sequences: usize) -> Self {
-        let (engine, worker) = engine(max_queue, max_sequences);
+        Self::with_cache(max_queue, max_sequences, 4_096).await
+    }
+
+    async fn with_cache(max_queue: usize, sequences: usize, cache_tokens: usize) -> Self {
+        let (engine, worker) = engine(max_queue, Limits { sequences, step_tokens: 8 });
         let stop = CancellationToken::new();
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/llama");
-        worker.start(move || Decoder::load(&dir, &Device::cpu()), stop.clone()).unwrap();
+        let load = move || {
+            let model = Decoder::load(&dir, &Device::cpu())?;
+            let cache = KvCache::new(&model, cache_tokens);
+            Ok((model, cache))
+        };
+        worker.start(load, stop.clone()).unwrap();
         let running = Self { engine, stop };
         running.until(|state| matches!(state, State::Ready)).await;
         running
@@ -30,22 +42,37 @@ impl Running {
     }
 
     fn ask(&self, max_tokens: usize) -> Result<mpsc::Receiver<Event>, SubmitError> {
-        let (events, receiver) = mpsc::channel(AHEAD + 1);
+        self.ask_after(vec![1, 40, 41], max_tokens)
+    }
+
+    fn ask_after(&self, ids: Vec<u32>, max_tokens: usize) -> Result<mpsc::Receiver<Event>, SubmitError> {
+        let (events, receiver) = mpsc::channel(EVENTS);
         let generation = Generation {
-            ids: vec![1, 40, 41],
+            ids,
             adapter: None,
             sampling: Sampling::greedy(),
-            logprobs: false,
+            constraint: None,
+            logprobs: None,
             max_tokens,
             ends: vec![],
             events,
         };
-        self.engine.submit(Job::Generate(generation)).map(|()| receiver)
+        self.submit(Job::Generate(Box::new(generation))).map(|()| receiver)
+    }
+
+    fn submit(&self, job: Job) -> Result<(), SubmitError> {
+        self.engine.submit(self.engine.place()?, String::new(), job)
     }
 }
 
+/// The next event after the beginning.
 async fn next(events: &mut mpsc::Receiver<Event>) -> Option<Event> {
-    tokio::time::timeout(PATIENCE, events.recv()).await.unwrap()
+    loop {
+        match tokio::time::timeout(PATIENCE, events.recv()).await.unwrap() {
+            Some(Event::Begun { .. }) => {}
+            event => return event,
+        }
+    }
 }
 
 async fn ids(mut events: mpsc::Receiver<Event>) -> Vec<u32> {
@@ -58,7 +85,7 @@ async fn ids(mut events: mpsc::Receiver<Event>) -> Vec<u32> {
                 ids.extend(token.map(|token| token.id));
                 return ids;
             }
-            Event::Failed(failure) => panic!("{failure}"),
+            other => panic!("{other:?}"),
         }
     }
 }
@@ -69,7 +96,7 @@ async fn a_slow_reader_pauses_alone_and_loses_nothing() {
     let slow = running.ask(60).unwrap();
     let quick = ids(running.ask(60).unwrap()).await;
     assert_eq!(quick.len(), 60);
-    assert_eq!(slow.len(), AHEAD, "as far ahead as it may be");
+    assert_eq!(slow.len(), AHEAD + 1, "as far ahead as it may be, after its beginning");
     assert_eq!(ids(slow).await, quick, "goes on where it paused");
     running.stop.cancel();
 }
@@ -116,11 +143,11 @@ async fn a_panic_hangs_nobody() {
     let running = Running::start(8, 2).await;
     let mut paused = running.ask(100).unwrap();
     assert!(matches!(next(&mut paused).await, Some(Event::Token(_))));
-    running.engine.submit(Job::Panic).unwrap();
+    running.submit(Job::Panic).unwrap();
     let (reply, score) = oneshot::channel();
     let scoring = Scoring { ids: vec![1, 2], adapter: None, reply };
     // The panic may have come first.
-    let submitted = running.engine.submit(Job::Score(scoring));
+    let submitted = running.submit(Job::Score(scoring));
     while let Some(event) = next(&mut paused).await {
         assert!(matches!(event, Event::Token(_)));
     }
@@ -133,10 +160,70 @@ async fn a_panic_hangs_nobody() {
 
 #[tokio::test]
 async fn a_base_that_cannot_be_loaded_is_an_error_of_the_engine() {
-    let (engine, worker) = engine(1, 1);
-    let load = || Decoder::load(Path::new("/nowhere"), &Device::cpu());
+    let (engine, worker) = engine(1, Limits { sequences: 1, step_tokens: 1 });
+    let load = || {
+        let model = Decoder::load(Path::new("/nowhere"), &Device::cpu())?;
+        let cache = KvCache::new(&model, 16);
+        Ok((model, cache))
+    };
     worker.start(load, CancellationToken::new()).unwrap();
     let mut states = engine.state();
     let ended = states.wait_for(|state| matches!(state, State::Ended(_))).await.unwrap().clone();
     assert!(matches!(ended, State::Ended(Some(error)) if error.to_string().starts_with("failed to load the base")));
+}
+
+#[tokio::test]
+async fn too_little_room_delays_answers_and_loses_none_of_their_words() {
+    // Room for one context and a half: three long answers can't have their pages at once.
+    let roomy = Running::start(8, 4).await;
+    let ask = |running: &Running, first: u32| running.ask_after((first..first + 40).collect(), 300).unwrap();
+    let mut expected = vec![];
+    for first in [10, 60, 110] {
+        expected.push(ids(ask(&roomy, first)).await);
+    }
+    roomy.stop.cancel();
+    let tight = Running::with_cache(8, 4, 512 + 256).await;
+    let asked = [10, 60, 110].map(|first| tokio::spawn(ids(ask(&tight, first))));
+    for (asked, expected) in asked.into_iter().zip(expected) {
+        assert_eq!(asked.await.unwrap(), expected);
+    }
+    assert!(tight.engine.stats().preemptions_total > 0);
+    // The last word is sent before it is counted.
+    let counted = async {
+        while tight.engine.stats().ended_total["length"] < 3 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, counted).await.unwrap();
+    assert_eq!(tight.engine.stats().waiting, 0);
+    tight.stop.cancel();
+}
+
+#[tokio::test]
+async fn a_paused_answer_gives_its_pages_up_and_still_loses_nothing() {
+    let tight = Running::with_cache(8, 4, 512 + 16).await;
+    let prompt: Vec<u32> = (10..400).collect();
+    let slow = tight.ask_after(prompt.clone(), 60).unwrap();
+    while slow.len() < AHEAD {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let other = ids(tight.ask_after((100..480).collect(), 20).unwrap()).await;
+    assert_eq!(other.len(), 20);
+    assert!(tight.engine.stats().preemptions_total > 0);
+    let late = ids(slow).await;
+    assert_eq!(late, ids(tight.ask_after(prompt, 60).unwrap()).await);
+    tight.stop.cancel();
+}
+
+#[tokio::test]
+async fn prompts_that_begin_alike_are_read_once() {
+    let running = Running::start(8, 4).await;
+    let prompt: Vec<u32> = (10..110).collect();
+    let first = ids(running.ask_after(prompt.clone(), 5).unwrap()).await;
+    let mut again = running.ask_after(prompt, 5).unwrap();
+    assert!(matches!(again.recv().await, Some(Event::Begun { cached: 96 })));
+    assert_eq!(ids(again).await, first);
+    let stats = running.engine.stats();
+    assert_eq!((stats.prefix_queries_total, stats.prefix_hits_total), (200, 96));
+    running.stop.cancel();
 }

@@ -3,7 +3,11 @@
 use std::path::PathBuf;
 
 use firn_kit::{ServerArgs, TelemetryArgs};
-use firn_llm::device::DeviceSpec;
+use firn_llm::{
+    cache::{KvCache, PAGE_TOKENS},
+    config::ModelConfig,
+    device::{Device, DeviceSpec},
+};
 
 /// Serves Firn's base model and its adapters.
 #[derive(clap::Parser, Clone, Debug)]
@@ -46,7 +50,14 @@ pub struct Options {
     /// Most requests that wait for a place in the batch; one more is RESOURCE_EXHAUSTED.
     #[arg(long, env = "FIRN_MAX_QUEUE", default_value = "256", value_parser = at_least_one)]
     pub max_queue: usize,
-    /// Most aliases that are served; those beyond are logged and left out. Each adapter takes memory on the device.
+    /// Tokens of prompts that one step reads: more is faster in all, fewer lets open answers wait less for a long prompt.
+    #[arg(long, env = "FIRN_MAX_STEP_TOKENS", default_value = "512", value_parser = at_least_one)]
+    pub max_step_tokens: usize,
+    /// Tokens whose keys and values are kept, those of open answers and those kept for prompts that begin alike; at least
+    /// one context. Without it: the contexts of all answers of a batch, if a quarter of the free memory holds them.
+    #[arg(long, env = "FIRN_MAX_CACHE_TOKENS", value_parser = at_least_one)]
+    pub max_cache_tokens: Option<usize>,
+    /// Most adapters that are served; those beyond are logged and left out. Each adapter takes memory on the device.
     #[arg(long, env = "FIRN_MAX_ADAPTERS", default_value = "64", value_parser = at_least_one)]
     pub max_adapters: usize,
     /// Local folder for copies of what is on the stage; what is there is checked and used again.
@@ -64,9 +75,23 @@ impl Options {
             device: DeviceSpec::Auto,
             max_sequences: 32,
             max_queue: 256,
+            max_step_tokens: 512,
+            max_cache_tokens: None,
             max_adapters: 64,
             work_dir: default_work_dir(),
         }
+    }
+
+    /// Tokens of the key-value cache of a base.
+    pub(crate) fn cache_tokens(&self, base: &ModelConfig, device: &Device) -> usize {
+        let least = base.context + PAGE_TOKENS;
+        let wished = self.max_cache_tokens.unwrap_or_else(|| {
+            let all = base.context.saturating_mul(self.max_sequences);
+            let quarter = device.free_memory().map_or(u64::MAX, |free| free / 4);
+            let fits = quarter / KvCache::bytes_per_token(base) as u64;
+            all.min(usize::try_from(fits).unwrap_or(usize::MAX))
+        });
+        wished.max(least)
     }
 }
 

@@ -7,81 +7,22 @@ use std::{
 };
 
 use firn_llm::{
-    generate::{Sampling, Token},
-    model::{Adapter, Decoder, ModelError},
+    cache::KvCache,
+    model::{Decoder, ModelError},
 };
-use tokio::sync::{
-    mpsc::{self, error::TrySendError},
-    oneshot, watch,
-};
+use firn_proto::inference::v1::Stats;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::batch::Batch;
+use crate::{
+    batch::{Batch, Limits},
+    counters::Counters,
+    job::Job,
+    waiting::{Place, Places, Queued, Waiting},
+};
 
-/// Tokens that an answer may be ahead of its reader; then it pauses.
-pub(crate) const AHEAD: usize = 16;
 /// Stack of the engine's thread in bytes.
 const STACK: usize = 8 << 20;
-
-/// Work for the engine.
-#[derive(Debug)]
-pub(crate) enum Job {
-    Generate(Generation),
-    Score(Scoring),
-    /// Makes the engine panic.
-    #[cfg(test)]
-    Panic,
-}
-
-/// An answer to make.
-#[derive(Debug)]
-pub(crate) struct Generation {
-    /// Prompt, not empty, checked against vocabulary and context.
-    pub(crate) ids: Vec<u32>,
-    pub(crate) adapter: Option<Arc<Adapter>>,
-    pub(crate) sampling: Sampling,
-    pub(crate) logprobs: bool,
-    pub(crate) max_tokens: usize,
-    /// Ids that end the answer and are not part of it.
-    pub(crate) ends: Vec<u32>,
-    /// Where its tokens go; the engine keeps the last place free for a failure.
-    pub(crate) events: mpsc::Sender<Event>,
-}
-
-/// A text to score.
-#[derive(Debug)]
-pub(crate) struct Scoring {
-    /// Checked against vocabulary and context.
-    pub(crate) ids: Vec<u32>,
-    pub(crate) adapter: Option<Arc<Adapter>>,
-    pub(crate) reply: oneshot::Sender<Result<Vec<f32>, ModelError>>,
-}
-
-/// What happens to an answer. `Last` and `Failed` come once, last; without one of them the engine is gone.
-#[derive(Debug)]
-pub(crate) enum Event {
-    Token(Token),
-    Last(Option<Token>, End),
-    Failed(Failure),
-}
-
-/// Why an answer ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum End {
-    Stop,
-    Length,
-}
-
-/// Why an answer failed.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Failure {
-    #[error("the model failed: {0}")]
-    Model(String),
-    #[error("nobody read the answer for {seconds} seconds")]
-    Stalled { seconds: u64 },
-    #[error("the service is stopping")]
-    Stopping,
-}
 
 /// Why the engine did not take a job.
 #[derive(Debug, thiserror::Error)]
@@ -122,24 +63,45 @@ pub(crate) enum State {
 /// The way to the engine. Clones share its queue.
 #[derive(Clone, Debug)]
 pub(crate) struct Engine {
-    jobs: mpsc::Sender<Job>,
+    /// Bounded by the places.
+    jobs: mpsc::UnboundedSender<Queued>,
+    places: Places,
+    counters: Arc<Counters>,
+    limits: Limits,
     state: watch::Receiver<State>,
 }
 
 impl Engine {
-    /// Queues a job.
-    pub(crate) fn submit(&self, job: Job) -> Result<(), SubmitError> {
+    /// Takes a place in the queue, if the engine works and there is one.
+    pub(crate) fn place(&self) -> Result<Place, SubmitError> {
         match &*self.state.borrow() {
             State::Loading => return Err(SubmitError::Loading),
             State::Ready => {}
             State::Ended(None) => return Err(SubmitError::Stopping),
             State::Ended(Some(_)) => return Err(SubmitError::Dead),
         }
-        self.jobs.try_send(job).map_err(|error| match error {
-            TrySendError::Full(_) => SubmitError::Full { limit: self.jobs.max_capacity() },
-            // The thread is just ending.
-            TrySendError::Closed(_) => SubmitError::Dead,
-        })
+        self.places.take().ok_or(SubmitError::Full { limit: self.places.limit() })
+    }
+
+    /// Queues a tenant's job at a place.
+    pub(crate) fn submit(&self, place: Place, tenant: String, job: Job) -> Result<(), SubmitError> {
+        // The thread is just ending.
+        self.jobs.send(Queued { tenant, job, place }).map_err(|_| SubmitError::Dead)
+    }
+
+    /// It answers.
+    pub(crate) fn is_ready(&self) -> bool {
+        matches!(&*self.state.borrow(), State::Ready)
+    }
+
+    /// Its numbers now.
+    pub(crate) fn stats(&self) -> Stats {
+        Stats {
+            waiting: self.places.taken() as u64,
+            max_waiting: self.places.limit() as u64,
+            max_running: self.limits.sequences as u64,
+            ..self.counters.stats()
+        }
     }
 
     /// Follows what the engine is doing.
@@ -151,37 +113,42 @@ impl Engine {
 /// An engine whose thread has not begun.
 #[derive(Debug)]
 pub(crate) struct Worker {
-    jobs: mpsc::Receiver<Job>,
+    jobs: mpsc::UnboundedReceiver<Queued>,
+    counters: Arc<Counters>,
+    limits: Limits,
     state: watch::Sender<State>,
-    max_sequences: usize,
 }
 
-/// Makes an engine with a queue of `max_queue` jobs and a batch of `max_sequences` answers.
-pub(crate) fn engine(max_queue: usize, max_sequences: usize) -> (Engine, Worker) {
-    let (sender, jobs) = mpsc::channel(max_queue);
+/// Makes an engine with a queue of `max_queue` jobs.
+pub(crate) fn engine(max_queue: usize, limits: Limits) -> (Engine, Worker) {
+    let (sender, jobs) = mpsc::unbounded_channel();
     let (state, states) = watch::channel(State::Loading);
-    (Engine { jobs: sender, state: states }, Worker { jobs, state, max_sequences })
+    let (places, counters) = (Places::new(max_queue), Arc::<Counters>::default());
+    let worker = Worker { jobs, counters: Arc::clone(&counters), limits, state };
+    (Engine { jobs: sender, places, counters, limits, state: states }, worker)
 }
 
 impl Worker {
-    /// Starts the thread: it loads the model, then works until `stop`.
+    /// Starts the thread: it loads the model and takes a cache for it, then works until `stop`.
     ///
     /// # Errors
     /// The system gives no thread.
     pub(crate) fn start(
         self,
-        load: impl FnOnce() -> Result<Decoder, ModelError> + Send + 'static,
+        load: impl FnOnce() -> Result<(Decoder, KvCache), ModelError> + Send + 'static,
         stop: CancellationToken,
     ) -> std::io::Result<JoinHandle<()>> {
-        let Self { jobs, state, max_sequences } = self;
+        let Self { jobs, counters, limits, state } = self;
         let work = move || {
             let outcome = catch_unwind(AssertUnwindSafe(|| -> Result<(), EngineError> {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
                 let started = std::time::Instant::now();
-                let model = load()?;
+                let (model, cache) = load()?;
                 tracing::info!(seconds = started.elapsed().as_secs_f64(), "base is loaded");
+                counters.now(0, cache.usage());
                 state.send_replace(State::Ready);
-                Batch::new(model, jobs, max_sequences, stop).run(&runtime);
+                let (waiting, open) = (Waiting::default(), Vec::new());
+                Batch { model, cache, jobs, limits, counters, stop, waiting, open, born: 0 }.run(&runtime);
                 Ok(())
             }));
             let error = match outcome {

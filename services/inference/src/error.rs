@@ -9,7 +9,9 @@ use tonic::{Code, Status};
 
 use crate::{
     base::BaseError,
-    engine::{EngineError, Failure, SubmitError},
+    engine::{EngineError, SubmitError},
+    job::Failure,
+    loader::LoadError,
     models::UnknownModel,
     request::FieldError,
 };
@@ -87,6 +89,9 @@ impl From<AnswerError> for Status {
             AnswerError::Submit(SubmitError::Stopping) | AnswerError::Failed(Failure::Stopping) => {
                 status::unavailable(DOMAIN, "STOPPING", message, RETRY_AFTER)
             }
+            AnswerError::Failed(Failure::Constraint(_)) => {
+                status::status(Code::FailedPrecondition, DOMAIN, "SCHEMA_TOO_HARD", message)
+            }
             AnswerError::Failed(Failure::Stalled { .. }) => status::status(Code::Aborted, DOMAIN, "NOT_READ", message),
             AnswerError::Submit(SubmitError::Dead)
             | AnswerError::Failed(Failure::Model(_))
@@ -94,6 +99,38 @@ impl From<AnswerError> for Status {
             | AnswerError::Score(_)
             | AnswerError::Text(_)
             | AnswerError::Worker(_) => status::internal(DOMAIN, &error),
+        }
+    }
+}
+
+/// Why a model was not loaded or unloaded.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AdapterCallError {
+    #[error(transparent)]
+    Load(LoadError),
+    #[error("`{id}` was not loaded by a call: what an alias names goes when the alias does")]
+    NotLoaded { id: String },
+}
+
+impl From<AdapterCallError> for Status {
+    fn from(error: AdapterCallError) -> Self {
+        let message = error.to_string();
+        match error {
+            AdapterCallError::NotLoaded { .. } => status::status(Code::NotFound, DOMAIN, "NOT_LOADED", message),
+            AdapterCallError::Load(LoadError::Id { .. }) => status::invalid_argument(DOMAIN, "id", message),
+            AdapterCallError::Load(LoadError::Checkpoint { .. }) => {
+                status::status(Code::NotFound, DOMAIN, "CHECKPOINT_NOT_FOUND", message)
+            }
+            AdapterCallError::Load(LoadError::Registry(status)) if status.code() == Code::NotFound => {
+                status::status(Code::NotFound, DOMAIN, "VERSION_NOT_FOUND", message)
+            }
+            AdapterCallError::Load(LoadError::TooMany { .. }) => {
+                status::resource_exhausted(DOMAIN, "TOO_MANY_ADAPTERS", message, RETRY_AFTER)
+            }
+            AdapterCallError::Load(error) if error.is_transient() => {
+                status::unavailable(DOMAIN, "NOT_FETCHED", message, RETRY_AFTER)
+            }
+            AdapterCallError::Load(_) => status::status(Code::FailedPrecondition, DOMAIN, "NOT_SERVABLE", message),
         }
     }
 }

@@ -22,7 +22,7 @@ pub(crate) struct UnknownModel {
     there: String,
 }
 
-/// An adapter under an alias.
+/// An adapter under a name.
 #[derive(Clone, Debug)]
 pub(crate) struct Served {
     /// Number of the version.
@@ -30,6 +30,8 @@ pub(crate) struct Served {
     /// The registry's name of the version.
     pub(crate) version: String,
     pub(crate) adapter: Arc<Adapter>,
+    /// A call has loaded it; no alias names it.
+    pub(crate) loaded: bool,
 }
 
 /// The adapters by `model@alias`. Clones share them. An answer takes its adapter's `Arc` once, so a move of the alias
@@ -39,20 +41,20 @@ pub(crate) struct Models(Arc<RwLock<BTreeMap<String, Served>>>);
 
 impl Models {
     /// Finds a model: none for the base, else the adapter. `model@3` is any loaded alias of that version.
-    pub(crate) fn find(&self, name: &str) -> Result<Option<Arc<Adapter>>, UnknownModel> {
+    pub(crate) fn find(&self, name: &str) -> Result<Option<Served>, UnknownModel> {
         if name.is_empty() || name == BASE {
             return Ok(None);
         }
         let models = self.0.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(served) = models.get(name) {
-            return Ok(Some(Arc::clone(&served.adapter)));
+            return Ok(Some(served.clone()));
         }
         // Aliases begin with a letter, so a number is never one.
         let numbered = name.rsplit_once('@').and_then(|(model, number)| Some((model, number.parse::<u64>().ok()?)));
         if let Some((model, number)) = numbered {
             let of_model = |id: &str| id.split_once('@').is_some_and(|(owner, _)| owner == model);
             if let Some((_, served)) = models.iter().find(|(id, served)| served.number == number && of_model(id)) {
-                return Ok(Some(Arc::clone(&served.adapter)));
+                return Ok(Some(served.clone()));
             }
         }
         let there: Vec<&str> = [BASE].into_iter().chain(models.keys().map(String::as_str)).take(MOST_LISTED).collect();
@@ -77,7 +79,7 @@ impl Models {
         models.values().find(|served| served.version == version).map(|served| Arc::clone(&served.adapter))
     }
 
-    /// Number of aliases.
+    /// Number of names.
     pub(crate) fn count(&self) -> usize {
         self.0.read().unwrap_or_else(PoisonError::into_inner).len()
     }
@@ -92,9 +94,17 @@ impl Models {
         self.0.write().unwrap_or_else(PoisonError::into_inner).remove(id);
     }
 
-    /// Serves only these.
+    /// Serves only these, and what was loaded by name.
     pub(crate) fn retain(&self, ids: &BTreeSet<String>) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).retain(|id, _| ids.contains(id));
+        let mut models = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        models.retain(|id, served| served.loaded || ids.contains(id));
+    }
+
+    /// Serves what a call has loaded as `id` no more; false if there is none.
+    pub(crate) fn unload(&self, id: &str) -> bool {
+        let mut models = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let is_loaded = models.get(id).is_some_and(|served| served.loaded);
+        is_loaded && models.remove(id).is_some()
     }
 }
 
@@ -111,17 +121,20 @@ mod tests {
         let adapter = Arc::new(Adapter::new(&config, LoraConfig::all_linear(1), 0, &Device::cpu()));
         let models = Models::default();
         let version = "models/a/versions/2".to_owned();
-        models.set("a@best", Served { number: 2, version: version.clone(), adapter: Arc::clone(&adapter) });
+        let served = Served { number: 2, version: version.clone(), adapter: Arc::clone(&adapter), loaded: false };
+        models.set("a@best", served.clone());
         assert!(models.find("").unwrap().is_none() && models.find("base").unwrap().is_none());
         for name in ["a@best", "a@2"] {
-            assert!(Arc::ptr_eq(&models.find(name).unwrap().unwrap(), &adapter), "{name}");
+            assert!(Arc::ptr_eq(&models.find(name).unwrap().unwrap().adapter, &adapter), "{name}");
         }
         assert!(models.of_version(&version).is_some() && models.of_version("models/a/versions/1").is_none());
         for name in ["a", "b@2", "a@3", "a@-2", "@2", "Base"] {
             let text = models.find(name).unwrap_err().to_string();
             assert_eq!(text, format!("there is no model `{name}`; there is base, a@best"));
         }
+        models.set("a@7", Served { number: 7, loaded: true, ..served });
         models.retain(&BTreeSet::new());
-        assert_eq!(models.count(), 0);
+        assert_eq!(models.list().into_iter().map(|(id, _)| id).collect::<Vec<_>>(), ["a@7"]);
+        assert!(!models.unload("a@best") && models.unload("a@7") && models.count() == 0);
     }
 }

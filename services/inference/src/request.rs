@@ -15,6 +15,19 @@ const LONGEST_STOP: usize = 256;
 const HIGHEST_TEMPERATURE: f32 = 100.0;
 /// Most turns of a chat.
 const MOST_MESSAGES: usize = 1_024;
+/// Most probable tokens beside each chosen one.
+const MOST_TOP_LOGPROBS: u32 = 20;
+/// Largest presence and frequency penalty, either way.
+const LARGEST_PENALTY: f32 = 2.0;
+/// Largest repetition penalty; the smallest is its inverse.
+const LARGEST_REPETITION: f32 = 10.0;
+/// Most biased tokens, and the largest bias, either way.
+const MOST_BIASES: usize = 1_024;
+const LARGEST_BIAS: f32 = 100.0;
+/// Longest JSON Schema in bytes.
+const LONGEST_SCHEMA: usize = 64 << 10;
+/// Longest tenant's name in bytes.
+const LONGEST_TENANT: usize = 256;
 /// Bits of a seed that is drawn: those that a JSON number keeps.
 const SEED_BITS: u32 = 53;
 
@@ -39,7 +52,10 @@ pub(crate) struct Wishes {
     pub(crate) max_tokens: usize,
     pub(crate) stop: Vec<String>,
     pub(crate) ignore_eos: bool,
-    pub(crate) logprobs: bool,
+    /// Log-probabilities, those of so many most probable tokens included.
+    pub(crate) logprobs: Option<usize>,
+    /// JSON Schema that the answer keeps to; empty: none.
+    pub(crate) schema: String,
 }
 
 /// Checks the sampling and fills its defaults in.
@@ -63,15 +79,63 @@ pub(crate) fn wishes(sampling: Option<pb::Sampling>) -> Result<Wishes, FieldErro
     if given.stop.iter().any(|stop| stop.is_empty() || stop.len() > LONGEST_STOP) {
         return Err(FieldError::new("sampling.stop", format!("each string must have 1 to {LONGEST_STOP} bytes")));
     }
-    let seed = given.seed.unwrap_or_else(drawn_seed);
-    let top_k = given.top_k.unwrap_or(0) as usize;
+    let min_p = given.min_p.unwrap_or(0.0);
+    if !(0.0..=1.0).contains(&min_p) {
+        return Err(FieldError::new("sampling.min_p", "must be from 0 to 1"));
+    }
+    for (field, penalty) in
+        [("sampling.presence_penalty", given.presence_penalty), ("sampling.frequency_penalty", given.frequency_penalty)]
+    {
+        if !(-LARGEST_PENALTY..=LARGEST_PENALTY).contains(&penalty) {
+            return Err(FieldError::new(field, format!("must be from -{LARGEST_PENALTY} to {LARGEST_PENALTY}")));
+        }
+    }
+    let repetition_penalty = given.repetition_penalty.unwrap_or(1.0);
+    if !(1.0 / LARGEST_REPETITION..=LARGEST_REPETITION).contains(&repetition_penalty) {
+        let reason = format!("must be from {} to {LARGEST_REPETITION}", 1.0 / LARGEST_REPETITION);
+        return Err(FieldError::new("sampling.repetition_penalty", reason));
+    }
+    if given.logit_bias.len() > MOST_BIASES {
+        return Err(FieldError::new("sampling.logit_bias", format!("has more than {MOST_BIASES} tokens")));
+    }
+    if given.logit_bias.values().any(|bias| !(-LARGEST_BIAS..=LARGEST_BIAS).contains(bias)) {
+        let reason = format!("each bias must be from -{LARGEST_BIAS} to {LARGEST_BIAS}");
+        return Err(FieldError::new("sampling.logit_bias", reason));
+    }
+    if given.top_logprobs > MOST_TOP_LOGPROBS {
+        return Err(FieldError::new("sampling.top_logprobs", format!("must be at most {MOST_TOP_LOGPROBS}")));
+    }
+    if given.json_schema.len() > LONGEST_SCHEMA {
+        return Err(FieldError::new("sampling.json_schema", format!("has more than {LONGEST_SCHEMA} bytes")));
+    }
+    let mut bias: Vec<(u32, f32)> = given.logit_bias.into_iter().collect();
+    bias.sort_unstable_by_key(|(id, _)| *id);
     Ok(Wishes {
-        sampling: Sampling { temperature, top_p, top_k, seed },
+        sampling: Sampling {
+            temperature,
+            top_p,
+            top_k: given.top_k.unwrap_or(0) as usize,
+            min_p,
+            seed: given.seed.unwrap_or_else(drawn_seed),
+            presence_penalty: given.presence_penalty,
+            frequency_penalty: given.frequency_penalty,
+            repetition_penalty,
+            bias,
+        },
         max_tokens: max_tokens as usize,
         stop: given.stop,
         ignore_eos: given.ignore_eos,
-        logprobs: given.logprobs,
+        logprobs: given.logprobs.then_some(given.top_logprobs as usize),
+        schema: given.json_schema,
     })
+}
+
+/// Checks whose request it is.
+pub(crate) fn tenant(tenant: String) -> Result<String, FieldError> {
+    if tenant.len() > LONGEST_TENANT {
+        return Err(FieldError::new("tenant", format!("has more than {LONGEST_TENANT} bytes")));
+    }
+    Ok(tenant)
 }
 
 /// Checks a chat's turns.
@@ -115,8 +179,8 @@ mod tests {
     #[test]
     fn defaults_are_those_of_the_protocol() {
         let wishes = wishes(None).unwrap();
-        let Sampling { temperature, top_p, top_k, seed } = wishes.sampling;
-        assert_eq!((temperature, top_p, top_k, wishes.max_tokens), (1.0, 1.0, 0, 256));
+        let seed = wishes.sampling.seed;
+        assert_eq!((wishes.sampling, wishes.max_tokens), (Sampling { seed, ..Sampling::default() }, 256));
         assert!(seed < 1 << SEED_BITS);
         assert_ne!(drawn_seed(), drawn_seed());
     }
@@ -133,6 +197,13 @@ mod tests {
             ("sampling.max_tokens", pb::Sampling { max_tokens: Some(0), ..given() }),
             ("sampling.stop", pb::Sampling { stop: five, ..given() }),
             ("sampling.stop", pb::Sampling { stop: vec![String::new()], ..given() }),
+            ("sampling.min_p", pb::Sampling { min_p: Some(1.5), ..given() }),
+            ("sampling.presence_penalty", pb::Sampling { presence_penalty: 2.5, ..given() }),
+            ("sampling.frequency_penalty", pb::Sampling { frequency_penalty: f32::NAN, ..given() }),
+            ("sampling.repetition_penalty", pb::Sampling { repetition_penalty: Some(0.0), ..given() }),
+            ("sampling.logit_bias", pb::Sampling { logit_bias: [(1, 101.0)].into(), ..given() }),
+            ("sampling.top_logprobs", pb::Sampling { top_logprobs: 21, ..given() }),
+            ("sampling.json_schema", pb::Sampling { json_schema: " ".repeat(LONGEST_SCHEMA + 1), ..given() }),
         ] {
             assert_eq!(wishes(Some(sampling)).unwrap_err().field, field);
         }

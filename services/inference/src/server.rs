@@ -3,9 +3,10 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use firn_kit::{GrpcServer, Readiness, ServerArgs};
-use firn_llm::{device::Device, model::Decoder};
+use firn_llm::{cache::KvCache, device::Device, model::Decoder};
 use firn_proto::{
     inference::v1::inference_service_server::InferenceServiceServer,
+    inference_v2::grpc_inference_service_server::GrpcInferenceServiceServer,
     registry::v1::registry_service_client::RegistryServiceClient,
 };
 use firn_stage::Stage;
@@ -15,11 +16,15 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     aliases::Watcher,
     base::Base,
+    batch::Limits,
     config::{Config, Options},
     engine::{EngineError, State, Worker, engine},
     error::{RunError, StartError},
+    loader::Loader,
     models::Models,
+    oip::OpenInference,
     rpc::Rpc,
+    serving::Serving,
 };
 
 /// Largest request in bytes: a long context as text.
@@ -33,6 +38,7 @@ pub struct Inference {
     server: GrpcServer,
     base: Arc<Base>,
     device: Device,
+    cache_tokens: usize,
     worker: Worker,
     state: watch::Receiver<State>,
     watcher: Watcher,
@@ -57,21 +63,25 @@ impl Inference {
         let base = Arc::new(Base::open(&options.base, &stage, &options.work_dir).await?);
         let registry = RegistryServiceClient::new(firn_kit::channel(&options.registry_endpoint)?);
         let models = Models::default();
-        let (engine, worker) = engine(options.max_queue, options.max_sequences);
+        let limits = Limits { sequences: options.max_sequences, step_tokens: options.max_step_tokens };
+        let (engine, worker) = engine(options.max_queue, limits);
         let state = engine.state();
-        let rpc = Rpc { base: Arc::clone(&base), models: models.clone(), engine };
-        let service = InferenceServiceServer::new(rpc).max_decoding_message_size(LARGEST_REQUEST);
-        let server = GrpcServer::bind("inference", args).await?.add_service(service);
-        let watcher = Watcher {
+        let cache_tokens = options.cache_tokens(&base.config, &device);
+        let loader = Loader {
             stage,
             base: Arc::clone(&base),
             device: device.clone(),
-            models,
+            models: models.clone(),
             registry,
             work_dir: options.work_dir,
             max_adapters: options.max_adapters,
         };
-        Ok(Self { server, base, device, worker, state, watcher })
+        let serving = Serving { base: Arc::clone(&base), models, loader: loader.clone(), engine };
+        let service = InferenceServiceServer::new(Rpc(serving.clone())).max_decoding_message_size(LARGEST_REQUEST);
+        let open = GrpcInferenceServiceServer::new(OpenInference(serving)).max_decoding_message_size(LARGEST_REQUEST);
+        let server = GrpcServer::bind("inference", args).await?.add_service(service).add_service(open);
+        let watcher = Watcher(loader);
+        Ok(Self { server, base, device, cache_tokens, worker, state, watcher })
     }
 
     /// Address for gRPC.
@@ -92,13 +102,17 @@ impl Inference {
     /// # Errors
     /// The base cannot be loaded, the engine breaks, or the listener fails. Open calls have ended then.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), RunError> {
-        let Self { server, base, device, worker, state, watcher } = self;
+        let Self { server, base, device, cache_tokens, worker, state, watcher } = self;
         let readiness = server.readiness();
         // The server also ends if the engine does.
         let serving_stop = shutdown.child_token();
         let engine_stop = CancellationToken::new();
         let _engine_end = engine_stop.clone().drop_guard();
-        let load = move || Decoder::load(&base.dir, &device);
+        let load = move || {
+            let model = Decoder::load(&base.dir, &device)?;
+            let cache = KvCache::new(&model, cache_tokens);
+            Ok((model, cache))
+        };
         worker.start(load, engine_stop.clone()).map_err(|error| Arc::new(EngineError::Thread(error)))?;
 
         let engine = async {

@@ -108,6 +108,11 @@ impl Device {
         self.on_host.then(free_host_memory).flatten()
     }
 
+    /// Tensors lie in the machine's own memory.
+    pub(crate) fn is_host(&self) -> bool {
+        self.on_host
+    }
+
     /// Shards of a batch that compute at once: cores on a CPU, one on an accelerator, which is parallel by itself.
     pub fn workers(&self) -> usize {
         self.workers

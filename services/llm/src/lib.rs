@@ -4,6 +4,8 @@
 //! template alone, which is what data-prep needs.
 
 #[cfg(feature = "engine")]
+pub mod cache;
+#[cfg(feature = "engine")]
 pub mod config;
 #[cfg(feature = "engine")]
 pub mod device;
@@ -22,6 +24,7 @@ mod random;
 #[cfg(feature = "engine")]
 pub mod scratch;
 pub mod template;
+mod token_bytes;
 pub mod tokenizer;
 #[cfg(feature = "engine")]
 pub mod train;

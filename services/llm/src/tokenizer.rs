@@ -1,5 +1,6 @@
 //! Tokenizer and chat template of a checkpoint folder, as Hugging Face lays them out.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -7,6 +8,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::template::{ChatTemplate, TemplateError};
+use crate::token_bytes::Notation;
 
 /// Files of a checkpoint that make text of tokens.
 pub const FILES: [&str; 8] = [
@@ -82,7 +84,10 @@ pub struct Rendered {
 /// A tokenizer with its special tokens and chat template.
 pub struct Tokenizer {
     dir: PathBuf,
-    inner: tokenizers::Tokenizer,
+    pub(crate) inner: tokenizers::Tokenizer,
+    pub(crate) notation: Notation,
+    /// Tokens beside the vocabulary, and whether they mark something rather than being text.
+    pub(crate) added: HashMap<u32, bool>,
     template: Option<ChatTemplate>,
     template_sha256: Option<String>,
     template_marks_answers: bool,
@@ -129,7 +134,19 @@ impl Tokenizer {
         let template = source
             .map(|text| ChatTemplate::new(&text, bos_token.unwrap_or_default(), eos_token.unwrap_or_default()))
             .transpose()?;
-        Ok(Self { dir: dir.to_path_buf(), inner, template, template_sha256, template_marks_answers, bos, eos })
+        let notation = Notation::of(&inner);
+        let added = inner.get_added_tokens_decoder().into_iter().map(|(id, token)| (id, token.special)).collect();
+        Ok(Self {
+            dir: dir.to_path_buf(),
+            inner,
+            notation,
+            added,
+            template,
+            template_sha256,
+            template_marks_answers,
+            bos,
+            eos,
+        })
     }
 
     /// Tokenises a text; `add_special_tokens` adds what the tokenizer's own post-processor adds.

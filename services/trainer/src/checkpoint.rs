@@ -7,8 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{config::KEPT_CHECKPOINTS, record::job_path};
 
-const STATE: &str = "state.safetensors";
+/// The optimiser's state, weights included.
+pub(crate) const STATE: &str = "state.safetensors";
 const PROGRESS: &str = "progress.json";
+const LINEAGE: &str = "lineage.json";
+/// Files of a checkpoint that the loop writes: the state, and the adapter as PEFT reads it.
+const FILES: [&str; 3] = [STATE, "adapter_config.json", "adapter_model.safetensors"];
 
 /// How far a run is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -40,6 +44,23 @@ pub(crate) struct Restored {
     pub(crate) file: PathBuf,
 }
 
+/// What a checkpoint's adapter belongs to: who serves it checks that.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Lineage {
+    /// Base checkpoint as the job names it.
+    pub(crate) base: String,
+    /// sha256 of the chat template that the rows went through; empty if they have seen none.
+    pub(crate) template_sha256: String,
+}
+
+/// A checkpoint on the stage.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) step: u64,
+    pub(crate) path: String,
+    pub(crate) purpose: Purpose,
+}
+
 /// What a checkpoint is kept for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
@@ -68,20 +89,30 @@ impl Purpose {
     }
 }
 
-/// Copies a checkpoint to the stage. One of the same step that is there already is the same.
+/// Copies a checkpoint's local folder to the stage. One of the same step that is there already is the same. With a lineage
+/// its adapter can be served.
 pub(crate) async fn save(
     stage: &Stage,
     job: &str,
     purpose: Purpose,
     progress: &Progress,
-    file: &Path,
+    local: &Path,
+    lineage: Option<&Lineage>,
 ) -> Result<(), StageError> {
     let path = job_path(job, &format!("{}/{:06}", purpose.folder(), progress.step));
     let mut folder = match stage.fresh_folder(&path).await {
         Err(StageError::AlreadyExists { .. }) => return Ok(()),
         folder => folder?,
     };
-    folder.put_file(STATE, file).await?;
+    for name in FILES {
+        let file = local.join(name);
+        if file.is_file() {
+            folder.put_file(name, &file).await?;
+        }
+    }
+    if let Some(lineage) = lineage {
+        folder.put_json(LINEAGE, lineage).await?;
+    }
     folder.put_json(PROGRESS, progress).await?;
     folder.finish().await?;
     if let Err(error) = prune(stage, job, purpose).await {
@@ -120,6 +151,17 @@ pub(crate) async fn restore_best(stage: &Stage, job: &str, step: u64, into: &Pat
     let missing = || StageError::NotFound { path: job_path(job, &format!("best/{step:06}")) };
     let (_, path) = found.ok_or_else(missing)?;
     Ok(stage.fetch_dir(&path, &into.join(format!("best-{step}-fetched"))).await?.join(STATE))
+}
+
+/// All complete checkpoints, by step.
+pub(crate) async fn all(stage: &Stage, job: &str) -> Result<Vec<Found>, StageError> {
+    let mut all = vec![];
+    for purpose in [Purpose::Resume, Purpose::Best] {
+        let found = finished(stage, job, purpose).await?;
+        all.extend(found.into_iter().map(|(step, path)| Found { step, path, purpose }));
+    }
+    all.sort_by_key(|found| (found.step, found.purpose == Purpose::Best));
+    Ok(all)
 }
 
 /// Complete checkpoints, the last one first.
@@ -169,13 +211,15 @@ mod tests {
         let (stage, local) = (Stage::memory(), tempfile::tempdir().unwrap());
         assert_eq!(last_step(&stage, "j").await.unwrap(), 0);
         assert!(restore(&stage, "j", local.path()).await.unwrap().is_none());
-        let file = local.path().join("state");
+        let file = local.path().join(STATE);
         for step in [5, 10, 15] {
             std::fs::write(&file, format!("state {step}")).unwrap();
-            save(&stage, "j", Purpose::Resume, &progress(step), &file).await.unwrap();
+            save(&stage, "j", Purpose::Resume, &progress(step), local.path(), None).await.unwrap();
         }
-        save(&stage, "j", Purpose::Resume, &progress(15), &file).await.unwrap();
+        save(&stage, "j", Purpose::Resume, &progress(15), local.path(), None).await.unwrap();
         assert_eq!(last_step(&stage, "j").await.unwrap(), 15);
+        let steps: Vec<u64> = all(&stage, "j").await.unwrap().iter().map(|found| found.step).collect();
+        assert_eq!(steps, [10, 15]);
         assert!(stage.list("jobs/j/checkpoints/000005").await.unwrap().is_empty());
         let restored = restore(&stage, "j", local.path()).await.unwrap().unwrap();
         assert_eq!(restored.progress, progress(15));
@@ -191,11 +235,11 @@ mod tests {
     #[tokio::test]
     async fn debris_does_not_count() {
         let (stage, local) = (Stage::memory(), tempfile::tempdir().unwrap());
-        let file = local.path().join("state");
+        let file = local.path().join(STATE);
         std::fs::write(&file, "state").unwrap();
         stage.put("jobs/j/checkpoints/000005/state.safetensors", "st".into()).await.unwrap();
         assert_eq!(last_step(&stage, "j").await.unwrap(), 0);
-        save(&stage, "j", Purpose::Resume, &progress(5), &file).await.unwrap();
+        save(&stage, "j", Purpose::Resume, &progress(5), local.path(), None).await.unwrap();
         assert_eq!(last_step(&stage, "j").await.unwrap(), 5);
         assert_eq!(restore(&stage, "j", local.path()).await.unwrap().unwrap().progress, progress(5));
     }
@@ -203,10 +247,10 @@ mod tests {
     #[tokio::test]
     async fn the_best_is_kept_apart() {
         let (stage, local) = (Stage::memory(), tempfile::tempdir().unwrap());
-        let file = local.path().join("state");
+        let file = local.path().join(STATE);
         for step in [5, 10, 15, 20] {
             std::fs::write(&file, format!("best {step}")).unwrap();
-            save(&stage, "j", Purpose::Best, &progress(step), &file).await.unwrap();
+            save(&stage, "j", Purpose::Best, &progress(step), local.path(), None).await.unwrap();
         }
         assert_eq!(last_step(&stage, "j").await.unwrap(), 0, "nothing goes on from it");
         for step in [10, 20] {

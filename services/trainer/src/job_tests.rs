@@ -36,13 +36,11 @@ async fn a_running_job_comes_back_at_its_last_checkpoint() {
     let job = Job::create(&stage, &clock, spec_record()).await.unwrap();
     job.enter(&stage, &clock, State::Running, |record| record.steps = 9).await.unwrap();
     let local = tempfile::tempdir().unwrap();
-    let file = local.path().join("state");
-    std::fs::write(&file, "x").unwrap();
+    std::fs::write(local.path().join(checkpoint::STATE), "x").unwrap();
     // Metrics of steps 4 to 6 are there, but the kill came before their checkpoint.
     write_steps(&stage, "job-1", &[step(1), step(2), step(3)]).await.unwrap();
-    checkpoint::save(&stage, "job-1", Purpose::Resume, &Progress { step: 3, ..Progress::default() }, &file)
-        .await
-        .unwrap();
+    let progress = Progress { step: 3, ..Progress::default() };
+    checkpoint::save(&stage, "job-1", Purpose::Resume, &progress, local.path(), None).await.unwrap();
     write_steps(&stage, "job-1", &[step(4), step(5), step(6)]).await.unwrap();
 
     let back = Job::load(&stage, &clock, "job-1").await.unwrap();

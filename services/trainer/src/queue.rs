@@ -14,11 +14,12 @@ use tracing::Instrument as _;
 
 use crate::{
     base,
+    checkpoint::{self, Found, Purpose},
     config::MOST_WAITING,
     error::{CreateError, GetError},
     events::Events,
     job::Job,
-    record::{JOBS, SpecRecord, State},
+    record::{JOBS, SpecRecord, State, read_steps},
     spec::Spec,
 };
 
@@ -133,6 +134,22 @@ impl Jobs {
     pub(crate) async fn events(&self, name: &str) -> Result<(Arc<SpecRecord>, Arc<Events>), GetError> {
         let job = self.get(name)?;
         Ok((Arc::clone(&job.spec), job.events(&self.0.stage).await?))
+    }
+
+    /// A job's checkpoints that are there now, by step.
+    pub(crate) async fn checkpoints(&self, name: &str) -> Result<Vec<pb::Checkpoint>, GetError> {
+        let (job, stage) = (self.get(name)?, &self.0.stage);
+        let found = checkpoint::all(stage, job.id()).await?;
+        let last = found.last().map_or(0, |found| found.step);
+        let steps = read_steps(stage, job.id(), last).await?;
+        let checkpoint = |Found { step, path, purpose }: Found| pb::Checkpoint {
+            name: format!("{name}/checkpoints/{step}"),
+            step,
+            path,
+            metrics: steps.iter().find(|metrics| metrics.step == step).map(|metrics| metrics.to_proto()),
+            best: purpose == Purpose::Best,
+        };
+        Ok(found.into_iter().map(checkpoint).collect())
     }
 
     /// Ends a job: at once if it waits, else at its next step.

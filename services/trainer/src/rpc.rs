@@ -4,8 +4,9 @@ use std::pin::Pin;
 
 use firn_kit::page::page;
 use firn_proto::trainer::v1::{
-    CancelJobRequest, CreateJobRequest, GetJobRequest, Job, JobEvent, JobPlan, ListJobsRequest, ListJobsResponse,
-    PauseJobRequest, PlanJobRequest, ResumeJobRequest, WatchJobRequest, trainer_service_server::TrainerService,
+    CancelJobRequest, CreateJobRequest, GetJobRequest, Job, JobEvent, JobPlan, ListCheckpointsRequest,
+    ListCheckpointsResponse, ListJobsRequest, ListJobsResponse, PauseJobRequest, PlanJobRequest, ResumeJobRequest,
+    WatchJobRequest, trainer_service_server::TrainerService,
 };
 use futures_util::Stream;
 use tonic::{Request, Response, Status};
@@ -69,6 +70,14 @@ impl TrainerService for Rpc {
 
     async fn resume_job(&self, request: Request<ResumeJobRequest>) -> Result<Response<Job>, Status> {
         Ok(Response::new(self.jobs.resume(&request.get_ref().name).await?))
+    }
+
+    async fn list_checkpoints(
+        &self,
+        request: Request<ListCheckpointsRequest>,
+    ) -> Result<Response<ListCheckpointsResponse>, Status> {
+        let checkpoints = self.jobs.checkpoints(&request.get_ref().parent).await?;
+        Ok(Response::new(ListCheckpointsResponse { checkpoints }))
     }
 
     async fn plan_job(&self, request: Request<PlanJobRequest>) -> Result<Response<JobPlan>, Status> {

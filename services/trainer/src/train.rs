@@ -3,13 +3,14 @@
 use std::{collections::VecDeque, path::PathBuf, time::Instant};
 
 use firn_llm::{
+    model::AdapterError,
     train::{Block, Preference, Schedule, StepReport, Tuner},
     weights::WeightsError,
 };
 use tokio::sync::mpsc;
 
 use crate::{
-    checkpoint::{Best, Progress, Purpose},
+    checkpoint::{Best, Progress, Purpose, STATE},
     dataset::DatasetError,
     evaluate::EvaluateError,
     plan::{Epoch, Plan},
@@ -33,6 +34,10 @@ pub(crate) enum TrainError {
     NotFinite { step: u64, loss: f64, grad_norm: f64 },
     #[error("failed to save a checkpoint: {0}")]
     Checkpoint(#[source] WeightsError),
+    #[error("failed to save a checkpoint's adapter: {0}")]
+    Adapter(#[source] AdapterError),
+    #[error("failed to make a local folder for a checkpoint: {0}")]
+    Folder(#[source] std::io::Error),
     #[error(transparent)]
     Measure(EvaluateError),
     #[error(transparent)]
@@ -44,7 +49,7 @@ pub(crate) enum TrainError {
 pub(crate) enum Message {
     /// A step ended.
     Step(Step),
-    /// The state after the last step is in a local file, which the receiver removes.
+    /// The state after the last step is in a local folder, with the adapter as PEFT reads it; the receiver removes it.
     Saved(Purpose, Progress, PathBuf),
 }
 
@@ -81,6 +86,8 @@ pub(crate) struct Settings {
     pub(crate) measure: Measure,
     /// Local folder for checkpoints.
     pub(crate) scratch: PathBuf,
+    /// Base checkpoint as the job names it.
+    pub(crate) base: String,
 }
 
 /// Whom the loop asks and tells.
@@ -232,11 +239,15 @@ impl Run<'_> {
         self.save(Purpose::Resume)
     }
 
-    /// Writes the state to a local file and hands it over; `false` if nobody takes it.
+    /// Writes the state to a local folder and hands it over; `false` if nobody takes it.
     fn save(&self, purpose: Purpose) -> Result<bool, TrainError> {
-        let file = self.settings.scratch.join(format!("{}-{}.safetensors", purpose.folder(), self.progress.step));
-        self.tuner.save_state(&file).map_err(TrainError::Checkpoint)?;
-        Ok(self.outside.messages.blocking_send(Message::Saved(purpose, self.progress, file)).is_ok())
+        let folder = self.settings.scratch.join(format!("{}-{}", purpose.folder(), self.progress.step));
+        std::fs::create_dir_all(&folder).map_err(TrainError::Folder)?;
+        self.tuner.save_state(&folder.join(STATE)).map_err(TrainError::Checkpoint)?;
+        if let Some(adapter) = self.tuner.adapter() {
+            adapter.save(&folder, &self.settings.base).map_err(TrainError::Adapter)?;
+        }
+        Ok(self.outside.messages.blocking_send(Message::Saved(purpose, self.progress, folder)).is_ok())
     }
 
     fn finish(mut self) -> Result<Ended, TrainError> {
@@ -312,7 +323,15 @@ mod tests {
 
     fn settings(budget_seconds: f64, measure: Measure) -> Settings {
         let schedule = Schedule { peak: 1.0, kind: SchedulerKind::Linear, warmup_ratio: 0.0 };
-        Settings { schedule, preference: None, budget_seconds, checkpoint_steps: 50, measure, scratch: PathBuf::new() }
+        Settings {
+            schedule,
+            preference: None,
+            budget_seconds,
+            checkpoint_steps: 50,
+            measure,
+            scratch: PathBuf::new(),
+            base: String::new(),
+        }
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use std::io::Write;
 
 use anyhow::{Context, Result, bail, ensure};
-use firn_llm::generate::{Sampling, Sequence, step};
+use firn_llm::cache::KvCache;
+use firn_llm::generate::{Part, Sampling, Sequence, Stepped, step};
 use firn_llm::tokenizer::{Message, Tokenizer};
 use serde_json::json;
 
@@ -62,13 +63,27 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
     };
     let prompt = prompt(args, tokenizer.as_ref())?;
     ensure!(!prompt.is_empty(), "the prompt has no tokens");
-    let sampling = Sampling { temperature: args.temperature, top_p: args.top_p, top_k: args.top_k, seed: args.seed };
-    let mut sequence = Sequence::new(&decoder, prompt, sampling, args.logprobs)?;
+    let sampling = Sampling {
+        temperature: args.temperature,
+        top_p: args.top_p,
+        top_k: args.top_k,
+        seed: args.seed,
+        ..Sampling::default()
+    };
+    let adapter = adapter.as_ref();
+    let context = decoder.config().context;
+    let mut cache = KvCache::new(&decoder, context.min(prompt.len() + args.max_tokens));
+    let mut sequence = Sequence::new(&decoder, prompt, sampling)?;
+    if args.logprobs {
+        sequence = sequence.with_logprobs(0);
+    }
+    sequence.attach(&mut cache, adapter);
     let mut text = tokenizer.as_ref().map(Tokenizer::decoder);
     let (mut ids, mut logprobs, mut whole, mut reason) = (Vec::new(), Vec::new(), String::new(), "length");
-    while ids.len() < args.max_tokens && sequence.context() <= decoder.config().context {
-        let tokens = step(&decoder, &mut [(&mut sequence, adapter.as_ref())])?;
-        let Some(token) = tokens.first() else { break };
+    while ids.len() < args.max_tokens && sequence.context() <= context {
+        let part = Part { sequence: &mut sequence, adapter, tokens: usize::MAX };
+        let stepped = step(&decoder, &mut cache, &mut [part])?;
+        let Some(Stepped::Chose(token)) = stepped.first() else { break };
         let ends = tokenizer.as_ref().is_some_and(|tokenizer| tokenizer.eos_ids().contains(&token.id));
         if ends && !args.ignore_eos {
             reason = "stop";

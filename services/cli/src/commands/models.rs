@@ -1,18 +1,26 @@
 //! `firn models`: what the registry keeps and what is served.
 
+use std::time::Duration;
+
 use anyhow::Result;
-use firn_proto::inference::v1::ListModelsRequest as ServedRequest;
+use firn_proto::inference::v1::{
+    ListModelsRequest as ServedRequest, LoadModelRequest, ServedModel, UnloadModelRequest,
+};
 use firn_proto::registry::v1::{
     Alias, GetVersionRequest, ListModelsRequest, ListVersionsRequest, Model, SetAliasRequest, Version,
 };
 use serde_json::json;
 
-use crate::clients::{Endpoints, pages, request};
+use crate::clients::{Endpoints, pages, request, request_within};
+
+/// Longest that a version may take to come from the stage.
+const LOAD_TIME: Duration = Duration::from_secs(600);
 
 /// Lists models and versions, moves aliases, tells what is served.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  firn models list\n  firn models show offers\n  firn models alias offers best 3\n  firn models served"
+    after_help = "Examples:\n  firn models list\n  firn models show offers\n  firn models alias offers best 3\n  firn models served\n  \
+                        firn models load offers@3"
 )]
 pub(crate) struct ModelsArgs {
     #[command(subcommand)]
@@ -44,6 +52,16 @@ enum What {
     },
     /// What inference answers for now.
     Served,
+    /// Has inference serve a version that no alias names, or what a job has saved.
+    Load {
+        /// `offers@3`, or `job-…@50` for the checkpoint of step 50.
+        id: String,
+    },
+    /// Takes back what was loaded.
+    Unload {
+        /// As it was loaded.
+        id: String,
+    },
 }
 
 /// Runs the command.
@@ -74,18 +92,29 @@ pub(crate) async fn run(args: &ModelsArgs) -> Result<()> {
             let version = client.get_version(request(GetVersionRequest { name })).await?.into_inner();
             print(&version, args.json);
         }
+        What::Load { id } => {
+            let message = LoadModelRequest { id: id.clone() };
+            let model = args.endpoints.inference()?.load_model(request_within(message, LOAD_TIME)).await?.into_inner();
+            print_served(&model, args.json);
+        }
+        What::Unload { id } => {
+            args.endpoints.inference()?.unload_model(request(UnloadModelRequest { id: id.clone() })).await?;
+        }
         What::Served => {
             let served = args.endpoints.inference()?.list_models(request(ServedRequest {})).await?.into_inner();
-            for model in served.models {
-                if args.json {
-                    println!("{}", json!({ "id": model.id, "version": model.version, "parent": model.parent }));
-                } else {
-                    println!("{:<32} {}", model.id, model.version);
-                }
-            }
+            served.models.iter().for_each(|model| print_served(model, args.json));
         }
     }
     Ok(())
+}
+
+fn print_served(model: &ServedModel, as_json: bool) {
+    let ServedModel { id, version, parent, loaded, .. } = model;
+    if as_json {
+        println!("{}", json!({ "id": id, "version": version, "parent": parent, "loaded": loaded }));
+    } else {
+        println!("{id:<32} {version}{}", if *loaded { "  (loaded)" } else { "" });
+    }
 }
 
 fn print_model(model: &Model, as_json: bool) {

@@ -15,9 +15,9 @@ use futures_util::{StreamExt as _, stream};
 use serde_json::{Value, json};
 
 use crate::{
+    app::{App, within},
     error::ApiError,
     newest::{Asked, MOST_PAGES, PAGE, part},
-    routes::{App, within},
     times,
 };
 

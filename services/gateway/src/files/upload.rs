@@ -17,8 +17,8 @@ use tokio::sync::mpsc;
 
 use super::object;
 use crate::{
+    app::{App, timed, within},
     error::ApiError,
-    routes::{App, timed, within},
 };
 
 /// Longest wait for a part of the body.

@@ -24,10 +24,11 @@ use serde_json::Value;
 
 use self::order::Order;
 use crate::{
+    app::{App, within},
+    body::json_body,
     error::ApiError,
     jobs::{cursor, each, failed, found, saved, sse, told, watched},
     newest::{Asked, MOST_PAGES, PAGE, Part, part},
-    routes::{App, json_body, within},
     times,
 };
 

@@ -12,9 +12,9 @@ use super::{
     spec::{Format, Lora, Tuning, objective},
 };
 use crate::{
+    app::App,
     error::ApiError,
     fields::{Fields, is_nothing},
-    routes::App,
 };
 
 /// Name of a tuned model if the caller gives none.

@@ -9,9 +9,9 @@ use tonic::Code;
 
 use super::spec::Format;
 use crate::{
+    app::{App, within},
     error::ApiError,
     files,
-    routes::{App, within},
 };
 
 /// Says that a file is a collection.

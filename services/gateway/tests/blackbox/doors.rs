@@ -59,7 +59,7 @@ async fn a_page_of_another_site_changes_nothing() {
         let (status, body) = json_of(running.send(ask(name, value)).await).await;
         assert_eq!((status.as_u16(), &body["error"]["code"]), (403, &json!("wrong_origin")), "{name}: {value}");
     }
-    assert!(running.fake.jobs.lock().unwrap().verbs.is_empty());
+    assert!(running.fake.told.lock().unwrap().is_empty());
     assert_eq!(running.send(ask("sec-fetch-site", "same-origin")).await.status(), 200);
     assert_eq!(running.send(ask("origin", "http://localhost:8080")).await.status(), 200);
     running.stop().await;
@@ -92,6 +92,7 @@ async fn models_jobs_and_versions_are_listed() {
     assert_eq!(running.get("/v1/models/offers@best").await.1["parent"], "base");
     assert_eq!(running.get("/v1/models/none").await.0, 404);
 
+    *running.fake.many_jobs.lock().unwrap() = 3;
     let (_, jobs) = running.get("/v1/jobs?page_size=2").await;
     assert_eq!((jobs["data"].as_array().unwrap().len(), &jobs["next_page_token"]), (2, &json!("next")));
     let job = &jobs["data"][0];
@@ -138,6 +139,26 @@ async fn it_is_ready_while_it_runs_and_open_answers_finish() {
     }
     pieces.send(Ok(fake::finish(firn_proto::inference::v1::FinishReason::Stop))).await.unwrap();
     assert!(text_of(response).await.ends_with("data: [DONE]\n\n"));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn health_is_that_of_what_answers() {
+    let running = Running::start_with(Options { token: Some(Token::new("s3cret")), ..Options::default() }).await;
+    let ask = async |running: &Running, path: &str| {
+        let request = Request::get(path).header("host", "probe.example").body(Body::default()).unwrap();
+        running.send(request).await
+    };
+    for path in ["/health", "/ping"] {
+        let response = ask(&running, path).await;
+        assert_eq!((response.status().as_u16(), text_of(response).await.as_str()), (200, ""));
+    }
+    let (status, version) = json_of(ask(&running, "/version").await).await;
+    assert_eq!((status.as_u16(), &version["version"]), (200, &json!(env!("CARGO_PKG_VERSION"))));
+    running.stop().await;
+    let running = Running::start_on(Options::default(), Some("http://127.0.0.1:1".to_owned())).await;
+    assert_eq!(ask(&running, "/health").await.status(), 503);
+    assert_eq!(ask(&running, "/healthz").await.status(), 200, "the gateway itself is there");
     running.stop().await;
 }
 

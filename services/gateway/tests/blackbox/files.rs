@@ -127,3 +127,19 @@ async fn a_snapshot_and_its_report_are_shown() {
     assert_eq!(running.get("/v1/datasets/offers/none/report").await.0, 404);
     running.stop().await;
 }
+
+#[tokio::test]
+async fn uploads_are_counted_by_route_and_against_the_limit() {
+    let running = Running::start_with(Options { requests_per_minute: 1, ..Options::default() }).await;
+    running.fake.store("a.jsonl", "fine-tune", b"{}\n");
+    assert_eq!(running.get("/v1/files/file-1").await.0, 200);
+    let upload = async || running.post("/v1/files", &json!({})).await.status().as_u16();
+    let statuses = [upload().await, upload().await];
+    assert_eq!(statuses[1], 429, "{statuses:?}");
+    let metrics = running.metrics().await;
+    for (route, status) in [("/v1/files/{id}", 200), ("/v1/files", statuses[0]), ("/v1/files", 429)] {
+        let sample = format!("firn_http_requests_total{{route=\"{route}\",status=\"{status}\"}} 1\n");
+        assert!(metrics.contains(&sample), "{sample} is not in {metrics}");
+    }
+    running.stop().await;
+}

@@ -44,7 +44,7 @@ async fn a_job_is_told_what_to_do() {
         let (status, job) = json_of(running.post(&format!("/v1/jobs/job-1/{verb}"), &json!({})).await).await;
         assert_eq!((status.as_u16(), &job["state"]), (200, &json!(state)));
     }
-    let told = running.fake.jobs.lock().unwrap().verbs.clone();
+    let told = running.fake.told.lock().unwrap().clone();
     assert_eq!(told, ["pause jobs/job-1", "resume jobs/job-1", "cancel jobs/job-1"]);
     assert_eq!(running.post("/v1/jobs/job-1/explode", &json!({})).await.status(), 404);
     assert_eq!(running.post("/v1/jobs/job-done/cancel", &json!({})).await.status(), 400);

@@ -12,7 +12,7 @@ impl Running {
     async fn order(&self, body: Value) -> (JobSpec, Value) {
         let (status, job) = json_of(self.post("/v1/fine_tuning/jobs", &body).await).await;
         assert_eq!(status, 200, "{job}");
-        (self.fake.jobs.lock().unwrap().created.pop().unwrap().spec.unwrap(), job)
+        (self.fake.created.lock().unwrap().pop().unwrap().spec.unwrap(), job)
     }
 }
 
@@ -33,7 +33,7 @@ async fn a_job_is_asked_for_as_openai_s_clients_do() {
     });
     let (status, job) = json_of(running.send(request.body(Body::from(body.to_string())).unwrap()).await).await;
     assert_eq!(status, 200, "{job}");
-    let asked = running.fake.jobs.lock().unwrap().created.pop().unwrap();
+    let asked = running.fake.created.lock().unwrap().pop().unwrap();
     assert_eq!(asked.request_id, "once");
     let spec = asked.spec.unwrap();
     let data = spec.data.clone().unwrap();
@@ -49,7 +49,7 @@ async fn a_job_is_asked_for_as_openai_s_clients_do() {
     assert!(spec.lora.is_some());
     assert_eq!(
         (&job["object"], &job["id"], &job["status"]),
-        (&json!("fine_tuning.job"), &json!("job-new"), &json!("queued"))
+        (&json!("fine_tuning.job"), &json!("job-1"), &json!("queued"))
     );
     assert_eq!((&job["training_file"], &job["fine_tuned_model"]), (&json!("file-1"), &Value::Null));
     assert_eq!(job["hyperparameters"], json!({"n_epochs": 2.0, "batch_size": null, "learning_rate_multiplier": 2.0}));
@@ -124,7 +124,7 @@ async fn what_is_not_there_is_named() {
         let (found, answer) = json_of(running.post("/v1/fine_tuning/jobs", &body).await).await;
         assert_eq!((found.as_u16(), &answer["error"]["param"]), (status, &json!(param)), "{answer}");
     }
-    assert!(running.fake.jobs.lock().unwrap().created.is_empty());
+    assert!(running.fake.created.lock().unwrap().is_empty());
     running.stop().await;
 }
 

@@ -29,7 +29,7 @@ async fn votes_become_rows_and_a_job() {
     let wish = json!({"model": "liked", "base": "offers@best", "epochs": 1, "beta": 0.2, "held_out_rows": 1});
     let (status, job) = json_of(running.post("/v1/votes/train", &wish).await).await;
     assert_eq!((status.as_u16(), &job["state"], &job["objective"]), (200, &json!("QUEUED"), &json!("dpo")), "{job}");
-    let spec = running.fake.jobs.lock().unwrap().created.pop().unwrap().spec.unwrap();
+    let spec = running.fake.created.lock().unwrap().pop().unwrap().spec.unwrap();
     let data = spec.data.clone().unwrap();
     assert_eq!((data.source.as_str(), data.dataset.as_str()), ("inputs/collections/votes", "liked"));
     assert!(matches!(data.format.unwrap().format, Some(Format::Preference(_))));

@@ -15,7 +15,7 @@ use super::*;
 
 impl Running {
     /// Registers a folder as a new version of `offers` and moves the alias; gives the version's name.
-    async fn register(&self, folder: &Path, alias: &str, template: &str) -> String {
+    pub(crate) async fn register(&self, folder: &Path, alias: &str, template: &str) -> String {
         let source = format!("jobs/{}/adapter", fresh_name());
         let mut writer = self.stage.folder(&source);
         for entry in std::fs::read_dir(folder).unwrap() {
@@ -35,7 +35,7 @@ impl Running {
         within(self.registry.clone().create_version(request)).await.unwrap().into_inner().name
     }
 
-    async fn point(&self, alias: &str, version: u64) {
+    pub(crate) async fn point(&self, alias: &str, version: u64) {
         let request = SetAliasRequest { name: format!("models/offers/aliases/{alias}"), version };
         within(self.registry.clone().set_alias(request)).await.unwrap();
     }
@@ -46,12 +46,12 @@ fn fresh_name() -> String {
     format!("job-{}", NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
 }
 
-fn template() -> String {
+pub(crate) fn template() -> String {
     Tokenizer::from_dir(&llama()).unwrap().template_sha256().unwrap().to_owned()
 }
 
 /// What an adapter of the fixtures answers, computed without the service.
-fn expected(name: &str, prompt: &[u32], tokens: usize) -> Vec<u32> {
+pub(crate) fn expected(name: &str, prompt: &[u32], tokens: usize) -> Vec<u32> {
     let model = Decoder::load(&llama(), &Device::cpu()).unwrap();
     let adapter = Adapter::load(&llama().join(name), model.config(), &Device::cpu()).unwrap();
     answer_greedily(&model, Some(&adapter), &[prompt.to_vec()], &[], tokens, &|| ()).unwrap().remove(0)
@@ -120,7 +120,8 @@ async fn a_registry_that_comes_late_is_found() {
         ..Options::new(llama().display().to_string())
     };
     let service = Inference::bind_with(&ServerArgs::loopback(), options, stage.clone()).await.unwrap();
-    let client = Client::new(firn_kit::channel(&format!("http://{}", service.local_addr())).unwrap());
+    let channel = firn_kit::channel(&format!("http://{}", service.local_addr())).unwrap();
+    let client = Client::new(channel.clone());
     let shutdown = CancellationToken::new();
     let service = tokio::spawn(service.run(shutdown.clone()));
     let started = Instant::now();
@@ -134,7 +135,7 @@ async fn a_registry_that_comes_late_is_found() {
     let run = registry.run(shutdown.clone());
     let registry_task = tokio::spawn(async move { run.await.unwrap() });
     let registry = RegistryServiceClient::new(firn_kit::channel(&format!("http://{address}")).unwrap());
-    let running = Running { client, registry, stage, shutdown, service, registry_task, _work: work };
+    let running = Running { client, channel, registry, stage, shutdown, service, registry_task, _work: work };
     let version = running.register(&llama().join("adapter_init"), "best", "").await;
     running.until_served("offers@best", &version).await;
     running.stop().await;

@@ -93,7 +93,7 @@ async fn a_chat_is_answered_with_the_models_own_template() {
     let turn =
         |(role, content): &(&str, &str)| ChatMessage { role: (*role).to_owned(), content: (*content).to_owned() };
     let request =
-        ChatRequest { model: String::new(), messages: turns.iter().map(turn).collect(), sampling: Some(greedy(12)) };
+        ChatRequest { messages: turns.iter().map(turn).collect(), sampling: Some(greedy(12)), ..Default::default() };
     let found = rest(within(running.client.clone().chat(request)).await.unwrap().into_inner()).await;
     assert_eq!((found.ids, found.finish.prompt_tokens as usize), (expected.ids, prompt.len()));
     running.stop().await;

@@ -4,6 +4,9 @@
 
 mod adapters;
 mod answers;
+mod load;
+mod loading;
+mod oip;
 
 use std::{
     future::Future,
@@ -33,6 +36,7 @@ type Client = InferenceServiceClient<firn_kit::Channel>;
 /// A running service with its registry.
 struct Running {
     client: Client,
+    channel: firn_kit::Channel,
     registry: RegistryServiceClient<firn_kit::Channel>,
     stage: Stage,
     shutdown: CancellationToken,
@@ -58,10 +62,11 @@ impl Running {
             ..Options::new(llama().display().to_string())
         };
         let service = Inference::bind_with(&ServerArgs::loopback(), options, stage.clone()).await.unwrap();
-        let client = Client::new(firn_kit::channel(&format!("http://{}", service.local_addr())).unwrap());
+        let channel = firn_kit::channel(&format!("http://{}", service.local_addr())).unwrap();
+        let client = Client::new(channel.clone());
         let service = tokio::spawn(service.run(shutdown.clone()));
         let registry = RegistryServiceClient::new(firn_kit::channel(&registry_endpoint).unwrap());
-        let running = Self { client, registry, stage, shutdown, service, registry_task, _work: work };
+        let running = Self { client, channel, registry, stage, shutdown, service, registry_task, _work: work };
         let loaded = firn_kit::retry_unavailable(Duration::from_secs(60), || async {
             let mut pieces = running.generate(ids_request("", vec![1], greedy(1))).await?;
             pieces.message().await
@@ -146,7 +151,7 @@ fn greedy(max_tokens: u32) -> Sampling {
 
 fn ids_request(model: &str, ids: Vec<u32>, sampling: Sampling) -> GenerateRequest {
     let input = Some(generate_request::Input::Ids(TokenIds { ids }));
-    GenerateRequest { model: model.to_owned(), input, sampling: Some(sampling) }
+    GenerateRequest { model: model.to_owned(), input, sampling: Some(sampling), tenant: String::new() }
 }
 
 /// No test waits longer than this.

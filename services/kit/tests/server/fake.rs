@@ -9,8 +9,9 @@ use firn_kit::{Channel, GrpcServer, Readiness, ServeError, ServerArgs};
 use firn_proto::inference::v1::inference_service_client::InferenceServiceClient;
 use firn_proto::inference::v1::inference_service_server::{InferenceService, InferenceServiceServer};
 use firn_proto::inference::v1::{
-    ChatRequest, Delta, GenerateRequest, GenerateResponse, ListModelsRequest, ListModelsResponse, ScoreRequest,
-    ScoreResponse, generate_request, generate_response, score_request,
+    ChatRequest, Delta, GenerateRequest, GenerateResponse, GetStatsRequest, ListModelsRequest, ListModelsResponse,
+    LoadModelRequest, ScoreRequest, ScoreResponse, ServedModel, Stats, TokenizeRequest, TokenizeResponse,
+    UnloadModelRequest, UnloadModelResponse, generate_request, generate_response, score_request,
 };
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use tokio::task::JoinHandle;
@@ -87,6 +88,22 @@ impl InferenceService for Fake {
 
     async fn list_models(&self, _: Request<ListModelsRequest>) -> Result<Response<ListModelsResponse>, Status> {
         Ok(Response::new(ListModelsResponse::default()))
+    }
+
+    async fn load_model(&self, _: Request<LoadModelRequest>) -> Result<Response<ServedModel>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn unload_model(&self, _: Request<UnloadModelRequest>) -> Result<Response<UnloadModelResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn tokenize(&self, _: Request<TokenizeRequest>) -> Result<Response<TokenizeResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn get_stats(&self, _: Request<GetStatsRequest>) -> Result<Response<Stats>, Status> {
+        Err(Status::unimplemented("not needed"))
     }
 }
 

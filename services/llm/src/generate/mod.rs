@@ -1,7 +1,11 @@
 //! Cached decoding of many sequences in one batch.
 
+mod constraint;
+mod greedy;
 mod sampling;
 mod sequence;
 
+pub use constraint::{Constraint, ConstraintError, Grammars};
+pub use greedy::answer_greedily;
 pub use sampling::Sampling;
-pub use sequence::{Sequence, Token, answer_greedily, step};
+pub use sequence::{Part, Sequence, Stepped, Token, step};

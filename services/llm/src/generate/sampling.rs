@@ -1,5 +1,7 @@
 //! Choosing a token from logits. State is plain data: a request's tokens depend on its own seed alone.
 
+use std::collections::HashMap;
+
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -12,47 +14,151 @@ pub struct Sampling {
     pub top_p: f32,
     /// The most probable tokens; 0: all.
     pub top_k: usize,
+    /// Least probability, as a share of the most probable token's; 0: all.
+    pub min_p: f32,
     /// Seed.
     pub seed: u64,
+    /// Taken from the logit of each token that the answer has.
+    pub presence_penalty: f32,
+    /// Taken from it once for each time that the answer has it.
+    pub frequency_penalty: f32,
+    /// Divides positive and multiplies negative logits of tokens that prompt or answer have (Keskar et al. 2019); 1: none.
+    pub repetition_penalty: f32,
+    /// Added to the logits of these tokens.
+    pub bias: Vec<(u32, f32)>,
+}
+
+impl Default for Sampling {
+    /// As the model's probabilities are, with seed 0.
+    fn default() -> Self {
+        Self {
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: 0,
+            min_p: 0.0,
+            seed: 0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            repetition_penalty: 1.0,
+            bias: Vec::new(),
+        }
+    }
 }
 
 impl Sampling {
     /// The most probable token, always.
     pub fn greedy() -> Self {
-        Self { temperature: 0.0, top_p: 1.0, top_k: 0, seed: 0 }
+        Self { temperature: 0.0, ..Self::default() }
     }
 
-    /// Chooses the token at `position` of its answer; the same inputs give the same token.
-    pub(crate) fn choose(&self, logits: &[f32], position: usize) -> u32 {
-        if self.temperature <= 0.0 {
+    /// Logits are chosen from as they are.
+    fn is_plain(&self) -> bool {
+        self.bias.is_empty() && !self.counts_answer() && !self.counts_prompt()
+    }
+
+    fn counts_answer(&self) -> bool {
+        self.presence_penalty != 0.0 || self.frequency_penalty != 0.0 || self.counts_prompt()
+    }
+
+    fn counts_prompt(&self) -> bool {
+        self.repetition_penalty != 1.0
+    }
+}
+
+/// What an answer's tokens are chosen by: the wishes, and what they need to know of the tokens so far.
+#[derive(Clone, Debug)]
+pub(crate) struct Chooser {
+    sampling: Sampling,
+    /// How often the answer has a token; tokens of the prompt alone are there with 0.
+    seen: HashMap<u32, u32>,
+    answered: usize,
+}
+
+impl Chooser {
+    pub(crate) fn new(sampling: Sampling, prompt: &[u32]) -> Self {
+        let known = if sampling.counts_prompt() { prompt } else { &[] };
+        Self { seen: known.iter().map(|id| (*id, 0)).collect(), sampling, answered: 0 }
+    }
+
+    /// Chooses the next token of the answer, among those that `allowed` leaves; the same inputs give the same token.
+    pub(crate) fn choose(&mut self, logits: &[f32], allowed: Option<&dyn Fn(u32) -> bool>) -> u32 {
+        let id = if self.sampling.is_plain() && allowed.is_none() {
+            self.draw(logits)
+        } else {
+            let mut logits = logits.to_vec();
+            self.adjust(&mut logits);
+            if let Some(allowed) = allowed {
+                for (id, logit) in (0u32..).zip(&mut logits) {
+                    if !allowed(id) {
+                        *logit = f32::NEG_INFINITY;
+                    }
+                }
+            }
+            self.draw(&logits)
+        };
+        self.answered += 1;
+        if self.sampling.counts_answer() {
+            *self.seen.entry(id).or_default() += 1;
+        }
+        id
+    }
+
+    fn adjust(&self, logits: &mut [f32]) {
+        let Sampling { presence_penalty, frequency_penalty, repetition_penalty, bias, .. } = &self.sampling;
+        for (id, times) in &self.seen {
+            let Some(logit) = logits.get_mut(*id as usize) else { continue };
+            *logit = if *logit > 0.0 { *logit / repetition_penalty } else { *logit * repetition_penalty };
+            if *times > 0 {
+                *logit -= presence_penalty + frequency_penalty * *times as f32;
+            }
+        }
+        for (id, bias) in bias {
+            if let Some(logit) = logits.get_mut(*id as usize) {
+                *logit += bias;
+            }
+        }
+    }
+
+    fn draw(&self, logits: &[f32]) -> u32 {
+        let Sampling { temperature, top_p, top_k, min_p, seed, .. } = self.sampling;
+        if temperature <= 0.0 {
             return argmax(logits);
         }
-        let mut order: Vec<u32> = (0..logits.len() as u32).collect();
-        let by_logit = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
-        order.sort_unstable_by(by_logit);
-        if self.top_k > 0 {
-            order.truncate(self.top_k);
+        let top = logits.iter().fold(f32::NEG_INFINITY, |top, v| top.max(*v));
+        let weight = |logit: f32| f64::from((logit - top) / temperature).exp();
+        // Without a cut the order of the tokens does not matter, so none is made.
+        let mut kept: Vec<(u32, f64)> = (0u32..).zip(logits.iter().map(|logit| weight(*logit))).collect();
+        if min_p > 0.0 {
+            kept.retain(|(_, weight)| *weight >= f64::from(min_p));
         }
-        let top = logits[order[0] as usize];
-        let mut weights: Vec<f64> =
-            order.iter().map(|id| f64::from((logits[*id as usize] - top) / self.temperature).exp()).collect();
-        let total: f64 = weights.iter().sum();
-        let mut kept = 0.0;
-        let enough = weights.iter().position(|weight| {
-            kept += weight / total;
-            kept >= f64::from(self.top_p)
-        });
-        weights.truncate(enough.map_or(weights.len(), |at| at + 1));
-        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
-        rng.set_stream(position as u64);
-        let mut left = rng.random::<f64>() * weights.iter().sum::<f64>();
-        for (id, weight) in order.iter().zip(&weights) {
+        let likeliest_first = |a: &(u32, f64), b: &(u32, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+        if top_k > 0 && top_k < kept.len() {
+            kept.select_nth_unstable_by(top_k - 1, likeliest_first);
+            kept.truncate(top_k);
+        }
+        if top_k > 0 || top_p < 1.0 {
+            kept.sort_unstable_by(likeliest_first);
+        }
+        if top_p < 1.0 {
+            let enough = f64::from(top_p) * kept.iter().map(|(_, weight)| weight).sum::<f64>();
+            let mut sum = 0.0;
+            let at = kept.iter().position(|(_, weight)| {
+                sum += weight;
+                sum >= enough
+            });
+            kept.truncate(at.map_or(kept.len(), |at| at + 1));
+        }
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        rng.set_stream(self.answered as u64);
+        let mut left = rng.random::<f64>() * kept.iter().map(|(_, weight)| weight).sum::<f64>();
+        for (id, weight) in &kept {
             left -= weight;
-            if left <= 0.0 {
+            if left <= 0.0 && *weight > 0.0 {
                 return *id;
             }
         }
-        order[weights.len() - 1]
+        // Rounding left a rest: the last one that can be.
+        kept.iter().rev().find(|(_, weight)| *weight > 0.0).map_or_else(|| argmax(logits), |(id, _)| *id)
     }
 }
 
@@ -65,34 +171,21 @@ fn argmax(logits: &[f32]) -> u32 {
     best.0 as u32
 }
 
-/// Log-probability of one token, nats.
-pub(crate) fn log_probability(logits: &[f32], id: u32) -> f32 {
+/// Log-probability of one token, and those of the `count` most probable ones, best first; nats.
+pub(crate) fn log_probabilities(logits: &[f32], id: u32, count: usize) -> (f32, Vec<(u32, f32)>) {
     let top = logits.iter().fold(f32::NEG_INFINITY, |top, v| top.max(*v));
     let sum: f64 = logits.iter().map(|v| f64::from(v - top).exp()).sum();
-    (f64::from(logits[id as usize] - top) - sum.ln()) as f32
+    let of = |logit: f32| (f64::from(logit - top) - sum.ln()) as f32;
+    let mut order: Vec<u32> = if count > 0 { (0..logits.len() as u32).collect() } else { Vec::new() };
+    let likeliest_first = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
+    if count < order.len() && count > 0 {
+        order.select_nth_unstable_by(count - 1, likeliest_first);
+        order.truncate(count);
+    }
+    order.sort_unstable_by(likeliest_first);
+    (of(logits[id as usize]), order.into_iter().map(|id| (id, of(logits[id as usize]))).collect())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::Sampling;
-
-    #[test]
-    fn the_seed_and_the_position_decide() {
-        let logits = [0.1, 0.2, 0.3, 0.0];
-        let sampling = Sampling { temperature: 1.0, top_p: 1.0, top_k: 0, seed: 7 };
-        let draw = |s: &Sampling| (0..64).map(|position| s.choose(&logits, position)).collect::<Vec<_>>();
-        assert_eq!(draw(&sampling), draw(&sampling));
-        assert_ne!(draw(&sampling), draw(&Sampling { seed: 8, ..sampling }));
-    }
-
-    #[test]
-    fn top_k_and_top_p_cut_the_tail() {
-        let logits = [5.0, 4.0, 0.0, -1.0];
-        for sampling in [
-            Sampling { temperature: 1.0, top_p: 1.0, top_k: 2, seed: 1 },
-            Sampling { temperature: 1.0, top_p: 0.9, top_k: 0, seed: 1 },
-        ] {
-            assert!((0..200).all(|position| sampling.choose(&logits, position) < 2));
-        }
-    }
-}
+#[path = "sampling_tests.rs"]
+mod tests;

@@ -1,29 +1,59 @@
 //! Sequences and the step that advances a batch of them.
 
-use super::sampling::{Sampling, log_probability};
-use crate::model::{Adapter, Decoder, KvCache, ModelError, Run};
-use crate::ops::to_vec;
-use crate::workers::Workers;
 use burn::tensor::{Int, Tensor, TensorData};
+
+use super::constraint::Constraint;
+use super::sampling::{Chooser, Sampling, log_probabilities};
+use crate::cache::{KvCache, PageTable};
+use crate::model::{Adapter, Decoder, ModelError, Run};
+use crate::ops::product::product;
+use crate::ops::to_vec;
 
 /// One answer in the making.
 #[derive(Debug)]
 pub struct Sequence {
-    cache: KvCache,
-    /// Tokens that the model has not seen yet: the prompt at first, then the last answer token.
-    pending: Vec<u32>,
-    answered: usize,
-    sampling: Sampling,
-    logprobs: bool,
+    table: PageTable,
+    /// Prompt and answer so far.
+    ids: Vec<u32>,
+    chooser: Chooser,
+    constraint: Option<Constraint>,
+    /// Most probable tokens that are told beside each chosen one; `None`: no log-probabilities at all.
+    logprobs: Option<usize>,
 }
 
 /// A chosen token.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Token {
     /// Id.
     pub id: u32,
-    /// Log-probability before temperature, if the sequence asks for it.
+    /// Log-probability before temperature and penalties, nats, if the sequence asks for it.
     pub logprob: Option<f32>,
+    /// The most probable tokens in its place, best first, if the sequence asks for them.
+    pub top: Vec<(u32, f32)>,
+    /// The constraint lets nothing follow.
+    pub complete: bool,
+}
+
+/// What a step did to a sequence.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Stepped {
+    /// Part of its prompt was read.
+    Read,
+    /// A token was chosen.
+    Chose(Token),
+    /// No token may be chosen: the constraint is in trouble.
+    Stuck(String),
+}
+
+/// A sequence's part in a step.
+#[derive(Debug)]
+pub struct Part<'a> {
+    /// The sequence.
+    pub sequence: &'a mut Sequence,
+    /// Whose answer it is; none: the base's. Always the same for a sequence.
+    pub adapter: Option<&'a Adapter>,
+    /// Most tokens to read. A token is chosen in the step that reads the last one.
+    pub tokens: usize,
 }
 
 impl Sequence {
@@ -31,98 +61,112 @@ impl Sequence {
     ///
     /// # Errors
     /// An id is unknown, or the prompt does not fit the context.
-    pub fn new(model: &Decoder, prompt: Vec<u32>, sampling: Sampling, logprobs: bool) -> Result<Self, ModelError> {
+    pub fn new(model: &Decoder, prompt: Vec<u32>, sampling: Sampling) -> Result<Self, ModelError> {
         model.check(&prompt, 0)?;
-        let cache = KvCache::new(model.config(), model.device());
-        Ok(Self { cache, pending: prompt, answered: 0, sampling, logprobs })
+        let chooser = Chooser::new(sampling, &prompt);
+        Ok(Self { table: PageTable::default(), ids: prompt, chooser, constraint: None, logprobs: None })
+    }
+
+    /// Tells the log-probability of each token, and those of the `top` most probable ones.
+    #[must_use]
+    pub fn with_logprobs(self, top: usize) -> Self {
+        Self { logprobs: Some(top), ..self }
+    }
+
+    /// Keeps the answer to a constraint.
+    #[must_use]
+    pub fn with_constraint(self, constraint: Constraint) -> Self {
+        Self { constraint: Some(constraint), ..self }
     }
 
     /// Tokens in the context, those of the next step included.
     pub fn context(&self) -> usize {
-        self.cache.len() + self.pending.len()
+        self.ids.len()
+    }
+
+    /// Tokens that are yet to be read.
+    pub fn unread(&self) -> usize {
+        self.ids.len() - self.table.len()
+    }
+
+    /// Takes what the cache knows of the tokens of a sequence that has no pages; gives how many tokens that are.
+    pub fn attach(&mut self, cache: &mut KvCache, adapter: Option<&Adapter>) -> usize {
+        self.table = PageTable::new(adapter.map_or(0, Adapter::id));
+        cache.pages.attach(&mut self.table, &self.ids);
+        self.table.len()
+    }
+
+    /// Makes room in the cache for the next `tokens` tokens; false if there is none now.
+    pub fn reserve(&mut self, cache: &mut KvCache, tokens: usize) -> bool {
+        cache.reserve(&mut self.table, tokens)
+    }
+
+    /// Gives its pages back. What was said stays: the sequence may go on after [`Self::attach`], and reads it again.
+    pub fn release(&mut self, cache: &mut KvCache) {
+        cache.pages.release(&mut self.table);
     }
 }
 
-/// Advances every sequence by one token, in one batch: prompts are read whole, answers go on by their last token.
-/// Each sequence has its own adapter, or none.
+/// Advances the sequences of a batch together: each reads its next tokens, and whoever has read all gets one more.
 ///
 /// # Errors
-/// A sequence has outgrown the context: check [`Sequence::context`] against the model's before each step.
-pub fn step(model: &Decoder, batch: &mut [(&mut Sequence, Option<&Adapter>)]) -> Result<Vec<Token>, ModelError> {
-    let pending: Vec<Vec<u32>> = batch.iter_mut().map(|(sequence, _)| std::mem::take(&mut sequence.pending)).collect();
-    let mut last = Vec::with_capacity(batch.len());
-    let mut runs = Vec::with_capacity(batch.len());
+/// A sequence has outgrown the context (check [`Sequence::context`] against the model's before each step), or the cache is
+/// full (see [`Sequence::reserve`]). The sequences must not be used after that.
+pub fn step(model: &Decoder, cache: &mut KvCache, parts: &mut [Part<'_>]) -> Result<Vec<Stepped>, ModelError> {
+    let mut runs = Vec::with_capacity(parts.len());
+    // Rows whose tokens come next, by part.
+    let mut last = Vec::with_capacity(parts.len());
     let mut rows = 0;
-    for ((sequence, adapter), ids) in batch.iter_mut().zip(&pending) {
-        rows += ids.len() as i64;
-        last.push(rows - 1);
-        runs.push(Run { ids, cache: &mut sequence.cache, adapter: *adapter });
+    for part in parts.iter_mut() {
+        let Sequence { table, ids, .. } = &mut *part.sequence;
+        let unread = &ids[table.len()..];
+        let read = &unread[..part.tokens.min(unread.len())];
+        cache.require(table, read.len())?;
+        rows += read.len() as i64;
+        last.push((read.len() == unread.len()).then_some(rows - 1));
+        runs.push(Run { ids: read, table, adapter: part.adapter });
     }
-    let hidden = model.hidden(&mut runs)?;
-    let count = last.len();
-    let last = Tensor::<1, Int>::from_data(TensorData::new(last, [count]), &model.device.burn);
-    let logits = to_vec(hidden.select(0, last).matmul(model.head_weight().clone().transpose()));
-    let vocab = model.config().vocab;
-    let choose = |((sequence, _), logits): (&mut (&mut Sequence, Option<&Adapter>), &[f32])| {
-        let id = sequence.sampling.choose(logits, sequence.answered);
-        sequence.answered += 1;
-        sequence.pending.push(id);
-        Token { id, logprob: sequence.logprobs.then(|| log_probability(logits, id)) }
+    let hidden = model.hidden(cache, &mut runs)?;
+    let chosen: Vec<i64> = last.iter().copied().flatten().collect();
+    let count = chosen.len();
+    let logits = if count == 0 {
+        Vec::new()
+    } else {
+        let chosen = Tensor::<1, Int>::from_data(TensorData::new(chosen, [count]), &model.device.burn);
+        to_vec(product(&hidden.select(0, chosen), model.head_weight()))
     };
-    Ok(batch.iter_mut().zip(logits.chunks_exact(vocab)).map(choose).collect())
+    let mut logits = logits.chunks_exact(model.config().vocab);
+    let stepped = parts.iter_mut().zip(last).map(|(part, last)| match last.and_then(|_| logits.next()) {
+        Some(logits) => part.sequence.choose(logits),
+        None => Stepped::Read,
+    });
+    Ok(stepped.collect())
 }
 
-/// Sequences of one worker's batch: enough to fill a matrix product, few enough to share the work evenly.
-const GREEDY_BATCH: usize = 25;
-
-/// Answers prompts greedily, each until one of `eos` or `max_tokens`; the ends are not part of the answers. `done` is
-/// told of each finished answer.
-///
-/// # Errors
-/// A prompt has an unknown id or does not fit the context.
-pub fn answer_greedily(
-    model: &Decoder,
-    adapter: Option<&Adapter>,
-    prompts: &[Vec<u32>],
-    eos: &[u32],
-    max_tokens: usize,
-    done: &(dyn Fn() + Sync),
-) -> Result<Vec<Vec<u32>>, ModelError> {
-    let batches: Vec<&[Vec<u32>]> = prompts.chunks(GREEDY_BATCH).collect();
-    let results = Workers::new(model.device().workers())
-        .map(&batches, |prompts| answer_batch(model, adapter, prompts, eos, max_tokens, done));
-    Ok(results.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
-}
-
-fn answer_batch(
-    model: &Decoder,
-    adapter: Option<&Adapter>,
-    prompts: &[Vec<u32>],
-    eos: &[u32],
-    max_tokens: usize,
-    done: &(dyn Fn() + Sync),
-) -> Result<Vec<Vec<u32>>, ModelError> {
-    let begin = |prompt: &Vec<u32>| Sequence::new(model, prompt.clone(), Sampling::greedy(), false);
-    let mut open =
-        prompts.iter().map(begin).collect::<Result<Vec<_>, _>>()?.into_iter().enumerate().collect::<Vec<_>>();
-    let mut answers = vec![Vec::new(); prompts.len()];
-    while !open.is_empty() {
-        let mut batch: Vec<_> = open.iter_mut().map(|(_, sequence)| (sequence, adapter)).collect();
-        let tokens = step(model, &mut batch)?;
-        let mut tokens = tokens.into_iter();
-        open.retain(|(index, sequence)| {
-            let Some(token) = tokens.next() else { return false };
-            let answer = &mut answers[*index];
-            let ended = eos.contains(&token.id);
-            if !ended {
-                answer.push(token.id);
+impl Sequence {
+    fn choose(&mut self, logits: &[f32]) -> Stepped {
+        let id = match &mut self.constraint {
+            None => self.chooser.choose(logits, None),
+            Some(constraint) => {
+                if let Err(reason) = constraint.prepare() {
+                    return Stepped::Stuck(reason);
+                }
+                self.chooser.choose(logits, Some(&|id| constraint.allows(id)))
             }
-            let on = !ended && answer.len() < max_tokens && sequence.context() <= model.config().context;
-            if !on {
-                done();
+        };
+        let complete = match self.constraint.as_mut().map(|constraint| constraint.take(id)) {
+            None => false,
+            Some(Ok(complete)) => complete,
+            Some(Err(reason)) => return Stepped::Stuck(reason),
+        };
+        self.ids.push(id);
+        let (logprob, top) = match self.logprobs {
+            None => (None, Vec::new()),
+            Some(count) => {
+                let (logprob, top) = log_probabilities(logits, id, count);
+                (Some(logprob), top)
             }
-            on
-        });
+        };
+        Stepped::Chose(Token { id, logprob, top, complete })
     }
-    Ok(answers)
 }

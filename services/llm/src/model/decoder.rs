@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use burn::tensor::{Int, Tensor, TensorData};
 
-use super::{Adapter, AdapterError, KvCache, Layer, Weight};
+use super::{Adapter, AdapterError, Layer, Weight};
+use crate::cache::{KvCache, PageTable};
 use crate::config::{ConfigError, ModelConfig, Module, Norm};
 use crate::device::Device;
-use crate::ops::attention::{self, Documents, Heads};
+use crate::ops::attention::{Documents, Heads};
+use crate::ops::product::product;
 use crate::ops::rope::RopeTable;
 use crate::ops::{cross_entropy, norm, to_vec};
 use crate::weights::{self, NamedTensor, StoredType, WeightsError};
@@ -43,6 +45,12 @@ pub enum ModelError {
         /// The model's context.
         context: usize,
     },
+    /// The key-value cache has no page left.
+    #[error("the cache of {limit} tokens is full")]
+    CacheFull {
+        /// Tokens that it holds.
+        limit: usize,
+    },
 }
 
 /// A decoder's weights on a device. Clones share them.
@@ -63,7 +71,8 @@ pub struct Decoder {
 #[derive(Debug)]
 pub(crate) struct Run<'a> {
     pub(crate) ids: &'a [u32],
-    pub(crate) cache: &'a mut KvCache,
+    /// Pages for them are reserved.
+    pub(crate) table: &'a mut PageTable,
     pub(crate) adapter: Option<&'a Adapter>,
 }
 
@@ -215,38 +224,47 @@ impl Decoder {
         if self.config.embedding_scale == 1.0 { rows } else { rows * self.config.embedding_scale }
     }
 
-    /// Runs the new tokens of several sequences through all blocks, in one batch, and extends their caches. Gives the
+    /// Runs the new tokens of several sequences through all blocks, in one batch, and extends their tables. Gives the
     /// normed hidden rows `[tokens, hidden]`.
-    pub(crate) fn hidden(&self, runs: &mut [Run<'_>]) -> Result<Tensor<2>, ModelError> {
+    pub(crate) fn hidden(&self, cache: &mut KvCache, runs: &mut [Run<'_>]) -> Result<Tensor<2>, ModelError> {
         let mut spans = Vec::with_capacity(runs.len());
         let (mut ids, mut positions) = (Vec::new(), Vec::new());
         for run in runs.iter() {
-            self.check(run.ids, run.cache.len())?;
+            self.check(run.ids, run.table.len())?;
             spans.push(ids.len()..ids.len() + run.ids.len());
-            positions.extend(run.cache.len()..run.cache.len() + run.ids.len());
+            positions.extend(run.table.len()..run.table.len() + run.ids.len());
             ids.extend_from_slice(run.ids);
         }
         let mut x = self.embed(&ids);
+        let store = &mut cache.store;
         for (index, layer) in self.layers.iter().enumerate() {
             let heads = self.heads(index);
             let adapters: Vec<_> = runs.iter().map(|run| run.adapter).collect();
             let linear = |module: Module, x: &Tensor<2>| {
-                add_adapters(layer.linears[module.index()].apply(x), x, &adapters, &spans, index, module)
+                add_adapters(layer.linears[module.index()].serve(x), x, &adapters, &spans, index, module)
             };
             let attend = |q: &Tensor<2>, k: &Tensor<2>, v: &Tensor<2>| {
-                let outputs = runs.iter_mut().zip(&spans).map(|(run, span)| {
+                let outputs = runs.iter().zip(&spans).map(|(run, span)| {
                     let rows = |t: &Tensor<2>| t.clone().slice([span.clone()]);
-                    let [keys, values] = run.cache.extend(index, [rows(k), rows(v)]);
-                    attention::attend(rows(q), keys, values, heads)
+                    store.write(index, run.table, [&rows(k), &rows(v)]);
+                    store.attend(index, run.table, rows(q), heads)
                 });
                 Tensor::cat(outputs.collect(), 0)
             };
             x = self.block(index, x, &positions, linear, attend).0;
         }
         for run in runs.iter_mut() {
-            run.cache.advance(run.ids.len());
+            cache.pages.advance(run.table, run.ids);
         }
         Ok(norm::forward(&x, &self.norm, self.config.rms_eps).0)
+    }
+
+    /// Normed hidden rows `[ids, hidden]` of one sequence by itself.
+    fn hidden_alone(&self, ids: &[u32], adapter: Option<&Adapter>) -> Result<Tensor<2>, ModelError> {
+        let mut cache = KvCache::new(self, ids.len());
+        let mut table = PageTable::default();
+        cache.require(&mut table, ids.len())?;
+        self.hidden(&mut cache, &mut [Run { ids, table: &mut table, adapter }])
     }
 
     /// Logits `[ids, vocab]` of one sequence, for tests and tools.
@@ -254,9 +272,8 @@ impl Decoder {
     /// # Errors
     /// An id is unknown, or there are too many.
     pub fn logits(&self, ids: &[u32], adapter: Option<&Adapter>) -> Result<Vec<f32>, ModelError> {
-        let mut cache = KvCache::new(&self.config, &self.device);
-        let hidden = self.hidden(&mut [Run { ids, cache: &mut cache, adapter }])?;
-        Ok(to_vec(hidden.matmul(self.head_weight().clone().transpose())))
+        let hidden = self.hidden_alone(ids, adapter)?;
+        Ok(to_vec(product(&hidden, self.head_weight())))
     }
 
     /// Log-probability of each id but the first, given those before it, nats.
@@ -269,8 +286,7 @@ impl Decoder {
             return Ok(Vec::new());
         };
         self.check(targets, 1)?;
-        let mut cache = KvCache::new(&self.config, &self.device);
-        let hidden = self.hidden(&mut [Run { ids: &ids[..targets.len()], cache: &mut cache, adapter }])?;
+        let hidden = self.hidden_alone(&ids[..targets.len()], adapter)?;
         Ok(cross_entropy::log_probabilities(&hidden, self.head_weight(), targets))
     }
 
@@ -280,10 +296,9 @@ impl Decoder {
     /// An id is unknown, or there are too many.
     pub fn reward(&self, ids: &[u32], adapter: &Adapter) -> Result<Option<f32>, ModelError> {
         let Some(score) = adapter.score().filter(|_| !ids.is_empty()) else { return Ok(None) };
-        let mut cache = KvCache::new(&self.config, &self.device);
-        let hidden = self.hidden(&mut [Run { ids, cache: &mut cache, adapter: Some(adapter) }])?;
+        let hidden = self.hidden_alone(ids, Some(adapter))?;
         let last = hidden.slice([ids.len() - 1..ids.len()]);
-        Ok(to_vec(last.matmul(score.clone().transpose())).first().copied())
+        Ok(to_vec(product(&last, score)).first().copied())
     }
 }
 
@@ -310,9 +325,9 @@ fn add_adapters(
         if let Some(pair) = adapter.and_then(|adapter| adapter.pair(layer, module)) {
             let span = spans[start].start..spans[end - 1].end;
             if span == (0..rows) {
-                return y + pair.delta(x).0;
+                return y + pair.serve(x);
             }
-            let sum = y.clone().slice([span.clone()]) + pair.delta(&x.clone().slice([span.clone()])).0;
+            let sum = y.clone().slice([span.clone()]) + pair.serve(&x.clone().slice([span.clone()]));
             y = y.slice_assign([span, 0..width], sum);
         }
         start = end;

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use burn::tensor::Tensor;
 use rand::{Rng, SeedableRng};
@@ -11,6 +12,7 @@ use serde_json::{Value, json};
 use crate::config::{ModelConfig, Module};
 use crate::device::Device;
 use crate::files;
+use crate::ops::product::product;
 use crate::ops::{tensor, to_vec};
 use crate::random::normal;
 use crate::weights::{self, NamedTensor, StoredType, Weights, WeightsError};
@@ -121,6 +123,11 @@ impl LoraPair {
         let inner = x.clone().matmul(self.a.clone().transpose());
         (inner.clone().matmul(self.b.clone().transpose()) * self.scale, inner)
     }
+
+    /// `s·(x·Aᵀ)·Bᵀ`, with the same bits for a row whatever rows come with it: for serving.
+    pub(crate) fn serve(&self, x: &Tensor<2>) -> Tensor<2> {
+        product(&product(x, &self.a), &self.b) * self.scale
+    }
 }
 
 /// An adapter of a decoder.
@@ -130,6 +137,14 @@ pub struct Adapter {
     layers: Vec<[Option<LoraPair>; 7]>,
     /// `[1, hidden]`: makes a reward of the last token's normed hidden row.
     score: Option<Tensor<2>>,
+    /// Tells it from others in this process: states that it computed are its own. Clones compute the same.
+    id: u64,
+}
+
+/// A number that no adapter had before; 0 is the base's.
+fn next_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 impl Adapter {
@@ -154,7 +169,7 @@ impl Adapter {
                 })
             })
             .collect();
-        Self { config, layers, score: None }
+        Self { config, layers, score: None, id: next_id() }
     }
 
     /// A new adapter with a new score, normal with transformers' deviation 0.02: a reward model.
@@ -226,6 +241,9 @@ impl Adapter {
         let targets = LoraConfig::parse_targets(&targets).map_err(|error| fail(error.to_string()))?;
         let rslora = value["use_rslora"].as_bool().unwrap_or(false);
         let dropout = value["lora_dropout"].as_f64().unwrap_or(0.0) as f32;
+        if !(0.0..1.0).contains(&dropout) {
+            return Err(fail(format!("its lora_dropout is {}: it must be from 0, less than 1", value["lora_dropout"])));
+        }
         let config = LoraConfig { r, alpha, rslora, dropout, targets };
         let weights = Weights::open_file(&dir.join(FILE))?;
         let expected: HashSet<String> = (0..model.layers())
@@ -250,10 +268,13 @@ impl Adapter {
         }
         let shape = [1, model.hidden];
         let score = match reward {
-            true => Some(tensor(weights.read_shaped(SCORE, &shape)?, shape, &device.burn)),
+            true => {
+                weights.check_shape(SCORE, &shape).map_err(AdapterError::OtherBase)?;
+                Some(tensor(weights.read_finite(SCORE, &shape)?, shape, &device.burn))
+            }
             false => None,
         };
-        Ok(Self { config, layers, score })
+        Ok(Self { config, layers, score, id: next_id() })
     }
 
     /// Writes a PEFT folder: `adapter_config.json` and `adapter_model.safetensors`, f32.
@@ -309,6 +330,11 @@ impl Adapter {
         self.score.is_some()
     }
 
+    /// What it computes is its own: no other adapter of this process has this number, and the base has 0.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
     pub(crate) fn score(&self) -> Option<&Tensor<2>> {
         self.score.as_ref()
     }
@@ -328,6 +354,7 @@ impl Adapter {
     }
 
     pub(crate) fn tensors_mut(&mut self) -> impl Iterator<Item = &mut Tensor<2>> {
+        self.id = next_id();
         self.layers.iter_mut().flatten().flatten().flat_map(|pair| [&mut pair.a, &mut pair.b]).chain(&mut self.score)
     }
 }

@@ -2,7 +2,6 @@
 
 mod block;
 mod build;
-mod cache;
 mod decoder;
 mod linear;
 mod lora;
@@ -10,7 +9,6 @@ mod merge;
 mod weight;
 
 pub(crate) use block::{Layer, Saved};
-pub use cache::KvCache;
 pub(crate) use decoder::Run;
 pub use decoder::{Decoder, ModelError};
 pub(crate) use linear::{Linear, LinearGradients};

@@ -6,6 +6,8 @@ pub(crate) mod cross_entropy;
 pub(crate) mod glu;
 mod host;
 pub(crate) mod norm;
+pub(crate) mod paged;
+pub(crate) mod product;
 pub(crate) mod rope;
 
 pub(crate) use host::{tensor, to_vec, update, view};

@@ -108,6 +108,8 @@ fn a_configuration_of_something_else() {
         ("r", json!(null), "no rank r"),
         ("lora_alpha", json!(null), "no lora_alpha"),
         ("lora_alpha", json!(1e300), "lora_alpha is 1e+300"),
+        ("lora_dropout", json!(1.0), "lora_dropout is 1.0"),
+        ("lora_dropout", json!(-0.1), "lora_dropout is -0.1"),
         ("target_modules", json!([]), "no names as target_modules"),
         ("target_modules", json!([1]), "no names as target_modules"),
         ("target_modules", json!(null), "no names as target_modules"),

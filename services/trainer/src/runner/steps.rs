@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::{Runner, blocking};
 use crate::{
-    checkpoint::{self, Progress, Purpose},
+    checkpoint::{self, Lineage, Progress, Purpose},
     dataset::HeldOut,
     error::WorkError,
     evaluate::{self, Model},
@@ -46,6 +46,7 @@ impl Runner {
             checkpoint_steps: self.checkpoint_steps,
             measure: hyper.measure,
             scratch: scratch.to_owned(),
+            base: job.spec.spec.base.clone(),
         };
         let config = TunerConfig {
             optimizer: hyper.optimizer(),
@@ -111,23 +112,28 @@ impl Runner {
     /// Takes what the loop tells: metrics to those who watch, checkpoints to the stage.
     async fn receive(&self, job: &Arc<Job>, mut messages: mpsc::Receiver<Message>) -> Result<(), WorkError> {
         let mut unwritten = vec![];
+        let (record, spec) = (job.record(), &job.spec.spec);
+        let lineage = spec.lora.is_some().then(|| Lineage {
+            base: spec.base.clone(),
+            template_sha256: record.snapshot.map(|snapshot| snapshot.template_sha256).unwrap_or_default(),
+        });
         while let Some(message) = messages.recv().await {
-            let (purpose, progress, file) = match message {
+            let (purpose, progress, folder) = match message {
                 Message::Step(step) => {
                     unwritten.push(step);
                     job.step(step);
                     continue;
                 }
-                Message::Saved(purpose, progress, file) => (purpose, progress, file),
+                Message::Saved(purpose, progress, folder) => (purpose, progress, folder),
             };
             if purpose == Purpose::Resume {
                 // Metrics first: a checkpoint whose steps are unknown would leave a gap.
                 write_steps(&self.stage, job.id(), &unwritten).await?;
                 unwritten.clear();
             }
-            checkpoint::save(&self.stage, job.id(), purpose, &progress, &file).await?;
+            checkpoint::save(&self.stage, job.id(), purpose, &progress, &folder, lineage.as_ref()).await?;
             tracing::info!(step = progress.step, ?purpose, "checkpoint written");
-            if let Err(error) = tokio::fs::remove_file(&file).await {
+            if let Err(error) = tokio::fs::remove_dir_all(&folder).await {
                 tracing::debug!(%error, "failed to remove a local checkpoint");
             }
         }

@@ -1,22 +1,18 @@
-//! `firn bench`: throughput on random weights and tokens.
+//! `firn bench`: throughput of training and of decoding on random weights, and of a running stack under load.
 
 mod architectures;
-
-use std::time::Instant;
+mod infer;
+mod serve;
+mod train;
 
 use anyhow::Result;
-use firn_llm::device::{Device, DeviceSpec};
-use firn_llm::model::{Adapter, Decoder, LoraConfig};
-use firn_llm::quant::Quantization;
-use firn_llm::train::{Document, MemoryEstimate, Tuner, TunerConfig, pack};
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
-use serde_json::json;
 
-/// Measures throughput on random weights of a named architecture.
+/// Measures throughput: of training or decoding on random weights of a named architecture, or of a running stack.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  firn bench train --arch plain-6x256 --seq 256 --batch 8 --rank 8 --steps 10 --json"
+    after_help = "Examples:\n  firn bench train --arch plain-6x256 --seq 256 --batch 8 --rank 8 --steps 10 --json\n  \
+                        firn bench infer --arch smollm2_135m --batch 8 --adapters 4\n  \
+                        firn up &  firn bench serve --streams 256 --seconds 60"
 )]
 pub(crate) struct BenchArgs {
     #[command(subcommand)]
@@ -26,82 +22,30 @@ pub(crate) struct BenchArgs {
 #[derive(Debug, clap::Subcommand)]
 enum What {
     /// LoRA training steps, all linear layers, loss on every token.
-    Train(TrainArgs),
-}
-
-#[derive(Debug, clap::Args)]
-struct TrainArgs {
-    /// Model whose shape is used, such as plain-6x256, firn-tiny, smollm2_135m, qwen25_0_5b or llama32_1b.
-    #[arg(long)]
-    arch: String,
-    /// Tokens of a sequence.
-    #[arg(long, default_value_t = 256)]
-    seq: usize,
-    /// Sequences a step.
-    #[arg(long, default_value_t = 8)]
-    batch: usize,
-    /// Rank of the adapter.
-    #[arg(long, default_value_t = 16)]
-    rank: usize,
-    /// Steps that are timed, after one that is not.
-    #[arg(long, default_value_t = 10)]
-    steps: usize,
-    /// auto, cpu, cuda:N or vulkan.
-    #[arg(long, default_value = "auto", value_parser = str::parse::<DeviceSpec>)]
-    device: DeviceSpec,
-    /// What the device could do, TFLOP/s: mfu is measured against it.
-    #[arg(long)]
-    peak_tflops: Option<f64>,
-    /// Print one JSON object.
-    #[arg(long)]
-    json: bool,
+    Train(train::TrainArgs),
+    /// Decoding with a cache: prompts, then a token of each sequence a step.
+    Infer(infer::InferArgs),
+    /// Concurrent streams against a running stack, with every token counted.
+    Serve(serve::ServeArgs),
 }
 
 /// Runs the command.
-pub(crate) fn run(args: &BenchArgs) -> Result<()> {
-    let What::Train(args) = &args.what;
-    let begin = Instant::now();
-    let device = Device::open(args.device)?;
-    let config = architectures::architecture(&args.arch, args.seq)?;
-    let decoder = Decoder::random(config.clone(), 1, &device);
-    let adapter = Adapter::new(&config, LoraConfig::all_linear(args.rank), 2, &device);
-    let mut rng = ChaCha8Rng::seed_from_u64(3);
-    let mut document = || Document {
-        ids: (0..args.seq).map(|_| rng.random_range(0..config.vocab as u32)).collect(),
-        loss_mask: vec![1; args.seq],
-    };
-    let documents: Vec<_> = (0..args.batch).map(|_| document()).collect();
-    let blocks = pack(&documents, args.seq);
-    let mut tuner = Tuner::new(decoder, Some(adapter), &TunerConfig::default());
-    let first = tuner.step(&blocks, 1e-4);
-    let first_seconds = begin.elapsed().as_secs_f64();
-    let mut seconds = Vec::with_capacity(args.steps);
-    let mut last = first;
-    for _ in 0..args.steps.max(1) {
-        let begin = Instant::now();
-        last = tuner.step(&blocks, 1e-4);
-        seconds.push(begin.elapsed().as_secs_f64());
+pub(crate) async fn run(args: &BenchArgs) -> Result<()> {
+    match &args.what {
+        What::Train(args) => train::run(args),
+        What::Infer(args) => infer::run(args),
+        What::Serve(args) => serve::run(args).await,
     }
-    seconds.sort_by(f64::total_cmp);
-    let median = seconds[seconds.len() / 2];
-    let speed = last.tokens as f64 / median;
-    let tflops = speed * architectures::lora_flops_per_token(&config, args.seq, args.rank) / 1e12;
-    let lora = LoraConfig::all_linear(args.rank);
-    let memory = MemoryEstimate::new(&config, Some(&lora), Quantization::None, args.seq, args.seq);
-    let estimated = memory.total(device.workers().min(args.batch));
-    let mfu = args.peak_tflops.map(|peak| tflops / peak);
-    if args.json {
-        println!(
-            "{}",
-            json!({
-                "arch": args.arch, "parameters": config.parameters(), "seq": args.seq, "batch": args.batch,
-                "rank": args.rank, "median_step_seconds": median, "tokens_per_second": speed,
-                "tflops": tflops, "mfu": mfu, "first_step_seconds": first_seconds, "loss": first.loss, "grad_norm": first.grad_norm,
-                "peak_memory_bytes": firn_kit::memory::peak(), "estimated_memory_bytes": estimated,
-            })
-        );
-    } else {
-        println!("{speed:.0} tokens/s, {:.1} ms a step, {tflops:.2} TFLOP/s", median * 1e3);
-    }
-    Ok(())
+}
+
+/// The value in the middle; 0 of none.
+fn median(values: &mut [f64]) -> f64 {
+    quantile(values, 0.5)
+}
+
+/// The value below which so much of all lies, 0 to 1; 0 of none.
+fn quantile(values: &mut [f64], share: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let at = (share * values.len() as f64) as usize;
+    values.get(at.min(values.len().saturating_sub(1))).copied().unwrap_or(0.0)
 }

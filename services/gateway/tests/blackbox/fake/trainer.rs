@@ -12,14 +12,6 @@ use tonic::{Request, Response, Status};
 
 use super::Fake;
 
-/// What callers wanted.
-#[derive(Debug, Default)]
-pub(crate) struct Told {
-    pub(crate) created: Vec<pb::CreateJobRequest>,
-    /// Such as `cancel jobs/job-1`.
-    pub(crate) verbs: Vec<String>,
-}
-
 fn job(name: &str, state: pb::JobState) -> pb::Job {
     let data = CreateSnapshotRequest {
         dataset: "offers".to_owned(),
@@ -54,7 +46,7 @@ fn job(name: &str, state: pb::JobState) -> pb::Job {
     }
 }
 
-/// `job-1` runs, `job-done` has ended, `job-bad` failed.
+/// `job-1` runs, `job-done` has ended, `job-bad` failed; `done`, `failed` and `running` have another base.
 fn known(name: &str) -> Result<pb::Job, Status> {
     match name {
         "jobs/job-1" | "jobs/job-broken" => Ok(job(name, pb::JobState::Running)),
@@ -63,7 +55,31 @@ fn known(name: &str) -> Result<pb::Job, Status> {
             Ok(pb::Job { tuned_evaluation: Some(tuned), ..job(name, pb::JobState::Succeeded) })
         }
         "jobs/job-bad" => Ok(pb::Job { error: "no rows".to_owned(), ..job(name, pb::JobState::Failed) }),
+        "jobs/done" => Ok(ended(name, pb::JobState::Succeeded, "")),
+        "jobs/failed" => Ok(ended(name, pb::JobState::Failed, "there are no rows")),
+        "jobs/running" => Ok(ended(name, pb::JobState::Running, "")),
         other => Err(status::not_found("trainer.firn.dev", "job", other)),
+    }
+}
+
+/// A job half way through, or what came of it, on a base of its own.
+fn ended(name: &str, state: pb::JobState, error: &str) -> pb::Job {
+    let evaluation = |loss| Some(pb::Evaluation { loss, rows: 5, ..Default::default() });
+    let data = CreateSnapshotRequest { source: "inputs/train.parquet".to_owned(), ..Default::default() };
+    let (base, model) = ("bases/a/b".to_owned(), "offers".to_owned());
+    pb::Job {
+        name: name.to_owned(),
+        spec: Some(pb::JobSpec { base, model, data: Some(data), ..Default::default() }),
+        state: state.into(),
+        error: error.to_owned(),
+        step: 5,
+        steps: 10,
+        version: "models/offers/versions/3".to_owned(),
+        train_tokens: 999,
+        tuned_evaluation: evaluation(1.5),
+        base_evaluation: evaluation(2.5),
+        create_time: Some(prost_types::Timestamp { seconds: 7, nanos: 0 }),
+        ..Default::default()
     }
 }
 
@@ -79,7 +95,7 @@ impl Fake {
             let message = format!("{name} has succeeded already");
             return Err(status::failed_precondition("trainer.firn.dev", "JOB_ENDED", message));
         }
-        self.jobs.lock().unwrap().verbs.push(format!("{verb} {name}"));
+        self.told.lock().unwrap().push(format!("{verb} {name}"));
         Ok(Response::new(pb::Job { state: state.into(), ..known }))
     }
 }
@@ -89,23 +105,33 @@ impl TrainerService for Fake {
     type WatchJobStream = Pin<Box<dyn Stream<Item = Result<pb::JobEvent, Status>> + Send>>;
 
     async fn list_jobs(&self, request: Request<pb::ListJobsRequest>) -> Result<Response<pb::ListJobsResponse>, Status> {
-        if request.get_ref().page_size == 2 {
-            let jobs = vec![job("jobs/j-1", pb::JobState::Running); 2];
-            return Ok(Response::new(pb::ListJobsResponse { jobs, next_page_token: "next".to_owned() }));
-        }
-        let (name, next_page_token) = match request.get_ref().page_token.as_str() {
-            "" => (["jobs/job-done", "jobs/job-bad"].as_slice(), "next".to_owned()),
-            _ => (["jobs/job-1"].as_slice(), String::new()),
+        let (first, many) = (request.get_ref().page_token.is_empty(), *self.many_jobs.lock().unwrap());
+        let next_page_token = if first { "next" } else { "" }.to_owned();
+        let names = match (many, first) {
+            (1.., _) => vec!["jobs/job-1"; many],
+            (0, true) => vec!["jobs/job-done", "jobs/job-bad"],
+            (0, false) => vec!["jobs/job-1"],
         };
-        let jobs = name.iter().map(|name| known(name).unwrap()).collect();
+        let asked = usize::try_from(request.get_ref().page_size).ok().filter(|asked| *asked > 0).unwrap_or(usize::MAX);
+        let jobs = names.into_iter().take(asked).map(|name| known(name).unwrap()).collect();
         Ok(Response::new(pb::ListJobsResponse { jobs, next_page_token }))
     }
 
     async fn create_job(&self, request: Request<pb::CreateJobRequest>) -> Result<Response<pb::Job>, Status> {
         let request = request.into_inner();
-        self.jobs.lock().unwrap().created.push(request.clone());
-        let queued = job("jobs/job-new", pb::JobState::Queued);
-        Ok(Response::new(pb::Job { spec: request.spec, ..queued }))
+        let spec = request.spec.clone();
+        if spec.as_ref().is_some_and(|spec| spec.model == "Wrong") {
+            return Err(status::invalid_argument("trainer.firn.dev", "spec.model", "must be an id"));
+        }
+        let mut created = self.created.lock().unwrap();
+        let known =
+            created.iter().position(|other| !request.request_id.is_empty() && other.request_id == request.request_id);
+        let place = known.unwrap_or_else(|| {
+            created.push(request);
+            created.len() - 1
+        });
+        let queued = job(&format!("jobs/job-{}", place + 1), pb::JobState::Queued);
+        Ok(Response::new(pb::Job { spec, ..queued }))
     }
 
     async fn get_job(&self, request: Request<pb::GetJobRequest>) -> Result<Response<pb::Job>, Status> {
@@ -164,6 +190,10 @@ impl TrainerService for Fake {
             metrics: Some(step(at)),
             best: at == 100,
         };
-        Ok(Response::new(pb::ListCheckpointsResponse { checkpoints: vec![checkpoint(50), checkpoint(100)] }))
+        let mut checkpoints = vec![checkpoint(50), checkpoint(100)];
+        if let ("jobs/done", Some(last)) = (parent.as_str(), checkpoints.last_mut()) {
+            last.metrics = Some(pb::StepMetrics { loss: 0.5, ..step(100) });
+        }
+        Ok(Response::new(pb::ListCheckpointsResponse { checkpoints }))
     }
 }

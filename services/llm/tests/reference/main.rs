@@ -2,73 +2,18 @@
 #![cfg(feature = "engine")]
 #![expect(clippy::expect_used, reason = "a test stops at the first thing that is not as it should be")]
 
-use std::path::PathBuf;
-
 use firn_llm::device::Device;
-use firn_llm::generate::{Sampling, Sequence, answer_greedily, step};
-use firn_llm::model::{Adapter, Decoder, prove};
+use firn_llm::generate::answer_greedily;
+use firn_llm::model::{Decoder, prove};
 use firn_llm::tokenizer::{Message, Tokenizer};
 use firn_llm::train::{AdamWConfig, Document, Pair, PairLogs, Preference, Tuner, TunerConfig, pack, pack_pairs};
-use firn_llm::weights::{StoredType, Weights};
+use firn_llm::weights::StoredType;
 use serde_json::Value;
 
-const FAMILIES: [&str; 5] = ["llama", "mistral", "qwen2", "qwen3", "gemma3"];
+mod decoding;
+mod fixture;
 
-/// A family's tiny checkpoint and what the Python stack computes from it.
-struct Reference {
-    family: &'static str,
-    folder: PathBuf,
-    golden: Weights,
-    json: Value,
-    model: Decoder,
-}
-
-impl Reference {
-    fn new(family: &'static str) -> Self {
-        let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures")).join(family);
-        let text = std::fs::read_to_string(folder.join("golden.json")).expect("golden.json");
-        Self {
-            family,
-            golden: Weights::open_file(&folder.join("golden.safetensors")).expect("golden"),
-            json: serde_json::from_str(&text).expect("json"),
-            model: Decoder::load(&folder, &Device::cpu()).expect("the checkpoint loads"),
-            folder,
-        }
-    }
-
-    fn all() -> impl Iterator<Item = Self> {
-        FAMILIES.into_iter().map(Self::new)
-    }
-
-    fn values(&self, name: &str) -> Vec<f32> {
-        self.golden.read(name).expect(name).0
-    }
-
-    fn adapter(&self, name: &str) -> Adapter {
-        Adapter::load(&self.folder.join(name), self.model.config(), &Device::cpu()).expect("the adapter loads")
-    }
-
-    /// Integer tensors are small here: they are read through the safetensors crate.
-    fn ids(&self, name: &str) -> Vec<Vec<u32>> {
-        let bytes = std::fs::read(self.folder.join("golden.safetensors")).expect("golden");
-        let file = safetensors::SafeTensors::deserialize(&bytes).expect("golden");
-        let view = file.tensor(name).expect("tensor");
-        let id = |bytes: &[u8; 4]| u32::try_from(i32::from_le_bytes(*bytes)).expect("id");
-        let values: Vec<u32> = view.data().as_chunks::<4>().0.iter().map(id).collect();
-        values.chunks(*view.shape().last().expect("shape")).map(<[u32]>::to_vec).collect()
-    }
-
-    fn logits(&self, model: &Decoder, adapter: Option<&Adapter>) -> Vec<f32> {
-        self.ids("input_ids").iter().flat_map(|ids| model.logits(ids, adapter).expect("logits")).collect()
-    }
-
-    fn assert_close(&self, name: &str, found: &[f32], tolerance: f32) {
-        let expected = self.values(name);
-        assert_eq!(found.len(), expected.len());
-        let worst = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        assert!(worst < tolerance, "{} {name}: {worst}", self.family);
-    }
-}
+use fixture::Reference;
 
 #[test]
 fn logits_agree_with_and_without_an_adapter() {
@@ -91,33 +36,6 @@ fn greedy_answers_agree_alone_and_in_a_batch() {
         for (answer, expected) in answers.iter().zip(&expected) {
             assert_eq!(answer, &expected[12..], "{}", reference.family);
         }
-    }
-}
-
-#[test]
-fn a_sequence_does_not_depend_on_its_neighbours_or_their_adapters() {
-    // The family with every kind of state: two windows, two rotary tables.
-    let reference = Reference::new("gemma3");
-    let (model, adapter) = (&reference.model, reference.adapter("adapter_final"));
-    let prompts = reference.ids("input_ids");
-    let run = |which: &[usize]| {
-        let mut sequences: Vec<Sequence> = which
-            .iter()
-            .map(|&i| Sequence::new(model, prompts[i % 2][..8 + i].to_vec(), Sampling::greedy(), true).expect("fits"))
-            .collect();
-        let mut out = vec![Vec::new(); which.len()];
-        for _ in 0..10 {
-            let mut batch: Vec<_> =
-                sequences.iter_mut().zip(which).map(|(s, i)| (s, (i % 3 == 0).then_some(&adapter))).collect();
-            for (out, token) in out.iter_mut().zip(step(model, &mut batch).expect("step")) {
-                out.push(token.id);
-            }
-        }
-        out
-    };
-    let together = run(&[0, 1, 2, 3]);
-    for (index, expected) in together.iter().enumerate() {
-        assert_eq!(&run(&[index])[0], expected);
     }
 }
 

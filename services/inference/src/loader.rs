@@ -1,0 +1,197 @@
+//! Adapters into memory: found, fetched, checked against the base, and loaded once each.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use firn_kit::names::{NameError, child};
+use firn_llm::{
+    device::Device,
+    model::{Adapter, AdapterError},
+};
+use firn_proto::registry::v1::{GetVersionRequest, Version, registry_service_client::RegistryServiceClient};
+use firn_stage::{Stage, StageError};
+use serde::Deserialize;
+use tokio::time::timeout;
+use tonic::Status;
+
+use crate::{
+    base::Base,
+    models::{Models, Served},
+};
+
+/// Longest that a version may take to come from the stage.
+const FETCH_TIME: Duration = Duration::from_secs(600);
+/// Longest that the registry may take to say what a version is.
+const CALL_TIME: Duration = Duration::from_secs(10);
+/// File that makes a version an adapter; one without it is a full model.
+const ADAPTER_CONFIG: &str = "adapter_config.json";
+/// File of a job's checkpoint that says what its adapter belongs to.
+const LINEAGE: &str = "lineage.json";
+/// Ids of jobs begin so, and go on with so many hexadecimal digits.
+const JOB: &str = "job-";
+const JOB_DIGITS: usize = 32;
+
+/// Why an adapter is not served. Another try helps for some of these.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LoadError {
+    #[error("`{id}` is no version and no checkpoint: ask for `model@3` or `job-…@50`")]
+    Id { id: String },
+    #[error("there is no checkpoint of step {step} in {job} now: it keeps its last ones")]
+    Checkpoint { job: String, step: u64 },
+    #[error("it is a full model, and only adapters of the base are served")]
+    FullModel,
+    #[error("it gives rewards, not text: `firn score` takes it")]
+    Reward,
+    #[error("it was trained with chat template {trained}, but the base has {base}")]
+    Template { trained: String, base: String },
+    #[error("{most} adapters are served already: raise --max-adapters, or unload one")]
+    TooMany { most: usize },
+    #[error(transparent)]
+    Name(#[from] NameError),
+    #[error("failed to fetch it: {0}")]
+    Stage(#[from] StageError),
+    #[error("it did not come from the stage within {} seconds", FETCH_TIME.as_secs())]
+    Slow,
+    #[error("it does not fit the base: {0}")]
+    Adapter(#[from] AdapterError),
+    #[error("a worker failed: {0}")]
+    Worker(#[from] tokio::task::JoinError),
+    #[error("the registry does not give it: {}", .0.message())]
+    Registry(Box<Status>),
+}
+
+impl LoadError {
+    /// True if the version itself is fine as far as is known.
+    pub(crate) fn is_transient(&self) -> bool {
+        match self {
+            Self::Stage(error) => !error.is_damaged(),
+            Self::Slow | Self::Worker(_) | Self::Registry(_) => true,
+            _ => false,
+        }
+    }
+}
+
+/// What a checkpoint's adapter belongs to, as the trainer notes it.
+#[derive(Debug, Deserialize)]
+struct Lineage {
+    /// sha256 of the chat template; empty if the rows have seen none.
+    template_sha256: String,
+}
+
+/// Loads adapters of one base.
+#[derive(Clone, Debug)]
+pub(crate) struct Loader {
+    pub(crate) stage: Stage,
+    pub(crate) base: Arc<Base>,
+    pub(crate) device: Device,
+    pub(crate) models: Models,
+    pub(crate) registry: RegistryServiceClient<firn_kit::Channel>,
+    pub(crate) work_dir: PathBuf,
+    pub(crate) max_adapters: usize,
+}
+
+impl Loader {
+    /// Loads what `model@3` or `job@50` names.
+    pub(crate) async fn named(&self, id: &str) -> Result<Served, LoadError> {
+        let wrong = || LoadError::Id { id: id.chars().take(80).collect() };
+        let (owner, number) = id.rsplit_once('@').ok_or_else(wrong)?;
+        let number: u64 = number.parse().map_err(|_| wrong())?;
+        let served = match owner.strip_prefix(JOB) {
+            Some(digits) if digits.len() == JOB_DIGITS && digits.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
+                self.checkpoint(id, owner, number).await?
+            }
+            _ => {
+                let name = format!("models/{owner}/versions/{number}");
+                child(&name, &["models", "versions"]).map_err(|_| wrong())?;
+                let mut request = tonic::Request::new(GetVersionRequest { name });
+                request.set_timeout(CALL_TIME);
+                let version = self.registry.clone().get_version(request).await;
+                let version = version.map_err(|status| LoadError::Registry(Box::new(status)))?.into_inner();
+                self.version(id, &version).await?
+            }
+        };
+        Ok(Served { loaded: true, ..served })
+    }
+
+    /// Loads a version to be served as `id`.
+    pub(crate) async fn version(&self, id: &str, version: &Version) -> Result<Served, LoadError> {
+        let parts = child(&version.name, &["models", "versions"])?;
+        let number = match parts.get(1).map(|number| number.parse()) {
+            Some(Ok(number)) => number,
+            _ => return Err(NameError::Id { id: version.name.clone() }.into()),
+        };
+        if !version.files.iter().any(|file| file.path == ADAPTER_CONFIG) {
+            return Err(LoadError::FullModel);
+        }
+        self.check_template(version.lineage.as_ref().map_or("", |lineage| lineage.template_sha256.as_str()))?;
+        self.check_room(id)?;
+        let adapter = match self.models.of_version(&version.name) {
+            Some(adapter) => adapter,
+            None => self.fetch(&version.name, &version.path).await?,
+        };
+        Ok(Served { number, version: version.name.clone(), adapter, loaded: false })
+    }
+
+    /// Loads what a job has saved after a step.
+    async fn checkpoint(&self, id: &str, job: &str, step: u64) -> Result<Served, LoadError> {
+        let name = format!("jobs/{job}/checkpoints/{step}");
+        self.check_room(id)?;
+        let adapter = match self.models.of_version(&name) {
+            Some(adapter) => adapter,
+            None => {
+                let missing = || LoadError::Checkpoint { job: job.to_owned(), step };
+                let path = self.checkpoint_path(job, step).await?.ok_or_else(missing)?;
+                let lineage = self.stage.get_json::<Lineage>(&format!("{path}/{LINEAGE}")).await;
+                let lineage = lineage.map_err(|error| match error {
+                    StageError::NotFound { .. } => LoadError::FullModel,
+                    error => error.into(),
+                })?;
+                self.check_template(&lineage.template_sha256)?;
+                self.fetch(&name, &path).await?
+            }
+        };
+        Ok(Served { number: step, version: name, adapter, loaded: false })
+    }
+
+    /// The last folder of a job that holds a step's weights.
+    async fn checkpoint_path(&self, job: &str, step: u64) -> Result<Option<String>, LoadError> {
+        for folder in ["checkpoints", "best"] {
+            let parent = format!("jobs/{job}/{folder}");
+            let mut names = self.stage.list_dirs(&parent).await?;
+            // `000050`, or `000050.2` beside the debris of a crash.
+            names.retain(|name| name.split('.').next().and_then(|name| name.parse().ok()) == Some(step));
+            names.sort();
+            for name in names.iter().rev() {
+                let path = format!("{parent}/{name}");
+                if self.stage.is_finished(&path).await? {
+                    return Ok(Some(path));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// An adapter of ready-made text has seen no template.
+    fn check_template(&self, trained: &str) -> Result<(), LoadError> {
+        if trained.is_empty() || trained == self.base.template_sha256 {
+            return Ok(());
+        }
+        Err(LoadError::Template { trained: trained.to_owned(), base: self.base.template_sha256.clone() })
+    }
+
+    fn check_room(&self, id: &str) -> Result<(), LoadError> {
+        if self.models.get(id).is_none() && self.models.count() >= self.max_adapters {
+            return Err(LoadError::TooMany { most: self.max_adapters });
+        }
+        Ok(())
+    }
+
+    async fn fetch(&self, name: &str, path: &str) -> Result<Arc<Adapter>, LoadError> {
+        // The name was checked, so it stays below the folder.
+        let into = self.work_dir.join(name);
+        let fetched = timeout(FETCH_TIME, self.stage.fetch_dir(path, &into)).await;
+        let dir = fetched.map_err(|_| LoadError::Slow)??;
+        let (base, device) = (Arc::clone(&self.base), self.device.clone());
+        let loaded = tokio::task::spawn_blocking(move || Adapter::load(&dir, &base.config, &device)).await??;
+        if loaded.is_reward() { Err(LoadError::Reward) } else { Ok(Arc::new(loaded)) }
+    }
+}

@@ -1,0 +1,148 @@
+//! What every door leads to: names to adapters, text to tokens, jobs to the engine.
+
+use std::{sync::Arc, time::Instant};
+
+use firn_llm::{generate::Constraint, tokenizer::Message};
+use firn_proto::inference::v1 as pb;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    base::Base,
+    engine::Engine,
+    error::AnswerError,
+    job::{EVENTS, Generation, Job, Scoring},
+    loader::Loader,
+    models::Models,
+    reading::Reader,
+    request::{FieldError, Wishes, check_ids, tenant, wishes},
+};
+
+/// What answers need. Clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Serving {
+    pub(crate) base: Arc<Base>,
+    pub(crate) models: Models,
+    pub(crate) loader: Loader,
+    pub(crate) engine: Engine,
+}
+
+/// What a prompt was given as.
+#[derive(Debug)]
+pub(crate) enum Prompt {
+    Text(String),
+    Ids(Vec<u32>),
+    /// Turns, and whether what begins an answer follows them.
+    Chat(Vec<Message>, bool),
+}
+
+impl Prompt {
+    /// The request's field that it came in.
+    fn field(&self) -> &'static str {
+        match self {
+            Self::Text(_) => "prompt",
+            Self::Ids(_) => "ids",
+            Self::Chat(..) => "messages",
+        }
+    }
+
+    fn ids(self, base: &Base) -> Result<Vec<u32>, FieldError> {
+        let field = self.field();
+        let wrong = |error: firn_llm::tokenizer::TokenizerError| FieldError::new(field, error.to_string());
+        match self {
+            Self::Ids(ids) => Ok(ids),
+            Self::Chat(turns, begin) => Ok(base.tokenizer.render(&turns, begin).map_err(wrong)?.ids),
+            Self::Text(text) => {
+                let ids = base.tokenizer.encode(&text, true).map_err(wrong)?;
+                // Nothing to go on from: then the text begins here.
+                Ok(if ids.is_empty() { base.tokenizer.bos_id().into_iter().collect() } else { ids })
+            }
+        }
+    }
+}
+
+impl Serving {
+    /// Longest context in tokens.
+    pub(crate) fn context(&self) -> u32 {
+        u32::try_from(self.base.config.context).unwrap_or(u32::MAX)
+    }
+
+    /// Queues an answer.
+    pub(crate) async fn answer(
+        &self,
+        model: &str,
+        prompt: Prompt,
+        sampling: Option<pb::Sampling>,
+        tenant_name: String,
+    ) -> Result<Reader, AnswerError> {
+        let started = Instant::now();
+        let Wishes { sampling, max_tokens, stop, ignore_eos, logprobs, schema } = wishes(sampling)?;
+        let tenant = tenant(tenant_name)?;
+        let served = self.models.find(model)?;
+        // Before the text is read: who does not fit must not cost anything.
+        let place = self.engine.place()?;
+        let base = Arc::clone(&self.base);
+        // A long text takes a while, in which other calls go on.
+        let (ids, constraint) = tokio::task::spawn_blocking(move || {
+            let field = prompt.field();
+            let ids = prompt.ids(&base)?;
+            check_ids(&ids, field, &base.config)?;
+            Ok::<_, FieldError>((ids, constraint(&base, &schema)?))
+        })
+        .await??;
+        let (sender, events) = mpsc::channel(EVENTS);
+        let finish = pb::Finish {
+            prompt_tokens: u32::try_from(ids.len()).unwrap_or(u32::MAX),
+            seed: sampling.seed,
+            version: served.as_ref().map(|served| served.version.clone()).unwrap_or_default(),
+            ..Default::default()
+        };
+        let ends = if ignore_eos { Vec::new() } else { self.base.tokenizer.eos_ids().to_vec() };
+        let adapter = served.map(|served| served.adapter);
+        let generation = Generation { ids, adapter, sampling, constraint, logprobs, max_tokens, ends, events: sender };
+        self.engine.submit(place, tenant, Job::Generate(Box::new(generation)))?;
+        Ok(Reader { base: Arc::clone(&self.base), events, stops: stop, started, finish })
+    }
+
+    /// Ids of a text, and the log-probability of each but the first.
+    pub(crate) async fn score(&self, model: &str, text: Prompt) -> Result<(Vec<u32>, Vec<f32>), AnswerError> {
+        let served = self.models.find(model)?;
+        let place = self.engine.place()?;
+        let base = Arc::clone(&self.base);
+        let ids = tokio::task::spawn_blocking(move || {
+            let field = text.field();
+            let ids = text.ids(&base)?;
+            check_ids(&ids, field, &base.config)?;
+            Ok::<_, FieldError>(ids)
+        })
+        .await??;
+        let (reply, scores) = oneshot::channel();
+        let scoring = Scoring { ids: ids.clone(), adapter: served.map(|served| served.adapter), reply };
+        self.engine.submit(place, String::new(), Job::Score(scoring))?;
+        let logprobs = scores.await.map_err(|_| AnswerError::EngineGone)?.map_err(AnswerError::Score)?;
+        Ok((ids, logprobs))
+    }
+
+    /// A prompt as the model reads it. An over-long one is shown as well.
+    pub(crate) async fn tokenize(&self, prompt: Prompt) -> Result<pb::TokenizeResponse, AnswerError> {
+        let base = Arc::clone(&self.base);
+        let (context_length, template_sha256) = (self.context(), self.base.template_sha256.clone());
+        let read = move || {
+            let field = prompt.field();
+            let ids = prompt.ids(&base)?;
+            let text = base.tokenizer.decode(&ids, false);
+            let text = text.map_err(|error| FieldError::new(field, error.to_string()))?;
+            let tokens = ids.iter().map(|id| base.tokenizer.token_bytes(*id)).collect();
+            Ok::<_, FieldError>(pb::TokenizeResponse { ids, text, tokens, context_length, template_sha256 })
+        };
+        Ok(tokio::task::spawn_blocking(read).await??)
+    }
+}
+
+fn constraint(base: &Base, schema: &str) -> Result<Option<Constraint>, FieldError> {
+    if schema.is_empty() {
+        return Ok(None);
+    }
+    let wrong = |reason: String| FieldError::new("sampling.json_schema", reason);
+    let constraint = base.grammars().map_err(wrong)?.json_schema(schema);
+    Ok(Some(constraint.map_err(|error| wrong(error.to_string()))?))
+}

@@ -1,0 +1,104 @@
+//! Many streams at once.
+
+use firn_proto::inference::v1::GetStatsRequest;
+use tonic::Code;
+
+use super::adapters::{expected, template};
+use super::*;
+
+#[tokio::test]
+async fn aliases_that_move_under_load_drop_nothing() {
+    let running = Running::start().await;
+    let first = running.register(&llama().join("adapter_final"), "best", &template()).await;
+    running.until_served("offers@best", &first).await;
+    let second = running.register(&llama().join("adapter_dpo"), "new", &template()).await;
+    running.until_served("offers@new", &second).await;
+    let prompt = golden("input_ids")[0][..8].to_vec();
+    let tokens = 60;
+    let answers = [expected("adapter_final", &prompt, tokens), expected("adapter_dpo", &prompt, tokens)];
+    assert_ne!(answers[0], answers[1]);
+    let asking = (0..48).map(|number| {
+        let (client, prompt) = (running.client.clone(), prompt.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(5 * number)).await;
+            let request = ids_request("offers@best", prompt, greedy(tokens as u32));
+            rest(within(client.clone().generate(request)).await.unwrap().into_inner()).await
+        })
+    });
+    let asking: Vec<_> = asking.collect();
+    for version in [2, 1, 2, 1] {
+        running.point("best", version).await;
+        tokio::time::sleep(Duration::from_millis(60)).await;
+    }
+    let mut seen = [0, 0];
+    for asked in asking {
+        let answer = within(asked).await.unwrap();
+        let which = usize::from(answer.finish.version.ends_with("/2"));
+        assert_eq!(answer.ids, answers[which], "it ends with the version that it began with");
+        assert_eq!(answer.finish.completion_tokens as usize, tokens);
+        seen[which] += 1;
+    }
+    assert!(seen[0] > 0 && seen[1] > 0, "the alias moved while they asked: {seen:?}");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_crowd_is_answered_or_told_to_come_back() {
+    let running = Running::start().await;
+    let asking = (0..1_000u32).map(|number| {
+        let client = running.client.clone();
+        tokio::spawn(async move {
+            let request = ids_request("", vec![20 + number % 200, 30], greedy(8));
+            match client.clone().generate(request).await {
+                Ok(pieces) => Ok(rest(pieces.into_inner()).await.ids.len()),
+                Err(status) => Err(status),
+            }
+        })
+    });
+    let asking: Vec<_> = asking.collect();
+    let (mut answered, mut refused) = (0, 0);
+    for asked in asking {
+        match within(asked).await.unwrap() {
+            Ok(tokens) => {
+                assert_eq!(tokens, 8);
+                answered += 1;
+            }
+            Err(status) => {
+                assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+                let details = tonic_types::StatusExt::get_details_retry_info(&status).unwrap();
+                assert!(details.retry_delay.unwrap() > Duration::ZERO);
+                refused += 1;
+            }
+        }
+    }
+    assert_eq!(answered + refused, 1_000);
+    assert!(answered >= 16, "{answered} were answered");
+    let stats = within(running.client.clone().get_stats(GetStatsRequest {})).await.unwrap().into_inner();
+    assert_eq!((stats.running, stats.waiting), (0, 0));
+    assert!(stats.cache_pages <= stats.max_cache_pages && stats.cache_pages == stats.idle_pages, "{stats:?}");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_waits_its_tenants_turn() {
+    let running = Running::start().await;
+    // Sixteen long answers fill the batch, and one tenant queues many more.
+    let ask = |tenant: &str, tokens: u32| {
+        let (client, tenant) = (running.client.clone(), tenant.to_owned());
+        tokio::spawn(async move {
+            let mut request = ids_request("", vec![20, 30], greedy(tokens));
+            request.tenant = tenant;
+            rest(client.clone().generate(request).await.unwrap().into_inner()).await;
+            std::time::Instant::now()
+        })
+    };
+    let greedy_tenant: Vec<_> = (0..120).map(|_| ask("greedy", 40)).collect();
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    let modest = within(ask("modest", 40)).await.unwrap();
+    let mut later = 0;
+    for asked in greedy_tenant {
+        later += usize::from(within(asked).await.unwrap() > modest);
+    }
+    assert!(later >= 40, "only {later} of the crowd before it came after it");
+    running.stop().await;
+}

@@ -1,0 +1,73 @@
+//! The key-value cache: pages of a few tokens that sequences take, share and give back (Kwon et al. 2023).
+//!
+//! A full page never changes, so sequences that begin alike share it, also after the one that computed it has ended. Which
+//! pages are whose is decided by [`pages`], which knows no tensor; [`store`] keeps their rows.
+
+mod pages;
+mod store;
+
+use crate::model::{Decoder, ModelError};
+pub(crate) use pages::{PageTable, Pages};
+pub(crate) use store::Store;
+
+/// Tokens of a page.
+pub const PAGE_TOKENS: usize = 16;
+
+/// Pages of one model's keys and values, for many sequences.
+#[derive(Debug)]
+pub struct KvCache {
+    pub(crate) pages: Pages,
+    pub(crate) store: Store,
+}
+
+/// How full a cache is, in pages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheUse {
+    /// Pages that there may be.
+    pub limit: usize,
+    /// Pages that hold something, idle ones included.
+    pub used: usize,
+    /// Pages that no sequence has, kept for one that begins alike.
+    pub idle: usize,
+}
+
+impl CacheUse {
+    /// Pages that a sequence can have now.
+    pub fn available(&self) -> usize {
+        self.limit - self.used + self.idle
+    }
+}
+
+impl KvCache {
+    /// A cache of at most so many tokens, at least a page. Memory is taken as pages are used, and never given back.
+    pub fn new(model: &Decoder, tokens: usize) -> Self {
+        let config = model.config();
+        let limit = tokens.div_ceil(PAGE_TOKENS).max(1);
+        let width = config.kv_heads * config.head_dim;
+        Self { pages: Pages::new(limit), store: Store::new(config.layers(), width, model.device()) }
+    }
+
+    /// Bytes that a token takes in a cache of this model.
+    pub fn bytes_per_token(model: &crate::config::ModelConfig) -> usize {
+        2 * model.layers() * model.kv_heads * model.head_dim * size_of::<f32>()
+    }
+
+    /// How full it is.
+    pub fn usage(&self) -> CacheUse {
+        self.pages.usage()
+    }
+
+    /// Makes room for `tokens` more tokens of a sequence; false if there is none now.
+    pub(crate) fn reserve(&mut self, table: &mut PageTable, tokens: usize) -> bool {
+        let needed = (table.len() + tokens).div_ceil(PAGE_TOKENS).saturating_sub(table.pages().len());
+        self.pages.usage().available() >= needed && self.pages.extend(table, needed)
+    }
+
+    /// As [`Self::reserve`], as an error.
+    pub(crate) fn require(&mut self, table: &mut PageTable, tokens: usize) -> Result<(), ModelError> {
+        if self.reserve(table, tokens) {
+            return Ok(());
+        }
+        Err(ModelError::CacheFull { limit: self.pages.usage().limit * PAGE_TOKENS })
+    }
+}
