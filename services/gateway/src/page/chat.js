@@ -1,0 +1,108 @@
+// A talk with one model.
+
+import { Answer, legend } from "./answer.js";
+import { composer, follower } from "./composer.js";
+import { button, empty, h, toast } from "./dom.js";
+import { promptPanel } from "./prompt.js";
+import { picker, served } from "./served.js";
+import { colourSwitch, controls, sampling, systemField, withSystem } from "./settings.js";
+
+/** Turns so far. */
+let turns = [];
+let running = null;
+let model, input, log, prompt, note;
+const end = follower();
+
+const hint = () => empty("Ask something, or paste a row as JSON.",
+  served.models.length > 1 ? "Enter sends. Compare shows the base and the tuned model side by side."
+    : "Only the base is served so far. A tuned model appears here as soon as a job has registered one:",
+  served.models.length > 1 ? null : "firn quickstart");
+
+export function mount(root) {
+  model = picker("Model", () => served.tuned);
+  log = h("div", { class: "log", role: "log", "aria-label": "Chat", "aria-live": "polite" }, hint());
+  note = h("p", { class: "offscreen", role: "status" });
+  prompt = promptPanel(() => {
+    const draft = input.draft;
+    const all = draft ? [...turns, { role: "user", content: draft }] : turns;
+    return all.length ? withSystem(all) : [];
+  });
+  input = composer({
+    label: "Message", placeholder: "Message", send: ask, stop,
+    extra: [prompt.toggle, button("New chat", fresh, { class: "quiet" })],
+  });
+  const isWide = matchMedia("(min-width: 60rem)");
+  const side = h("details", { class: "side", open: isWide.matches },
+    h("summary", {}, "Settings"), h("div", { class: "card" }, systemField(), controls(), colourSwitch()));
+  isWide.addEventListener("change", () => { side.open = isWide.matches; });
+  root.append(h("h1", { class: "offscreen" }, "Chat"),
+    h("div", { class: "chat-grid" },
+      h("div", { class: "talk" }, h("div", { class: "picker-row" }, model.element), log, note, prompt.panel, input.element), side));
+  served.addEventListener("change", () => { if (!turns.length && !running) log.replaceChildren(hint()); });
+  end.watch(log);
+}
+
+export function show(_, query) {
+  const wanted = query.get("model");
+  if (wanted) model.value = wanted;
+}
+
+export const focusPrompt = () => input.area.focus();
+
+export function stop() { running?.abort(); }
+
+function fresh() {
+  stop();
+  turns = [];
+  log.replaceChildren(hint());
+  prompt.refreshIfOpen();
+  input.area.focus();
+}
+
+function ask(text) {
+  if (running) return false;
+  if (!turns.length) log.replaceChildren();
+  turns.push({ role: "user", content: text });
+  log.append(h("article", { class: "question", "aria-label": "You" }, h("p", {}, text)));
+  reply();
+  return true;
+}
+
+async function reply() {
+  let body;
+  const id = model.value;
+  try { body = { model: id, messages: withSystem(turns), ...sampling() }; } catch (error) {
+    toast(error.message, true);
+    const refused = turns.pop();
+    log.lastChild?.remove();
+    if (!turns.length) log.replaceChildren(hint());
+    input.draft = refused.content;
+    return;
+  }
+  running = new AbortController();
+  input.isBusy = true;
+  end.begin();
+  const answer = new Answer(id);
+  const meaning = legend();
+  log.append(answer.element);
+  await answer.run(body, running.signal, served.find(id)?.context_length);
+  if (meaning && answer.element.querySelector(".token")) answer.element.querySelector("footer").prepend(meaning);
+  running = null;
+  input.isBusy = false;
+  const isCurrent = answer.element.isConnected;
+  if (!isCurrent) return;
+  // An answer that was stopped is a turn, too; one that never began is none.
+  if (answer.text) turns.push({ role: "assistant", content: answer.text });
+  note.textContent = answer.isWhole ? "The answer is complete." : "The answer has ended.";
+  log.querySelectorAll(".answer").forEach((other) => other.querySelector("[data-again]")?.remove());
+  answer.action(answer.text ? "Regenerate" : "Try again", () => again(answer));
+  answer.element.querySelector("footer .actions button:last-child").dataset.again = "";
+  prompt.refreshIfOpen();
+}
+
+function again(answer) {
+  if (running) return;
+  if (turns.at(-1)?.role === "assistant") turns.pop();
+  answer.element.remove();
+  reply();
+}
