@@ -2,7 +2,6 @@
 
 import { h, short, svg } from "./dom.js";
 
-const WIDTH = 720;
 /** Points of a curve that are drawn. */
 const MOST = 600;
 
@@ -21,14 +20,13 @@ function thin(points) {
   return stride <= 1 ? points : points.filter((_, at) => at % stride === 0 || at === points.length - 1);
 }
 
-/** A running mean that forgets. */
+/** The mean of each point and its neighbours, as many on either side, so that it does not lag. */
 function smooth(points) {
-  const keep = 1 - 1 / Math.max(1, Math.min(20, points.length / 12));
-  let mean = points[0]?.y ?? 0, weight = 0;
-  return points.map(({ x, y }) => {
-    mean = weight ? keep * mean + (1 - keep) * y : y;
-    weight = 1;
-    return { x, y: mean };
+  const reach = Math.min(25, Math.ceil(points.length / 30));
+  return points.map(({ x }, at) => {
+    const side = Math.min(reach, at, points.length - 1 - at);
+    const near = points.slice(at - side, at + side + 1);
+    return { x, y: near.reduce((sum, { y }) => sum + y, 0) / near.length };
   });
 }
 
@@ -37,22 +35,25 @@ function smooth(points) {
  * `{ x, y }`.
  */
 export function chart({ title, series, height = 240, unit = "" }) {
-  const area = svg("svg", { class: "plot", viewBox: `0 0 ${WIDTH} ${height}`, role: "img", tabindex: "0" });
+  const area = svg("svg", { class: "plot", height, role: "img", tabindex: "0" });
   const read = h("p", { class: "reading", "aria-live": "off" });
   const legend = series.length > 1 && h("p", { class: "keys-of-plot" }, series.map(({ name, colour }) => h("span", { class: `key c${colour}` }, name)));
   const element = h("figure", { class: "chart" }, h("figcaption", {}, h("b", {}, title), legend, read), area);
+  let width = 720;
   const edge = { left: 52, right: 12, top: 10, bottom: 26 };
   let data = series.map(() => []), range = null, isWaiting = false, cursor = null;
 
-  const xOf = (x) => edge.left + ((x - range.x0) / (range.x1 - range.x0)) * (WIDTH - edge.left - edge.right);
+  const xOf = (x) => edge.left + ((x - range.x0) / (range.x1 - range.x0)) * (width - edge.left - edge.right);
   const yOf = (y) => height - edge.bottom - ((y - range.y0) / (range.y1 - range.y0)) * (height - edge.top - edge.bottom);
   const path = (points) => points.map(({ x, y }, at) => `${at ? "L" : "M"}${xOf(x).toFixed(1)} ${yOf(y).toFixed(1)}`).join("");
 
   function draw() {
     isWaiting = false;
+    width = Math.max(160, area.clientWidth || width);
+    area.setAttribute("viewBox", `0 0 ${width} ${height}`);
     const all = data.flat().filter(({ y }) => Number.isFinite(y));
     if (!all.length) {
-      area.replaceChildren(svg("text", { class: "none", x: WIDTH / 2, y: height / 2, "text-anchor": "middle" }, "no step yet"));
+      area.replaceChildren(svg("text", { class: "none", x: width / 2, y: height / 2, "text-anchor": "middle" }, "no step yet"));
       area.setAttribute("aria-label", `${title}: no step yet`);
       return;
     }
@@ -63,10 +64,10 @@ export function chart({ title, series, height = 240, unit = "" }) {
     range = { x0: Math.min(...xs, 0), x1: Math.max(...xs, 1), y0: low, y1: high > low ? low + (high - low) * 1.06 : low + 1 };
     const parts = [];
     for (const y of ticks(range.y0, range.y1, height > 160 ? 5 : 3)) {
-      parts.push(svg("line", { class: "grid", x1: edge.left, x2: WIDTH - edge.right, y1: yOf(y), y2: yOf(y) }),
+      parts.push(svg("line", { class: "grid", x1: edge.left, x2: width - edge.right, y1: yOf(y), y2: yOf(y) }),
         svg("text", { x: edge.left - 8, y: yOf(y) + 4, "text-anchor": "end" }, short(y)));
     }
-    for (const x of ticks(range.x0, range.x1, 7).filter(Number.isInteger)) {
+    for (const x of ticks(range.x0, range.x1, Math.max(2, width / 90)).filter(Number.isInteger)) {
       parts.push(svg("text", { x: xOf(x), y: height - 6, "text-anchor": "middle" }, String(x)));
     }
     series.forEach(({ kind, colour }, at) => {
@@ -108,7 +109,7 @@ export function chart({ title, series, height = 240, unit = "" }) {
   area.addEventListener("pointermove", (event) => {
     if (!range) return;
     const box = area.getBoundingClientRect();
-    const share = ((event.clientX - box.left) / box.width * WIDTH - edge.left) / (WIDTH - edge.left - edge.right);
+    const share = ((event.clientX - box.left) / box.width * width - edge.left) / (width - edge.left - edge.right);
     tell(range.x0 + Math.max(0, Math.min(1, share)) * (range.x1 - range.x0));
   });
   area.addEventListener("pointerleave", () => tell(null));
@@ -121,12 +122,9 @@ export function chart({ title, series, height = 240, unit = "" }) {
     const at = points.findIndex(({ x }) => x >= from);
     tell(points[Math.max(0, Math.min(points.length - 1, (at < 0 ? points.length - 1 : at) + by * Math.max(1, Math.round(points.length / 100))))]?.x ?? null);
   });
+  const soon = () => { if (!isWaiting) { isWaiting = true; requestAnimationFrame(draw); } };
+  // One pixel is one unit, so that words have one size on every screen.
+  new ResizeObserver(() => { if (area.clientWidth && Math.abs(area.clientWidth - width) > 1) soon(); }).observe(area);
   draw();
-  return {
-    element,
-    set(points) {
-      data = points;
-      if (!isWaiting) { isWaiting = true; requestAnimationFrame(draw); }
-    },
-  };
+  return { element, set(points) { data = points; soon(); } };
 }

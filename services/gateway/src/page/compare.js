@@ -109,7 +109,9 @@ function ballot(answers, models, messages, reveal, isHidden) {
   if (!answers.every((answer) => answer.isWhole && answer.text)) return [];
   if (new Set(texts).size === 1) { reveal(); return [h("p", { class: "soft" }, "The answers are the same: there is nothing to vote on.")]; }
   const place = h("div", { class: "ballot", role: "group", "aria-label": "Which answer is better?" });
-  const names = answers.length === 2 ? ["← Left is better", "Right is better →"] : LETTERS.map((letter) => `${letter} is better`);
+  // On a phone they stand one below the other.
+  const isWide = matchMedia("(min-width: 44rem)").matches;
+  const names = answers.length === 2 ? (isWide ? ["← Left is better", "Right is better →"] : ["First is better", "Second is better"]) : LETTERS.map((letter) => `${letter} is better`);
   const vote = async (winner) => {
     place.querySelectorAll("button").forEach((each) => { each.disabled = true; });
     const losers = answers.map((_, at) => at).filter((at) => at !== winner && texts[at] !== texts[winner]);

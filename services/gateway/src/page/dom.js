@@ -88,7 +88,7 @@ export const last = (name) => String(name ?? "").split("/").pop();
 export function short(number, digits = 3) {
   if (number === null || number === undefined || !Number.isFinite(number)) return "–";
   const size = Math.abs(number);
-  if (size !== 0 && (size < 0.001 || size >= 1e6)) return number.toExponential(1).replace("e-", "e−").replace("e+", "e");
+  if (size !== 0 && (size < 0.001 || size >= 1e6)) return number.toExponential(1).replace(".0e", "e").replace("e-", "e−").replace("e+", "e");
   return size >= 1000 ? Math.round(number).toLocaleString("en") : String(Number(number.toFixed(digits)));
 }
 

@@ -27,7 +27,7 @@ export function jobView(id) {
     h("div", { class: "two" },
       h("section", { class: "card" }, h("h2", {}, "Checkpoints"), checkpoints),
       h("section", { class: "card" }, h("h2", {}, "Events"), log)), more);
-  let job = null, progressNow = null, checkpointStep = -1, later = 0;
+  let job = null, progressNow = null, checkpointStep = -1, later = 0, told = "", connected = performance.now();
 
   function drawHead() {
     const state = job.state;
@@ -39,8 +39,8 @@ export function jobView(id) {
       if (changed) toast(`${label}: asked for`);
     });
     head.replaceChildren(h("h1", {}, job.model || id), stateChip(state), h("span", { class: "gap" }),
-      ...[state === "RUNNING" && control("Pause", "pause"), state === "PAUSED" && control("Resume", "resume"),
-        !isOver(state) && control("Cancel", "cancel", "What was trained so far is kept as checkpoints; the job itself can't go on.")].filter(Boolean));
+      h("span", { class: "actions" }, state === "RUNNING" && control("Pause", "pause"), state === "PAUSED" && control("Resume", "resume"),
+        !isOver(state) && control("Cancel", "cancel", "What was trained so far is kept as checkpoints; the job itself can't go on.")));
   }
 
   function drawBar() {
@@ -83,8 +83,10 @@ export function jobView(id) {
   }
 
   function say(text, isBad) {
-    const time = new Date().toLocaleTimeString("en", { hour12: false });
-    log.append(h("li", { class: isBad && "error" }, h("time", {}, time), " ", text));
+    // What happened before this page looked comes at once, and without its times.
+    const isLive = performance.now() - connected > 1500;
+    const time = isLive && h("time", {}, new Date().toLocaleTimeString("en", { hour12: false }));
+    log.append(h("li", { class: isBad && "error" }, time, text));
     while (log.children.length > LOG_LINES) log.firstChild.remove();
     log.scrollTop = log.scrollHeight;
   }
@@ -121,7 +123,10 @@ export function jobView(id) {
   function take({ type, data }) {
     const value = JSON.parse(data);
     if (type === "state") {
-      if (job?.state !== value.state) say(`${String(value.state).toLowerCase()}${value.error ? `: ${value.error}` : ""}`, Boolean(value.error));
+      if (told !== value.state) say(`${String(value.state).toLowerCase()}${value.error ? `: ${value.error}` : ""}`, Boolean(value.error));
+      told = value.state;
+      // The events begin at the job's begin: until they reach what is known, they are its past.
+      if (job && value.sequence < job.sequence) return;
       job = { ...job, ...value };
       progressNow = null;
       drawHead();
@@ -144,6 +149,7 @@ export function jobView(id) {
     let cursor = null;
     while (!stop.signal.aborted) {
       try {
+        connected = performance.now();
         const response = await call(`${path}/events`, { signal: stop.signal, headers: cursor ? { "Last-Event-ID": cursor } : {} });
         for await (const event of events(response)) {
           cursor = event.id ?? cursor;
@@ -175,7 +181,6 @@ export function jobView(id) {
       job = listed;
     }
     if (stop.signal.aborted) return;
-    say(String(job.state).toLowerCase());
     drawHead();
     drawResult();
     drawBar();

@@ -40,7 +40,7 @@ export function show([id]) {
   }
   const rows = h("div", { class: "cards" }, h("p", { class: "soft" }, "Reading…"));
   root.replaceChildren(
-    h("div", { class: "head" }, h("h1", {}, "Jobs"), button("New job", () => newJob(), { class: "main" })), rows);
+    h("div", { class: "head" }, h("h1", {}, "Jobs"), h("span", { class: "gap" }), button("New job", () => newJob(), { class: "main" })), rows);
   refresh(rows);
   timer = setInterval(() => { if (document.visibilityState === "visible") refresh(rows); }, EVERY);
 }

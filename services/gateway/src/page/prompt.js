@@ -30,6 +30,7 @@ export function promptPanel(messages) {
   }
 
   async function refresh() {
+    const isNew = panel.hidden;
     panel.hidden = false;
     toggle.setAttribute("aria-expanded", "true");
     toggle.textContent = "Hide prompt";
@@ -47,6 +48,7 @@ export function promptPanel(messages) {
           button("Copy", () => copy(read.text), { class: "quiet" }),
           button("Renew", refresh, { class: "quiet" })),
         h("pre", { class: "template", tabindex: "0" }, tokenSpans(read)));
+      if (isNew) panel.scrollIntoView({ block: "nearest" });
     } catch (error) {
       panel.replaceChildren(h("p", { class: "soft" }, error.isAbsent
         ? "This gateway can't show prompts. On a checkpoint: firn template --model DIR --input rows.jsonl" : error.message));

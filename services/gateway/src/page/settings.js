@@ -9,7 +9,7 @@ const BASIC = [
   { key: "temperature", label: "Temperature", min: 0, max: 2, step: 0.05, value: 0, hint: "0 always takes the most probable token" },
   { key: "top_p", label: "Top-p", min: 0.05, max: 1, step: 0.05, value: 1, hint: "tokens that make up this share of probability" },
   { key: "max_tokens", label: "Most tokens", min: 1, max: 1024, step: 1, value: 256 },
-  { key: "seed", label: "Seed", kind: "number", min: 0, step: 1, value: "", placeholder: "drawn anew", hint: "the same seed gives the same answer" },
+  { key: "seed", label: "Seed", kind: "number", min: 0, step: 1, value: "", placeholder: "any", hint: "the same seed gives the same answer" },
 ];
 const ADVANCED = [
   { key: "top_k", label: "Top-k", kind: "number", min: 0, step: 1, value: 0, hint: "0: all tokens" },
