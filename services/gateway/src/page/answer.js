@@ -114,7 +114,7 @@ export class Answer {
       used && stat("context", contextLength ? `${used} of ${contextLength}` : `${used}`),
       firn?.cached_tokens > 0 && stat("reused", plural(firn.cached_tokens, "token")),
       stat("seed", button(String(seed), () => set("seed", seed), { class: "textual", title: "Use this seed again" })),
-      firn?.version && stat("version", firn.version),
+      firn?.version && h("span", { class: "stat names" }, h("span", {}, "version"), " ", h("b", {}, firn.version)),
       reason === "length" && chip("cut at its limit", "warn"),
       reason === null || done ? null : chip("not whole", "warn"),
     ].filter(Boolean));

@@ -5,7 +5,7 @@ import { composer, follower } from "./composer.js";
 import { button, empty, h, toast } from "./dom.js";
 import { promptPanel } from "./prompt.js";
 import { picker, served } from "./served.js";
-import { colourSwitch, controls, sampling, systemField, withSystem } from "./settings.js";
+import { controls, sampling, systemField, withSystem } from "./settings.js";
 
 /** Turns so far. */
 let turns = [];
@@ -33,7 +33,7 @@ export function mount(root) {
   });
   const isWide = matchMedia("(min-width: 60rem)");
   const side = h("details", { class: "side", open: isWide.matches },
-    h("summary", {}, "Settings"), h("div", { class: "card" }, systemField(), controls(), colourSwitch()));
+    h("summary", {}, "Settings"), h("div", { class: "card" }, systemField(), controls()));
   isWide.addEventListener("change", () => { side.open = isWide.matches; });
   root.append(h("h1", { class: "offscreen" }, "Chat"),
     h("div", { class: "chat-grid" },
@@ -59,33 +59,35 @@ function fresh() {
   input.area.focus();
 }
 
+/** What is sent for these turns; says so and returns null if the settings can't be used. */
+function request(messages) {
+  try { return { model: model.value, messages: withSystem(messages), ...sampling() }; } catch (error) {
+    toast(error.message, true);
+    return null;
+  }
+}
+
 function ask(text) {
-  if (running) return false;
+  const said = { role: "user", content: text };
+  // A question that was never answered is not asked again with the next one.
+  if (!running && turns.at(-1)?.role === "user") turns = turns.slice(0, -1);
+  const body = running ? null : request([...turns, said]);
+  if (!body) return false;
   if (!turns.length) log.replaceChildren();
-  turns.push({ role: "user", content: text });
+  turns.push(said);
   log.append(h("article", { class: "question", "aria-label": "You" }, h("p", {}, text)));
-  reply();
+  reply(body);
   return true;
 }
 
-async function reply() {
-  let body;
-  const id = model.value;
-  try { body = { model: id, messages: withSystem(turns), ...sampling() }; } catch (error) {
-    toast(error.message, true);
-    const refused = turns.pop();
-    log.lastChild?.remove();
-    if (!turns.length) log.replaceChildren(hint());
-    input.draft = refused.content;
-    return;
-  }
+async function reply(body) {
   running = new AbortController();
   input.isBusy = true;
   end.begin();
-  const answer = new Answer(id);
+  const answer = new Answer(body.model);
   const meaning = legend();
   log.append(answer.element);
-  await answer.run(body, running.signal, served.find(id)?.context_length);
+  await answer.run(body, running.signal, served.find(body.model)?.context_length);
   if (meaning && answer.element.querySelector(".token")) answer.element.querySelector("footer").prepend(meaning);
   running = null;
   input.isBusy = false;
@@ -102,7 +104,10 @@ async function reply() {
 
 function again(answer) {
   if (running) return;
-  if (turns.at(-1)?.role === "assistant") turns.pop();
+  const before = turns.at(-1)?.role === "assistant" ? turns.slice(0, -1) : turns;
+  const body = request(before);
+  if (!body) return;
+  turns = before;
   answer.element.remove();
-  reply();
+  reply(body);
 }

@@ -6,7 +6,7 @@ import { composer, follower } from "./composer.js";
 import { attempt, button, dialog, empty, h, last, plural, toast } from "./dom.js";
 import { promptPanel } from "./prompt.js";
 import { picker, served } from "./served.js";
-import { colourSwitch, controls, sampling, systemField, withSystem } from "./settings.js";
+import { controls, sampling, systemField, withSystem } from "./settings.js";
 
 const LETTERS = ["A", "B", "C"];
 let columns = [];
@@ -34,7 +34,7 @@ export function mount(root) {
   });
   root.append(h("h1", { class: "offscreen" }, "Compare"),
     h("div", { class: "bar" }, pickers, add),
-    h("details", { class: "side across" }, h("summary", {}, "Settings"), h("div", { class: "card" }, systemField(), controls(), colourSwitch())),
+    h("details", { class: "side across" }, h("summary", {}, "Settings"), h("div", { class: "card" }, systemField(), controls())),
     votes, log, prompt.panel, input.element);
   column(() => served.base);
   column(() => served.tuned);
@@ -87,6 +87,7 @@ async function run(text, messages, models, body, isHidden) {
   asked = messages;
   log.querySelector(".empty")?.remove();
   const answers = models.map((model, at) => new Answer(isHidden ? `Answer ${LETTERS[at]}` : model));
+  if (isHidden) answers.forEach((answer) => { answer.element.dataset.blind = ""; });
   const verdict = h("div", { class: "verdict" });
   const meaning = legend();
   const round = h("section", { class: "round", "aria-label": `Answers to: ${text.slice(0, 60)}` },
@@ -98,7 +99,10 @@ async function run(text, messages, models, body, isHidden) {
     answer.run({ ...body, model: models[at] }, running.signal, served.find(models[at])?.context_length)));
   running = null;
   input.isBusy = false;
-  const reveal = () => answers.forEach((answer, at) => { answer.title.textContent = isHidden ? `${LETTERS[at]}: ${models[at]}` : models[at]; });
+  const reveal = () => answers.forEach((answer, at) => {
+    delete answer.element.dataset.blind;
+    answer.title.textContent = isHidden ? `${LETTERS[at]}: ${models[at]}` : models[at];
+  });
   verdict.append(...ballot(answers, models, messages, reveal, isHidden),
     button("Ask again", () => { if (!running) { round.remove(); ask(text); } }, { class: "quiet" }));
   prompt.refreshIfOpen();

@@ -37,7 +37,9 @@ export function empty(title, text, command) {
 /** Says something for a while, also to those who listen. */
 export function toast(text, isBad = false) {
   const note = h("div", { class: isBad ? "toast bad" : "toast" }, text);
-  document.getElementById("toasts").append(note);
+  const place = document.getElementById("toasts");
+  place.append(note);
+  while (place.children.length > 2) place.firstChild.remove();
   setTimeout(() => note.remove(), isBad ? 9000 : 4500);
 }
 

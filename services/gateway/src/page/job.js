@@ -36,7 +36,9 @@ export function jobView(id) {
       event.target.disabled = true;
       const changed = await attempt(() => send(`${path}/${verb}`, {}));
       event.target.disabled = false;
-      if (changed) toast(`${label}: asked for`);
+      if (!changed) return;
+      toast(`${label}: asked for`);
+      if (changed.state) take({ type: "state", data: JSON.stringify(changed) });
     });
     head.replaceChildren(h("h1", {}, job.model || id), stateChip(state), h("span", { class: "gap" }),
       h("span", { class: "actions" }, state === "RUNNING" && control("Pause", "pause"), state === "PAUSED" && control("Resume", "resume"),
@@ -44,6 +46,7 @@ export function jobView(id) {
   }
 
   function drawBar() {
+    curves.hidden = isOver(job.state) && steps.size === 0;
     const step = [...steps.values()].at(-1);
     if (isOver(job.state)) { bar.replaceChildren(); return; }
     const now = step?.step ?? job.step, all = step?.steps ?? job.steps;

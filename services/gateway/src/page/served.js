@@ -107,8 +107,8 @@ async function suggestions() {
   }
   const jobs = (await list("v1/jobs").catch(() => [])).slice(-5);
   await Promise.all(jobs.map(async (job) => {
-    const found = await get(`v1/fine_tuning/jobs/${encodeURIComponent(last(job.name))}/checkpoints`).catch(() => null);
-    for (const checkpoint of found?.data ?? []) names.push(checkpoint.fine_tuned_model_checkpoint);
+    const found = await get(`v1/jobs/${encodeURIComponent(last(job.name))}/checkpoints`).catch(() => null);
+    for (const checkpoint of found?.data ?? []) names.push(checkpoint.id);
   }));
   return names;
 }

@@ -85,7 +85,7 @@ export function systemField() {
   return h("div", { class: "field" }, h("label", { for: id }, "System prompt"), area);
 }
 
-export function colourSwitch() {
+function colourSwitch() {
   const box = h("input", { type: "checkbox", role: "switch", on: { change: () => set("colour", box.checked) } });
   follow("colour", (value) => { box.checked = value; });
   return h("label", { class: "switch" }, box, "Colour tokens by probability");
@@ -94,7 +94,7 @@ export function colourSwitch() {
 /** All controls. */
 export function controls() {
   return [
-    h("div", { class: "fields" }, BASIC.map(control)),
+    h("div", { class: "fields" }, BASIC.map(control), colourSwitch()),
     h("details", { class: "advanced" }, h("summary", {}, "Advanced"), h("div", { class: "fields" }, ADVANCED.map(control))),
   ];
 }
