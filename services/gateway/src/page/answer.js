@@ -6,6 +6,8 @@ import { set, settings } from "./settings.js";
 import { TokenText } from "./tokens.js";
 
 const BARS = 80;
+/** Nearer in time than this is at once. */
+const TOGETHER_MS = 1;
 
 /** Times between pieces, a bar each; of a long answer the slowest of several. */
 function sparkline(gaps) {
@@ -31,6 +33,7 @@ export class Answer {
   #spark = h("div", { class: "spark-place" });
   #actions = h("div", { class: "actions small", hidden: true });
   #gaps = [];
+  #burst = { gap: 0, count: 0 };
   #drawn = 0;
   text = "";
   /** Ended by itself, without an error. */
@@ -56,9 +59,9 @@ export class Answer {
       for await (const piece of this.#pieces(body, signal)) {
         done = piece.done ?? done;
         if (piece.done) continue;
-        const now = performance.now(), tokens = Math.max(1, piece.tokens?.length ?? 1);
+        const now = performance.now();
         if (first === null) first = now - begin;
-        else for (let each = 0; each < tokens; each++) this.#gaps.push((now - before) / tokens);
+        else this.#count(now - before, Math.max(1, piece.tokens?.length ?? 1));
         before = now;
         this.text += piece.text;
         this.#text.add(piece.text, piece.tokens);
@@ -78,6 +81,15 @@ export class Answer {
     this.usage = done?.usage ?? null;
     this.#result(done, begin, first, before, body.seed, contextLength);
     return this;
+  }
+
+  /** Notes when tokens came. Those that came in one piece of the network share its time. */
+  #count(gap, tokens) {
+    const isNew = gap >= TOGETHER_MS || this.#burst.count === 0;
+    this.#burst = isNew ? { gap, count: tokens } : { gap: this.#burst.gap + gap, count: this.#burst.count + tokens };
+    const { gap: whole, count } = this.#burst;
+    this.#gaps.length -= isNew ? 0 : count - tokens;
+    for (let each = 0; each < count; each++) this.#gaps.push(whole / count);
   }
 
   /** Asks, and once more without log-probabilities if the gateway does not know them. */
