@@ -1,6 +1,6 @@
 //! What every route has, and the time that a call of a service may take.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use firn_kit::Channel;
 use firn_proto::{
@@ -9,6 +9,8 @@ use firn_proto::{
     registry::v1::registry_service_client::RegistryServiceClient,
     trainer::v1::trainer_service_client::TrainerServiceClient,
 };
+
+use crate::metrics::Metrics;
 
 /// Longest that a call takes which is no answer.
 const CALL_TIME: Duration = Duration::from_secs(10);
@@ -20,8 +22,11 @@ pub(crate) struct App {
     pub(crate) trainer: TrainerServiceClient<Channel>,
     pub(crate) registry: RegistryServiceClient<Channel>,
     pub(crate) data_prep: DataPrepServiceClient<Channel>,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) max_body_bytes: usize,
     pub(crate) answer_timeout: Duration,
+    /// How long a function's batch is waited for before it is to be polled.
+    pub(crate) function_patience: Duration,
 }
 
 /// A call that must not take long.

@@ -1,4 +1,4 @@
-//! Who may ask: a bearer token, or this machine alone.
+//! Who may ask: a bearer token, a user whom the ingress names, or this machine alone.
 
 use std::{convert::Infallible, fmt, hint::black_box, net::IpAddr, str::FromStr, sync::Arc};
 
@@ -9,7 +9,7 @@ use axum::{
     response::Response,
 };
 
-use crate::error::ApiError;
+use crate::{error::ApiError, tenant::Tenant};
 
 /// A secret that callers send. It is never shown.
 #[derive(Clone)]
@@ -57,27 +57,37 @@ pub(crate) enum Access {
     Bearer(Token),
     /// They are on this machine, and say so: a web page that makes a browser ask here under a name of its own is not.
     Local,
+    /// Snowflake's ingress is the single way in, and says who they are.
+    Ingress,
     /// Something in front has checked them.
     Open,
 }
 
-/// Refuses what the rule does not allow.
-pub(crate) async fn check(State(access): State<Access>, request: Request, next: Next) -> Result<Response, ApiError> {
+/// Refuses what the rule does not allow, and says to the routes whose request it is.
+pub(crate) async fn check(
+    State(access): State<Access>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
     let headers = request.headers();
-    match &access {
+    let tenant = match &access {
         Access::Bearer(token) => {
             if !bearer(headers).is_some_and(|given| token.matches(given)) {
                 return Err(ApiError::unauthorized());
             }
+            Tenant::token()
         }
         Access::Local => {
             if !is_local(headers) {
                 let message = "without a token, only localhost or an IP address may be asked for";
                 return Err(ApiError::refused(StatusCode::FORBIDDEN, message).code("wrong_host"));
             }
+            Tenant::local()
         }
-        Access::Open => {}
-    }
+        Access::Ingress => Tenant::ingress(headers).ok_or_else(ApiError::nameless)?,
+        Access::Open => Tenant::local(),
+    };
+    request.extensions_mut().insert(tenant);
     Ok(next.run(request).await)
 }
 

@@ -55,6 +55,10 @@ pub struct Options {
     /// Seconds after which an answer ends, however far it is.
     #[arg(long = "answer-timeout-seconds", env = "FIRN_ANSWER_TIMEOUT_SECONDS", default_value = "600", value_parser = seconds)]
     pub answer_timeout: Duration,
+    /// Seconds after which a batch of a service function is answered with 202, to be polled; Snowflake sends it again
+    /// after 30.
+    #[arg(long = "function-patience-seconds", env = "FIRN_FUNCTION_PATIENCE_SECONDS", default_value = "20", value_parser = seconds)]
+    pub function_patience: Duration,
     /// Seconds that open requests get to finish at shutdown; then they are cut.
     #[arg(long = "grace-seconds", env = "FIRN_GRACE_SECONDS", default_value = "20", value_parser = seconds)]
     pub grace: Duration,
@@ -64,6 +68,14 @@ pub struct Options {
     /// Listen beyond this machine without a token: something in front checks callers.
     #[arg(long, env = "FIRN_NO_AUTH", value_parser = clap::builder::BoolishValueParser::new())]
     pub no_auth: bool,
+    /// Take the user whom Snowflake's ingress names (`Sf-Context-Current-User`) as the caller, and ask for no token. Only
+    /// where that ingress is the single way in: anyone who gets here otherwise can write any name.
+    #[arg(long, env = "FIRN_TRUST_INGRESS_USER", value_parser = clap::builder::BoolishValueParser::new())]
+    pub trust_ingress_user: bool,
+    /// Most requests of a caller (a user whom the ingress names, or all that share the token) a minute; 0: no limit.
+    /// Reading with GET is not counted.
+    #[arg(long, env = "FIRN_REQUESTS_PER_MINUTE", default_value_t = 0)]
+    pub requests_per_minute: u32,
 }
 
 impl Default for Options {
@@ -79,9 +91,12 @@ impl Default for Options {
             max_body_bytes: 1 << 20,
             max_connections: 512,
             answer_timeout: Duration::from_secs(600),
+            function_patience: Duration::from_secs(20),
             grace: Duration::from_secs(20),
             token: None,
             no_auth: false,
+            trust_ingress_user: false,
+            requests_per_minute: 0,
         }
     }
 }

@@ -46,7 +46,7 @@ pub enum StartError {
 }
 
 /// An answer that says what went wrong.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ApiError {
     status: StatusCode,
     message: String,
@@ -71,8 +71,31 @@ impl ApiError {
         Self { code: Some("invalid_api_key"), ..Self::refused(StatusCode::UNAUTHORIZED, message) }
     }
 
+    /// The ingress names the user of every request, but this one has none.
+    pub(crate) fn nameless() -> Self {
+        let message = "no user is named: come through the ingress, or create the function with CONTEXT_HEADERS = \
+                       (CURRENT_USER)";
+        Self { code: Some("no_user"), ..Self::refused(StatusCode::UNAUTHORIZED, message) }
+    }
+
+    /// The caller has asked too often, and may again after this time.
+    pub(crate) fn too_many(wait: Duration) -> Self {
+        let message = "too many requests in a minute; wait, or have --requests-per-minute raised";
+        Self::refused(StatusCode::TOO_MANY_REQUESTS, message).after(wait).code("rate_limit_exceeded")
+    }
+
     pub(crate) fn internal() -> Self {
         Self::refused(StatusCode::INTERNAL_SERVER_ERROR, "internal error; the gateway's log has the cause")
+    }
+
+    /// It may be tried again after this time.
+    pub(crate) fn after(self, wait: Duration) -> Self {
+        Self { retry_after: Some(wait), ..self }
+    }
+
+    /// When it may be tried again, if that makes sense.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
     }
 
     pub(crate) fn code(self, code: &'static str) -> Self {

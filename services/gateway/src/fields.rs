@@ -10,6 +10,12 @@ use crate::error::ApiError;
 #[derive(Debug)]
 pub(crate) struct Fields(Map<String, Value>);
 
+impl From<Map<String, Value>> for Fields {
+    fn from(fields: Map<String, Value>) -> Self {
+        Self(fields)
+    }
+}
+
 impl Fields {
     /// Parses a body, which must be an object.
     pub(crate) fn parse(body: &[u8]) -> Result<Self, ApiError> {
@@ -68,9 +74,4 @@ pub(crate) fn is_nothing(value: &Value) -> bool {
         Value::Array(items) => items.is_empty(),
         Value::Object(fields) => fields.is_empty(),
     }
-}
-
-/// The number 1, or nothing.
-pub(crate) fn is_one(value: &Value) -> bool {
-    value.is_null() || value.as_f64() == Some(1.0)
 }

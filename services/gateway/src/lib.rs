@@ -2,14 +2,19 @@
 //!
 //! It translates and holds no state: a request becomes one call of a service, and what the service says becomes JSON or
 //! server-sent events. What a service does not do is refused by name, never ignored. A caller that leaves cancels its
-//! call. It listens on this machine alone unless it has a token or is told that something in front checks callers.
+//! call. It listens on this machine alone unless it has a token or is told that something in front checks callers: then
+//! Snowflake's ingress may also say whose request it is.
 //!
 //! ```text
-//! connections ─► auth ─► routes ─┬─► completions: ask ─► inference ─► reply: JSON, or events
-//!                                ├─► models: what can be asked for
-//!                                └─► lists: jobs, models, datasets
+//! connections ─► auth, limits ─► routes ─┬─► completions: ask ─► calls of inference ─► reply: JSON, or events
+//!                                        ├─► models, adapters: what can be asked for, and more of it
+//!                                        ├─► tokens: text as the model reads it
+//!                                        ├─► functions: rows of SQL, in batches
+//!                                        ├─► metrics: the engine's numbers, and its own
+//!                                        └─► lists: jobs, models, datasets
 //! ```
 
+mod adapters;
 mod app;
 mod auth;
 mod body;
@@ -18,11 +23,17 @@ mod config;
 mod connections;
 mod error;
 mod fields;
+mod functions;
+mod health;
+mod limits;
 mod lists;
+mod metrics;
 mod models;
 mod page;
 mod routes;
 mod server;
+mod tenant;
+mod tokens;
 
 pub use auth::Token;
 pub use config::{Config, Options};

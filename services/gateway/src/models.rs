@@ -21,9 +21,11 @@ pub(crate) fn routes() -> Router<App> {
 async fn served(app: &App) -> Result<Vec<Value>, ApiError> {
     let listed = app.inference.clone().list_models(within(ListModelsRequest {})).await?.into_inner();
     let object = |model: ServedModel| {
+        let root = if model.version.is_empty() { model.id.clone() } else { model.version.clone() };
         json!({
-            "id": model.id, "object": "model", "created": 0, "owned_by": "firn",
+            "id": model.id, "object": "model", "created": 0, "owned_by": "firn", "root": root,
             "version": model.version, "parent": model.parent, "context_length": model.context_length,
+            "max_model_len": model.context_length, "loaded": model.loaded,
         })
     };
     Ok(listed.models.into_iter().map(object).collect())

@@ -1,4 +1,4 @@
-//! The page, which asks nobody but this gateway, and whether the gateway is there.
+//! The page, which asks nobody but this gateway.
 
 use axum::{
     Router,
@@ -59,8 +59,7 @@ const ASSETS: [Asset; 21] = assets![
 ];
 
 pub(crate) fn routes() -> Router<App> {
-    let probe = Router::new().route("/healthz", get(|| async { "ok\n" }));
-    ASSETS.into_iter().fold(probe, |router, asset| {
+    ASSETS.into_iter().fold(Router::new(), |router, asset| {
         router.route(asset.path, get(move |headers: HeaderMap| async move { asset.answer(&headers) }))
     })
 }

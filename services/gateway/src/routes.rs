@@ -3,20 +3,28 @@
 use axum::{Router, http::StatusCode, middleware};
 
 use crate::{
+    adapters,
     app::App,
     auth::{self, Access},
     completions,
     error::ApiError,
-    lists, models, page,
+    functions, health,
+    limits::{self, Limits},
+    lists, metrics, models, page, tokens,
 };
 
 /// All routes.
-pub(crate) fn router(app: App, access: Access) -> Router {
+pub(crate) fn router(app: App, access: Access, limits: Limits) -> Router {
     guarded()
+        // The lower one comes first: whose request it is must be known before it is counted.
+        .route_layer(middleware::from_fn_with_state(limits, limits::check))
         .route_layer(middleware::from_fn_with_state(access, auth::check))
         .merge(page::routes())
+        .merge(health::routes())
+        .merge(metrics::routes())
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(app.clone(), metrics::count))
         .with_state(app)
 }
 
@@ -26,6 +34,9 @@ fn guarded() -> Router<App> {
         // A line a group.
         .merge(completions::routes())
         .merge(models::routes())
+        .merge(adapters::routes())
+        .merge(tokens::routes())
+        .merge(functions::routes())
         .merge(lists::routes())
 }
 

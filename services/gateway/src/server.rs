@@ -19,6 +19,7 @@ use crate::{
     config::{Config, Options},
     connections,
     error::StartError,
+    limits::Limits,
     routes::router,
 };
 
@@ -53,6 +54,7 @@ impl Gateway {
     pub async fn bind_with(options: Options) -> Result<Self, StartError> {
         let token = options.token.filter(|token| !token.is_empty());
         let access = match token {
+            _ if options.trust_ingress_user => Access::Ingress,
             Some(token) => Access::Bearer(token),
             None if options.no_auth => Access::Open,
             None if options.http.ip().is_loopback() => Access::Local,
@@ -67,8 +69,10 @@ impl Gateway {
             trainer: TrainerServiceClient::new(trainer).max_decoding_message_size(LARGEST_MESSAGE),
             registry: RegistryServiceClient::new(registry).max_decoding_message_size(LARGEST_MESSAGE),
             data_prep: DataPrepServiceClient::new(data_prep).max_decoding_message_size(LARGEST_MESSAGE),
+            metrics: Arc::default(),
             max_body_bytes: options.max_body_bytes,
             answer_timeout: options.answer_timeout,
+            function_patience: options.function_patience,
         };
         let (listener, local_addr) = listen(options.http, "--http").await?;
         let ready = Arc::new(watch::Sender::new(false));
@@ -84,7 +88,7 @@ impl Gateway {
             local_addr,
             health,
             ready,
-            router: router(app, access),
+            router: router(app, access, Limits::new(options.requests_per_minute)),
             max_connections: options.max_connections,
             grace: options.grace,
         })

@@ -1,14 +1,23 @@
 //! OpenAI's requests, read and turned into the protocol's.
 
-use firn_proto::inference::v1::{ChatMessage, ChatRequest, GenerateRequest, Sampling, TokenIds, generate_request};
+use firn_proto::inference::v1::{ChatRequest, GenerateRequest, Sampling};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::json;
 
+use super::{
+    prompt::{messages, prompt},
+    sampling::sampling,
+    schema::json_schema,
+};
 use crate::{
     error::ApiError,
-    fields::{Fields, is_nothing, is_one},
+    fields::{Fields, is_nothing},
 };
 
+/// Most answers to one request.
+const MOST_ANSWERS: u32 = 8;
+/// Most probable tokens beside each of a chat's, and of a completion's.
+const MOST_TOP: (u32, u32) = (20, 5);
 /// What changes no answer of ours: bookkeeping of OpenAI's platform.
 const BOOKKEEPING: [&str; 8] = [
     "user",
@@ -21,12 +30,7 @@ const BOOKKEEPING: [&str; 8] = [
     "tool_choice",
 ];
 /// What is not done, and may be there if it is switched off.
-const NOT_DONE: [&str; 15] = [
-    "presence_penalty",
-    "frequency_penalty",
-    "logit_bias",
-    "logprobs",
-    "top_logprobs",
+const NOT_DONE: [&str; 10] = [
     "tools",
     "functions",
     "function_call",
@@ -45,6 +49,10 @@ pub(crate) struct Ask {
     /// As the caller names it.
     pub(crate) model: String,
     pub(crate) input: Input,
+    /// Answers to give, at least one.
+    pub(crate) n: u32,
+    /// The caller reads log-probabilities.
+    pub(crate) logprobs: bool,
     /// Answer as events.
     pub(crate) stream: bool,
     /// Send the token counts at the end of the events.
@@ -52,49 +60,98 @@ pub(crate) struct Ask {
 }
 
 /// The call to make.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Input {
     Chat(ChatRequest),
     Text(GenerateRequest),
 }
 
+impl Input {
+    /// The same for one of many answers.
+    pub(crate) fn with_seed(&self, seed: Option<u64>) -> Self {
+        let mut input = self.clone();
+        let (Self::Chat(ChatRequest { sampling, .. }) | Self::Text(GenerateRequest { sampling, .. })) = &mut input;
+        sampling.get_or_insert_default().seed = seed;
+        input
+    }
+
+    /// The model's name, as the caller says it.
+    pub(crate) fn model(&self) -> &str {
+        let (Self::Chat(ChatRequest { model, .. }) | Self::Text(GenerateRequest { model, .. })) = self;
+        model
+    }
+
+    /// The seed that the caller chose.
+    pub(crate) fn seed(&self) -> Option<u64> {
+        let (Self::Chat(ChatRequest { sampling, .. }) | Self::Text(GenerateRequest { sampling, .. })) = self;
+        sampling.as_ref().and_then(|sampling| sampling.seed)
+    }
+}
+
 impl Ask {
     /// Reads a body of `/v1/chat/completions`.
-    pub(crate) fn chat(body: &[u8]) -> Result<Self, ApiError> {
-        let mut fields = Fields::parse(body)?;
+    pub(crate) fn chat(body: &[u8], tenant: String) -> Result<Self, ApiError> {
+        Self::chat_fields(Fields::parse(body)?, tenant)
+    }
+
+    /// The same from fields that are parsed.
+    pub(crate) fn chat_fields(mut fields: Fields, tenant: String) -> Result<Self, ApiError> {
         let messages = messages(&mut fields)?;
-        Self::read(fields, |model, sampling| {
-            Input::Chat(ChatRequest { model, messages, sampling: Some(sampling), ..Default::default() })
+        let wanted = fields.take("logprobs")?.unwrap_or(false);
+        let top: Option<u32> = fields.take("top_logprobs")?;
+        if !wanted && top.is_some_and(|top| top > 0) {
+            return Err(ApiError::field("top_logprobs", "top_logprobs needs logprobs to be true"));
+        }
+        let top = wanted.then(|| up_to("top_logprobs", top.unwrap_or(0), MOST_TOP.0)).transpose()?;
+        Self::read(fields, top, |model, sampling| {
+            Input::Chat(ChatRequest { model, messages, sampling: Some(sampling), tenant })
         })
     }
 
     /// Reads a body of `/v1/completions`.
-    pub(crate) fn text(body: &[u8]) -> Result<Self, ApiError> {
+    pub(crate) fn text(body: &[u8], tenant: String) -> Result<Self, ApiError> {
         let mut fields = Fields::parse(body)?;
         let input = Some(prompt(&mut fields)?);
-        Self::read(fields, |model, sampling| {
-            Input::Text(GenerateRequest { model, input, sampling: Some(sampling), ..Default::default() })
+        let top = fields.take::<u32>("logprobs")?.map(|top| up_to("logprobs", top, MOST_TOP.1)).transpose()?;
+        Self::read(fields, top, |model, sampling| {
+            Input::Text(GenerateRequest { model, input, sampling: Some(sampling), tenant })
         })
     }
 
-    fn read(mut fields: Fields, input: impl FnOnce(String, Sampling) -> Input) -> Result<Self, ApiError> {
+    /// `top`: how many probable tokens to name beside each, if log-probabilities are wanted.
+    fn read(
+        mut fields: Fields,
+        top: Option<u32>,
+        input: impl FnOnce(String, Sampling) -> Input,
+    ) -> Result<Self, ApiError> {
         let model = fields.take::<String>("model")?.unwrap_or_default();
-        let sampling = sampling(&mut fields)?;
+        let mut sampling = sampling(&mut fields)?;
+        (sampling.logprobs, sampling.top_logprobs) = (top.is_some(), top.unwrap_or(0));
+        sampling.json_schema = json_schema(&mut fields)?;
+        let n = match fields.take("n")?.unwrap_or(1) {
+            0 => return Err(ApiError::field("n", "n must be at least 1")),
+            n => up_to("n", n, MOST_ANSWERS)?,
+        };
+        // The best of as many as are sent are those that are sent.
+        fields.neutral("best_of", |best| *best == json!(1) || *best == json!(n))?;
         let stream = fields.take("stream")?.unwrap_or(false);
         let options = fields.take::<StreamOptions>("stream_options")?.unwrap_or_default();
-        fields.neutral("n", is_one)?;
-        fields.neutral("best_of", is_one)?;
-        fields.neutral("response_format", |format| format["type"] == "text")?;
         for name in NOT_DONE {
             // `modalities` says by ["text"] that nothing else is wanted, `reasoning_effort` by "none".
-            fields
-                .neutral(name, |value| is_nothing(value) || *value == serde_json::json!(["text"]) || value == "none")?;
+            fields.neutral(name, |value| is_nothing(value) || *value == json!(["text"]) || value == "none")?;
         }
         BOOKKEEPING.iter().for_each(|name| fields.skip(name));
         fields.end()?;
         let input = input(model.clone(), sampling);
-        Ok(Self { model, input, stream, include_usage: options.include_usage })
+        Ok(Self { model, input, n, logprobs: top.is_some(), stream, include_usage: options.include_usage })
     }
+}
+
+fn up_to(name: &str, value: u32, most: u32) -> Result<u32, ApiError> {
+    if value > most {
+        return Err(ApiError::field(name, format!("{name} must be at most {most}")));
+    }
+    Ok(value)
 }
 
 #[derive(Default, Deserialize)]
@@ -103,188 +160,6 @@ struct StreamOptions {
     include_usage: bool,
 }
 
-#[derive(Deserialize)]
-struct Turn {
-    role: String,
-    #[serde(default)]
-    content: Value,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum OneOrMore<T> {
-    One(T),
-    More(Vec<T>),
-}
-
-fn messages(fields: &mut Fields) -> Result<Vec<ChatMessage>, ApiError> {
-    let turns: Vec<Turn> =
-        fields.take("messages")?.ok_or_else(|| ApiError::field("messages", "messages must be given"))?;
-    let message = |(index, turn): (usize, Turn)| {
-        // Newer clients call the system's turn the developer's.
-        let role = if turn.role == "developer" { "system".to_owned() } else { turn.role };
-        let param = format!("messages[{index}].content");
-        let content = content(&turn.content)
-            .ok_or_else(|| ApiError::field(param.as_str(), format!("{param} must be a text, or parts of type text")))?;
-        Ok(ChatMessage { role, content })
-    };
-    turns.into_iter().enumerate().map(message).collect()
-}
-
-fn content(value: &Value) -> Option<String> {
-    match value {
-        Value::String(text) => Some(text.clone()),
-        Value::Array(parts) => {
-            let text =
-                |part: &Value| (part["type"] == "text").then(|| part["text"].as_str()).flatten().map(str::to_owned);
-            parts.iter().map(text).collect()
-        }
-        _ => None,
-    }
-}
-
-fn prompt(fields: &mut Fields) -> Result<generate_request::Input, ApiError> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Prompt {
-        Text(String),
-        Ids(Vec<u32>),
-        Texts(Vec<String>),
-        Many(Vec<Vec<u32>>),
-    }
-    let wrong = || ApiError::field("prompt", "prompt must be one text, or one list of token ids");
-    let given: Value = fields.take("prompt")?.ok_or_else(wrong)?;
-    match serde_json::from_value(given).map_err(|_| wrong())? {
-        Prompt::Text(text) => Ok(generate_request::Input::Prompt(text)),
-        Prompt::Ids(ids) if !ids.is_empty() => Ok(generate_request::Input::Ids(TokenIds { ids })),
-        Prompt::Texts(texts) => match <[String; 1]>::try_from(texts) {
-            Ok([text]) => Ok(generate_request::Input::Prompt(text)),
-            Err(_) => Err(wrong()),
-        },
-        Prompt::Many(lists) => match <[Vec<u32>; 1]>::try_from(lists) {
-            Ok([ids]) => Ok(generate_request::Input::Ids(TokenIds { ids })),
-            Err(_) => Err(wrong()),
-        },
-        Prompt::Ids(_) => Err(wrong()),
-    }
-}
-
-fn sampling(fields: &mut Fields) -> Result<Sampling, ApiError> {
-    let older: Option<u32> = fields.take("max_tokens")?;
-    let max_tokens = fields.take("max_completion_tokens")?.or(older);
-    let stop = match fields.take("stop")? {
-        None => Vec::new(),
-        Some(OneOrMore::One(stop)) => vec![stop],
-        Some(OneOrMore::More(stops)) => stops,
-    };
-    // Other servers know -1 as all tokens.
-    let top_k = match fields.take::<i64>("top_k")? {
-        Some(-1) => Some(0),
-        Some(count) => {
-            Some(u32::try_from(count).map_err(|_| ApiError::field("top_k", "top_k must be from 0 on, or -1 for all"))?)
-        }
-        None => None,
-    };
-    let seed = match fields.take::<serde_json::Number>("seed")? {
-        // Any number will do as a seed, a negative one by its bits.
-        Some(number) => {
-            let seed = number.as_u64().or_else(|| number.as_i64().map(i64::cast_unsigned));
-            Some(seed.ok_or_else(|| ApiError::field("seed", "seed must be a whole number of 64 bits"))?)
-        }
-        None => None,
-    };
-    Ok(Sampling {
-        temperature: fields.take("temperature")?,
-        top_p: fields.take("top_p")?,
-        top_k,
-        seed,
-        max_tokens,
-        stop,
-        ignore_eos: fields.take("ignore_eos")?.unwrap_or(false),
-        ..Sampling::default()
-    })
-}
-
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn chat(body: &Value) -> Result<(ChatRequest, bool, bool), Value> {
-        match Ask::chat(body.to_string().as_bytes()) {
-            Ok(Ask { input: Input::Chat(request), stream, include_usage, .. }) => Ok((request, stream, include_usage)),
-            Ok(other) => panic!("{other:?}"),
-            Err(error) => Err(error.body()["error"].take()),
-        }
-    }
-
-    fn with(extra: Value) -> Value {
-        let mut body = json!({"model": "base", "messages": [{"role": "user", "content": "hi"}]});
-        body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
-        body
-    }
-
-    #[test]
-    fn a_full_request_is_understood() {
-        let (request, stream, usage) = chat(&json!({
-            "model": "offers@best",
-            "messages": [
-                {"role": "developer", "content": "Be brief."},
-                {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "name": "x"},
-            ],
-            "temperature": 0.5, "top_p": 0.9, "top_k": -1, "max_tokens": 5, "max_completion_tokens": 7, "seed": -1,
-            "stop": "END", "stream": true, "stream_options": {"include_usage": true}, "n": 1, "user": "me",
-            "presence_penalty": 0, "tools": [], "response_format": {"type": "text"}, "logprobs": false, "audio": null,
-        }))
-        .unwrap();
-        assert!(stream && usage);
-        let turns: Vec<_> = request.messages.iter().map(|m| (m.role.as_str(), m.content.as_str())).collect();
-        assert_eq!(turns, [("system", "Be brief."), ("user", "ab")]);
-        let sampling = request.sampling.unwrap();
-        assert_eq!((sampling.max_tokens, sampling.seed, sampling.top_k), (Some(7), Some(u64::MAX), Some(0)));
-        assert_eq!(sampling.stop, ["END"]);
-    }
-
-    #[test]
-    fn what_is_not_done_is_refused_by_name() {
-        for (name, value) in [
-            ("n", json!(2)),
-            ("presence_penalty", json!(0.5)),
-            ("logprobs", json!(true)),
-            ("response_format", json!({"type": "json_object"})),
-            ("tools", json!([{}])),
-            ("repetition_penalty", json!(1.1)),
-            ("temperature", json!("hot")),
-            ("max_tokens", json!(-1)),
-            ("top_k", json!(-2)),
-            ("seed", json!(1.5)),
-            ("stream", json!("yes")),
-        ] {
-            let error = chat(&with(json!({name: value}))).unwrap_err();
-            assert_eq!((&error["param"], &error["type"]), (&json!(name), &json!("invalid_request_error")), "{error}");
-        }
-        let image = json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]});
-        assert_eq!(chat(&image).unwrap_err()["param"], "messages[0].content");
-        assert_eq!(chat(&json!({"model": "x"})).unwrap_err()["param"], "messages");
-        assert!(chat(&json!([])).is_err());
-    }
-
-    #[test]
-    fn a_prompt_is_one_text_or_one_list_of_ids() {
-        let read = |prompt: Value| {
-            let body = json!({"prompt": prompt, "ignore_eos": true}).to_string();
-            match Ask::text(body.as_bytes()) {
-                Ok(Ask { input: Input::Text(request), .. }) => request.input,
-                _ => None,
-            }
-        };
-        let text = |text: &str| Some(generate_request::Input::Prompt(text.to_owned()));
-        assert_eq!((read(json!("a")), read(json!(["a"]))), (text("a"), text("a")));
-        let ids = Some(generate_request::Input::Ids(TokenIds { ids: vec![1, 2] }));
-        assert_eq!((read(json!([1, 2])), read(json!([[1, 2]]))), (ids.clone(), ids));
-        for wrong in [json!(["a", "b"]), json!([[1], [2]]), json!([]), json!(1), json!(null)] {
-            assert_eq!(read(wrong), None);
-        }
-    }
-}
+#[path = "ask_tests.rs"]
+mod tests;

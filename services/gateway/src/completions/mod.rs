@@ -1,45 +1,54 @@
 //! Answers: `/v1/chat/completions` and `/v1/completions`.
 
 mod ask;
+mod calls;
+mod events;
+mod logprobs;
+pub(crate) mod prompt;
 mod reply;
+mod sampling;
+mod schema;
 
 use axum::{
-    Router,
+    Extension, Router,
     extract::{Request, State},
     response::Response,
     routing::post,
 };
 
-use self::{
-    ask::{Ask, Input},
-    reply::{Reply, Shape},
+#[cfg(test)]
+pub(crate) use self::ask::Input;
+use self::reply::{Reply, Shape};
+pub(crate) use self::{
+    ask::Ask,
+    calls::{call, collect},
 };
-use crate::{
-    app::{App, timed},
-    body::json_body,
-    error::ApiError,
-};
+use crate::{app::App, body::json_body, error::ApiError, tenant::Tenant};
 
 pub(crate) fn routes() -> Router<App> {
     Router::new().route("/v1/chat/completions", post(chat)).route("/v1/completions", post(completions))
 }
 
-async fn chat(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
-    let ask = Ask::chat(&json_body(request, app.max_body_bytes).await?)?;
-    answer(app, ask, Shape::Chat).await
+async fn chat(
+    State(app): State<App>,
+    Extension(tenant): Extension<Tenant>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let ask = Ask::chat(&json_body(request, app.max_body_bytes).await?, tenant.into())?;
+    answer(&app, ask, Shape::Chat).await
 }
 
-async fn completions(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
-    let ask = Ask::text(&json_body(request, app.max_body_bytes).await?)?;
-    answer(app, ask, Shape::Text).await
+async fn completions(
+    State(app): State<App>,
+    Extension(tenant): Extension<Tenant>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let ask = Ask::text(&json_body(request, app.max_body_bytes).await?, tenant.into())?;
+    answer(&app, ask, Shape::Text).await
 }
 
-async fn answer(mut app: App, ask: Ask, shape: Shape) -> Result<Response, ApiError> {
-    let pieces = match ask.input {
-        Input::Chat(request) => app.inference.chat(timed(request, app.answer_timeout)).await,
-        Input::Text(request) => app.inference.generate(timed(request, app.answer_timeout)).await,
-    };
-    let pieces = pieces?.into_inner();
-    let reply = Reply::new(shape, ask.model);
-    if ask.stream { Ok(reply.events(pieces, ask.include_usage)) } else { reply.whole(pieces).await }
+async fn answer(app: &App, ask: Ask, shape: Shape) -> Result<Response, ApiError> {
+    let calls = calls::open(app, &ask).await?;
+    let reply = Reply::new(shape, ask.model, ask.logprobs);
+    if ask.stream { Ok(events::events(reply, calls, ask.include_usage)) } else { reply.whole(calls).await }
 }

@@ -7,11 +7,6 @@ use crate::fake::{delta, finish};
 
 const TEXT: &str = "Hello \"there\"\n🚀";
 
-/// The data of a stream's events.
-fn events(text: &str) -> Vec<String> {
-    text.split("\n\n").filter_map(|event| event.strip_prefix("data: ").map(str::to_owned)).collect()
-}
-
 #[tokio::test]
 async fn a_chat_is_answered_whole() {
     let running = Running::start().await;
@@ -23,8 +18,13 @@ async fn a_chat_is_answered_whole() {
     let message = json!({"role": "assistant", "content": TEXT, "refusal": null});
     assert_eq!(body["choices"][0]["message"], message);
     assert_eq!(body["choices"][0]["finish_reason"], "stop");
-    assert_eq!(body["usage"], json!({"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}));
-    assert_eq!(body["firn"]["seed"], 7);
+    let cached = json!({"cached_tokens": 1});
+    let usage = json!({"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5, "prompt_tokens_details": cached});
+    assert_eq!(body["usage"], usage);
+    let beyond = json!({
+        "seed": 7, "first_token_seconds": 0.5, "seconds": 1.5, "cached_tokens": 1, "version": "models/offers/versions/2",
+    });
+    assert_eq!(body["firn"], beyond);
     let asked = running.fake.asked.lock().unwrap().pop().unwrap();
     let sampling = asked.sampling.unwrap();
     assert_eq!((sampling.temperature, sampling.max_tokens, sampling.seed), (Some(0.0), Some(9), Some(7)));
@@ -59,6 +59,7 @@ async fn a_chat_streams_as_it_comes() {
     assert_eq!(chunks[1]["choices"][0]["delta"]["content"], "one");
     assert_eq!(chunks[2]["choices"][0]["delta"]["content"], " two");
     assert_eq!((&chunks[3]["choices"][0]["finish_reason"], &chunks[3]["usage"]), (&json!("length"), &Value::Null));
+    assert_eq!(chunks[3]["firn"]["version"], "models/offers/versions/2");
     assert_eq!((&chunks[4]["choices"], &chunks[4]["usage"]["total_tokens"]), (&json!([]), &json!(5)));
     assert_eq!(chunks.len(), 5);
     running.stop().await;
@@ -102,7 +103,7 @@ async fn failures_have_openai_s_shape_and_status() {
             assert_eq!(retry_after.is_some_and(|wait| wait == "2"), [429, 503].contains(&status));
         }
     }
-    let (status, body) = json_of(running.post("/v1/chat/completions", &question(json!({"n": 2}))).await).await;
+    let (status, body) = json_of(running.post("/v1/chat/completions", &question(json!({"n": 9}))).await).await;
     assert_eq!((status.as_u16(), &body["error"]["param"]), (400, &json!("n")));
     running.stop().await;
 }

@@ -139,6 +139,26 @@ async fn it_is_ready_while_it_runs_and_open_answers_finish() {
 }
 
 #[tokio::test]
+async fn health_is_that_of_what_answers() {
+    let running = Running::start_with(Options { token: Some(Token::new("s3cret")), ..Options::default() }).await;
+    let ask = async |running: &Running, path: &str| {
+        let request = Request::get(path).header("host", "probe.example").body(Body::default()).unwrap();
+        running.send(request).await
+    };
+    for path in ["/health", "/ping"] {
+        let response = ask(&running, path).await;
+        assert_eq!((response.status().as_u16(), text_of(response).await.as_str()), (200, ""));
+    }
+    let (status, version) = json_of(ask(&running, "/version").await).await;
+    assert_eq!((status.as_u16(), &version["version"]), (200, &json!(env!("CARGO_PKG_VERSION"))));
+    running.stop().await;
+    let running = Running::start_on(Options::default(), Some("http://127.0.0.1:1".to_owned())).await;
+    assert_eq!(ask(&running, "/health").await.status(), 503);
+    assert_eq!(ask(&running, "/healthz").await.status(), 200, "the gateway itself is there");
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn a_service_that_is_not_there_is_unavailable() {
     let options = Options { http: "127.0.0.1:0".parse().unwrap(), ..Options::default() };
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

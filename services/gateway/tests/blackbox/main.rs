@@ -2,9 +2,16 @@
 
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod adapters;
 mod answers;
+mod choices;
 mod doors;
 mod fake;
+mod finetune;
+mod functions;
+mod metrics;
+mod tenants;
+mod tokens;
 
 use std::{future::Future, net::SocketAddr, time::Duration};
 
@@ -33,11 +40,16 @@ impl Running {
     }
 
     async fn start_with(options: Options) -> Self {
+        Self::start_on(options, None).await
+    }
+
+    /// With inference elsewhere, where the fake is not.
+    async fn start_on(options: Options, inference: Option<String>) -> Self {
         let shutdown = CancellationToken::new();
         let (fake, services) = fake::Fake::start().await;
         let options = Options {
             http: "127.0.0.1:0".parse().unwrap(),
-            inference_endpoint: services.clone(),
+            inference_endpoint: inference.unwrap_or_else(|| services.clone()),
             trainer_endpoint: services.clone(),
             registry_endpoint: services.clone(),
             data_prep_endpoint: services,
@@ -60,6 +72,15 @@ impl Running {
 
     async fn get(&self, path: &str) -> (StatusCode, Value) {
         json_of(self.send(Request::get(path).header("host", "localhost").body(Body::default()).unwrap()).await).await
+    }
+
+    /// The numbers, as whoever scrapes them gets them: without any secret.
+    async fn metrics(&self) -> String {
+        let request = Request::get("/metrics").header("host", "metrics.example").body(Body::default()).unwrap();
+        let response = self.send(request).await;
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "text/plain; version=0.0.4; charset=utf-8");
+        text_of(response).await
     }
 
     async fn post(&self, path: &str, body: &Value) -> Response<Incoming> {
@@ -95,8 +116,22 @@ async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), future).await.unwrap()
 }
 
+/// A batch of a service function, as Snowflake sends it.
+fn batch(path: &str, id: &str, rows: &Value) -> Request<Body> {
+    let mut request = post(path, &json!({"data": rows}));
+    if !id.is_empty() {
+        request.headers_mut().insert("sf-external-function-query-batch-id", id.parse().unwrap());
+    }
+    request
+}
+
 fn question(extra: Value) -> Value {
     let mut body = json!({"model": "offers@best", "messages": [{"role": "user", "content": "hi"}]});
     body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
     body
+}
+
+/// The data of a stream's events.
+fn events(text: &str) -> Vec<String> {
+    text.split("\n\n").filter_map(|event| event.strip_prefix("data: ").map(str::to_owned)).collect()
 }

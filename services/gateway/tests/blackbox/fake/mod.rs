@@ -5,6 +5,7 @@ mod registry;
 mod trainer;
 
 use std::{
+    collections::VecDeque,
     pin::Pin,
     sync::{Arc, Mutex},
 };
@@ -13,13 +14,15 @@ use firn_kit::{GrpcServer, ServerArgs, status};
 use firn_proto::{
     inference::v1::{self as pb, inference_service_server::InferenceServiceServer},
     registry::v1::registry_service_server::RegistryServiceServer,
-    trainer::v1::trainer_service_server::TrainerServiceServer,
+    trainer::v1::{CreateJobRequest, trainer_service_server::TrainerServiceServer},
 };
 use futures_util::{Stream, StreamExt as _};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Response, Status};
+
+const DOMAIN: &str = "inference.firn.dev";
 
 pub(crate) type Piece = Result<pb::GenerateResponse, Status>;
 
@@ -28,10 +31,17 @@ pub(crate) type Piece = Result<pb::GenerateResponse, Status>;
 pub(crate) struct Fake {
     pub(crate) asked: Arc<Mutex<Vec<pb::ChatRequest>>>,
     pub(crate) generated: Arc<Mutex<Vec<pb::GenerateRequest>>>,
-    next: Arc<Mutex<Option<Script>>>,
+    pub(crate) loaded: Arc<Mutex<Vec<String>>>,
+    pub(crate) created: Arc<Mutex<Vec<CreateJobRequest>>>,
+    /// Answers that are open, and the most that were at once.
+    pub(crate) open: Arc<Mutex<(usize, usize)>>,
+    /// So many requests find the queue full.
+    pub(crate) full: Arc<Mutex<usize>>,
+    pub(crate) tokenized: Arc<Mutex<Vec<pb::TokenizeRequest>>>,
+    next: Arc<Mutex<VecDeque<Script>>>,
 }
 
-/// The answer to the next request.
+/// The answer to a coming request.
 #[derive(Debug)]
 struct Script {
     pieces: mpsc::Receiver<Piece>,
@@ -63,33 +73,61 @@ impl Fake {
         (fake, address)
     }
 
-    /// The test writes the next answer itself, and hears when nobody reads it any more.
+    /// The test writes the next answer itself, and hears when nobody reads it any more. Called again, the one after it.
     pub(crate) fn script(&self) -> (mpsc::Sender<Piece>, oneshot::Receiver<()>) {
         let (sender, pieces) = mpsc::channel(64);
         let (dropped, gone) = oneshot::channel();
-        *self.next.lock().unwrap() = Some(Script { pieces, dropped });
+        self.next.lock().unwrap().push_back(Script { pieces, dropped });
         (sender, gone)
     }
 
-    fn answer(&self, model: &str) -> Result<Response<Pieces>, Status> {
-        const DOMAIN: &str = "inference.firn.dev";
+    /// An answer that takes its time.
+    fn slow(&self) -> Response<Pieces> {
+        let open = Arc::clone(&self.open);
+        {
+            let mut counts = open.lock().unwrap();
+            counts.0 += 1;
+            counts.1 = counts.1.max(counts.0);
+        }
+        let pieces = futures_util::stream::once(async {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            Ok(delta("slow"))
+        });
+        let end = futures_util::stream::once(async move {
+            open.lock().unwrap().0 -= 1;
+            Ok(finish(pb::FinishReason::Stop))
+        });
+        Response::new(Box::pin(pieces.chain(end)))
+    }
+
+    fn answer(&self, model: &str, sampling: Option<&pb::Sampling>) -> Result<Response<Pieces>, Status> {
         let retry = std::time::Duration::from_secs(2);
+        let full = std::mem::take(&mut *self.full.lock().unwrap());
+        if full > 0 {
+            *self.full.lock().unwrap() = full - 1;
+            let soon = std::time::Duration::from_millis(10);
+            return Err(status::resource_exhausted(DOMAIN, "QUEUE_FULL", "full", soon));
+        }
         match model {
             "full" => return Err(status::resource_exhausted(DOMAIN, "QUEUE_FULL", "full", retry)),
             "wrong" => return Err(status::invalid_argument(DOMAIN, "sampling.temperature", "must be from 0")),
             "loading" => return Err(status::unavailable(DOMAIN, "LOADING", "wait", retry)),
+            "slow" => return Ok(self.slow()),
             "base" | "" | "offers@best" => {}
-            other => {
-                let message = format!("there is no model `{other}`; there is base");
-                return Err(status::status(Code::NotFound, DOMAIN, "MODEL_NOT_FOUND", message));
-            }
+            other => return Err(not_found(other)),
         }
-        let script = self.next.lock().unwrap().take();
+        let script = self.next.lock().unwrap().pop_front();
         let (pieces, guard) = match script {
             Some(script) => (script.pieces, OnDrop(Some(script.dropped))),
             None => {
                 let (sender, pieces) = mpsc::channel(8);
-                for piece in [delta("Hello"), delta(" \"there\"\n🚀"), finish(pb::FinishReason::Stop)] {
+                let mut last = finish(pb::FinishReason::Stop);
+                if let (Some(pb::generate_response::Event::Finish(finish)), Some(seed)) =
+                    (&mut last.event, sampling.and_then(|sampling| sampling.seed))
+                {
+                    finish.seed = seed;
+                }
+                for piece in [delta("Hello"), delta(" \"there\"\n🚀"), last] {
                     sender.try_send(Ok(piece)).unwrap();
                 }
                 (pieces, OnDrop(None))
@@ -103,8 +141,22 @@ impl Fake {
     }
 }
 
+fn not_found(model: &str) -> Status {
+    let message = format!("there is no model `{model}`; there is base");
+    status::status(Code::NotFound, DOMAIN, "MODEL_NOT_FOUND", message)
+}
+
 pub(crate) fn delta(text: &str) -> pb::GenerateResponse {
     let delta = pb::Delta { text: text.to_owned(), ids: vec![1], ..Default::default() };
+    pb::GenerateResponse { event: Some(pb::generate_response::Event::Delta(delta)) }
+}
+
+/// A token as text with what stood beside it, and its log-probability.
+pub(crate) fn token(text: &str, token: &[u8], logprob: f32) -> pb::GenerateResponse {
+    let chosen = pb::Candidate { id: 1, token: token.to_vec(), logprob };
+    let other = pb::Candidate { id: 2, token: b"other".to_vec(), logprob: -4.0 };
+    let details = vec![pb::TokenLogprobs { top: vec![chosen.clone(), other], chosen: Some(chosen) }];
+    let delta = pb::Delta { text: text.to_owned(), ids: vec![1], logprobs: vec![logprob], details };
     pb::GenerateResponse { event: Some(pb::generate_response::Event::Delta(delta)) }
 }
 
@@ -116,7 +168,8 @@ pub(crate) fn finish(reason: pb::FinishReason) -> pb::GenerateResponse {
         seed: 7,
         first_token_seconds: 0.5,
         seconds: 1.5,
-        ..Default::default()
+        cached_tokens: 1,
+        version: "models/offers/versions/2".to_owned(),
     };
     pb::GenerateResponse { event: Some(pb::generate_response::Event::Finish(finish)) }
 }

@@ -1,0 +1,109 @@
+//! `finetune(…)` in the shape of Snowflake's: create, show, describe and cancel jobs.
+
+use firn_proto::trainer::v1::{
+    CancelJobRequest, CreateJobRequest, GetJobRequest, Job, JobState, ListCheckpointsRequest, ListJobsRequest,
+};
+use serde_json::{Value, json};
+
+use super::{job, options, rows::Row};
+use crate::{
+    app::{App, within},
+    error::ApiError,
+};
+
+/// Jobs of a page, and most pages that are read.
+const PAGE: (i32, usize) = (1000, 10);
+/// Most jobs that are shown.
+const MOST_SHOWN: usize = 100;
+
+/// What to do: the first argument, or the path's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verb {
+    Create,
+    Describe,
+    Show,
+    Cancel,
+}
+
+impl Verb {
+    pub(crate) fn parse(name: &str) -> Option<Self> {
+        match name.to_ascii_lowercase().as_str() {
+            "create" => Some(Self::Create),
+            "describe" | "status" => Some(Self::Describe),
+            "show" | "list" => Some(Self::Show),
+            "cancel" => Some(Self::Cancel),
+            _ => None,
+        }
+    }
+}
+
+/// Does what a row says. `batch` makes a job that is asked for again the one that is there.
+pub(crate) async fn answer(app: App, verb: Option<Verb>, batch: Option<String>, row: Row) -> Result<Value, ApiError> {
+    let number = row.number.clone();
+    let mut arguments = row.arguments()?.into_iter();
+    let verb = match verb {
+        Some(verb) => verb,
+        None => {
+            let named = arguments.next().and_then(|verb| verb.as_str().and_then(Verb::parse));
+            let wrong = || ApiError::field("action", "the first argument must be CREATE, SHOW, DESCRIBE or CANCEL");
+            named.ok_or_else(wrong)?
+        }
+    };
+    match verb {
+        Verb::Create => {
+            let spec = Some(options::spec(arguments)?);
+            let request_id = batch.map(|batch| format!("{batch}-{number}")).unwrap_or_default();
+            let job = app.trainer.clone().create_job(within(CreateJobRequest { spec, request_id })).await?.into_inner();
+            Ok(json!(job::id(&job)))
+        }
+        Verb::Show => show(&app).await,
+        Verb::Describe => {
+            let name = name(arguments.next())?;
+            let job = app.trainer.clone().get_job(within(GetJobRequest { name })).await?.into_inner();
+            let loss = training_loss(&app, &job).await;
+            Ok(job::described(job, loss))
+        }
+        Verb::Cancel => {
+            let name = name(arguments.next())?;
+            let job = app.trainer.clone().cancel_job(within(CancelJobRequest { name })).await?.into_inner();
+            Ok(json!(format!("Canceled Job: {}", job::id(&job))))
+        }
+    }
+}
+
+/// A job by its id or its name.
+fn name(given: Option<Value>) -> Result<String, ApiError> {
+    match given {
+        Some(Value::String(name)) if name.starts_with("jobs/") => Ok(name),
+        Some(Value::String(id)) if !id.is_empty() => Ok(format!("jobs/{id}")),
+        _ => Err(ApiError::field("job", "name the job by its id")),
+    }
+}
+
+/// The newest jobs, newest first.
+async fn show(app: &App) -> Result<Value, ApiError> {
+    let (mut trainer, mut page_token) = (app.trainer.clone(), String::new());
+    let mut jobs: Vec<Job> = Vec::new();
+    for _ in 0..PAGE.1 {
+        let request = within(ListJobsRequest { page_size: PAGE.0, page_token });
+        let page = trainer.list_jobs(request).await?.into_inner();
+        jobs.extend(page.jobs);
+        // They come oldest first.
+        jobs.drain(..jobs.len().saturating_sub(MOST_SHOWN));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    Ok(jobs.into_iter().rev().map(job::shown).collect())
+}
+
+/// The last step's loss of a job that has ended well, if its checkpoint is still there.
+async fn training_loss(app: &App, job: &Job) -> Option<f64> {
+    if job.state() != JobState::Succeeded {
+        return None;
+    }
+    let request = within(ListCheckpointsRequest { parent: job.name.clone() });
+    let listed = app.trainer.clone().list_checkpoints(request).await.ok()?.into_inner();
+    listed.checkpoints.into_iter().max_by_key(|checkpoint| checkpoint.step)?.metrics.map(|metrics| metrics.loss)
+}

@@ -1,0 +1,189 @@
+//! From the arguments of `CREATE` to a job's specification.
+
+use firn_proto::{
+    dataprep::v1::{CreateSnapshotRequest, MessagesFormat, PromptFormat, RowFormat, TextFormat, row_format::Format},
+    trainer::v1::{Hyperparameters, JobSpec, LoraSpec},
+};
+use serde_json::Value;
+
+use super::complete::options;
+use crate::{error::ApiError, fields::Fields};
+
+/// Rows have what Snowflake's FINETUNE wants: a prompt and a completion.
+const PROMPT: &str = "{{ prompt }}";
+const COMPLETION: &str = "{{ completion }}";
+const SEED: u64 = 42;
+
+/// Reads `model, base, rows[, held-out rows][, options]`.
+pub(crate) fn spec(mut arguments: impl Iterator<Item = Value>) -> Result<JobSpec, ApiError> {
+    let model = text("model", arguments.next())?;
+    let base = text("base", arguments.next())?;
+    let source = text("rows", arguments.next())?;
+    let (held_out_source, given) = match arguments.next() {
+        Some(Value::String(rows)) => (rows, arguments.next()),
+        Some(Value::Null) => (String::new(), arguments.next()),
+        given => (String::new(), given),
+    };
+    if arguments.next().is_some() {
+        return Err(ApiError::field(
+            "data",
+            "CREATE has a model, a base, rows, held-out rows and options, and no more",
+        ));
+    }
+    let mut fields = Fields::from(options(given.unwrap_or_default())?);
+    let hyperparameters = hyperparameters(&mut fields)?;
+    let data = CreateSnapshotRequest {
+        dataset: model.clone(),
+        source,
+        base: base.clone(),
+        format: Some(RowFormat { format: Some(format(&mut fields)?) }),
+        held_out_rows: fields.take("held_out_rows")?.unwrap_or(0),
+        seed: hyperparameters.seed.unwrap_or(SEED),
+        max_tokens: fields.take("max_tokens")?.unwrap_or(0),
+        held_out_source,
+    };
+    let spec = JobSpec {
+        base,
+        model,
+        alias: fields.take("alias")?.unwrap_or_default(),
+        data: Some(data),
+        lora: lora(&mut fields)?,
+        hyperparameters: Some(hyperparameters),
+        answered_rows: fields.take("answered_rows")?.unwrap_or(0),
+        quantization: fields.take("quantization")?.unwrap_or_default(),
+        ..JobSpec::default()
+    };
+    fields.end()?;
+    Ok(spec)
+}
+
+fn text(name: &str, given: Option<Value>) -> Result<String, ApiError> {
+    match given {
+        Some(Value::String(text)) if !text.is_empty() => Ok(text),
+        _ => Err(ApiError::field(name, format!("{name} must be a text"))),
+    }
+}
+
+fn hyperparameters(fields: &mut Fields) -> Result<Hyperparameters, ApiError> {
+    // Snowflake's one option has another name.
+    let epochs = fields.take("max_epochs")?;
+    Ok(Hyperparameters {
+        epochs: fields.take("epochs")?.or(epochs),
+        learning_rate: fields.take("learning_rate")?,
+        batch_size: fields.take("batch_size")?,
+        block_size: fields.take("block_size")?,
+        warmup_ratio: fields.take("warmup_ratio")?,
+        scheduler: fields.take("scheduler")?,
+        weight_decay: fields.take("weight_decay")?,
+        max_grad_norm: fields.take("max_grad_norm")?,
+        seed: fields.take("seed")?,
+        budget_seconds: fields.take("budget_seconds")?.unwrap_or(0.0),
+        packing: fields.take("packing")?.unwrap_or_default(),
+        gradient_accumulation: fields.take("gradient_accumulation")?.unwrap_or(0),
+        eval_strategy: fields.take("eval_strategy")?.unwrap_or_default(),
+        eval_steps: fields.take("eval_steps")?.unwrap_or(0),
+        keep_best: fields.take("keep_best")?.unwrap_or(false),
+        fit_memory: fields.take("fit_memory")?.unwrap_or(false),
+        ..Hyperparameters::default()
+    })
+}
+
+/// An adapter, unless all weights are asked for.
+fn lora(fields: &mut Fields) -> Result<Option<LoraSpec>, ApiError> {
+    let lora = LoraSpec {
+        r: fields.take("lora_r")?.unwrap_or(0),
+        alpha: fields.take("lora_alpha")?.unwrap_or(0.0),
+        dropout: fields.take("lora_dropout")?.unwrap_or(0.0),
+        target_modules: fields.take("target_modules")?.unwrap_or_default(),
+        ..LoraSpec::default()
+    };
+    match fields.take("lora")?.unwrap_or(true) {
+        true => Ok(Some(lora)),
+        false if lora == LoraSpec::default() => Ok(None),
+        false => Err(ApiError::field("lora", "lora is false, so nothing can be said of the adapter")),
+    }
+}
+
+fn format(fields: &mut Fields) -> Result<Format, ApiError> {
+    let (text, messages) = (fields.take::<String>("text_column")?, fields.take::<String>("messages_column")?);
+    let prompt = fields.take("prompt_template")?;
+    let completion = fields.take("completion_template")?;
+    let system = fields.take("system")?;
+    match (text, messages) {
+        (None, None) => Ok(Format::Prompt(PromptFormat {
+            prompt_template: prompt.unwrap_or_else(|| PROMPT.to_owned()),
+            completion_template: completion.unwrap_or_else(|| COMPLETION.to_owned()),
+            system: system.unwrap_or_default(),
+        })),
+        (Some(_), Some(_)) => Err(ApiError::field("text_column", "give text_column or messages_column, not both")),
+        _ if prompt.is_some() || completion.is_some() || system.is_some() => {
+            Err(ApiError::field("prompt_template", "rows of one column take no templates and no system message"))
+        }
+        (Some(column), None) => Ok(Format::Text(TextFormat { column })),
+        (None, Some(column)) => Ok(Format::Messages(MessagesFormat { column })),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(arguments: Value) -> Result<JobSpec, Value> {
+        let Value::Array(arguments) = arguments else { panic!("a list") };
+        spec(arguments.into_iter()).map_err(|error| error.body()["error"].take())
+    }
+
+    #[test]
+    fn snowflake_s_arguments_are_enough() {
+        let job =
+            read(json!(["offers", "bases/a/b", "inputs/train.parquet", "inputs/valid.parquet", {"max_epochs": 2}]));
+        let job = job.unwrap();
+        let data = job.data.unwrap();
+        assert_eq!((job.model.as_str(), job.base.as_str(), data.dataset.as_str()), ("offers", "bases/a/b", "offers"));
+        assert_eq!(
+            (data.source.as_str(), data.held_out_source.as_str()),
+            ("inputs/train.parquet", "inputs/valid.parquet")
+        );
+        assert_eq!((job.hyperparameters.unwrap().epochs, job.lora), (Some(2.0), Some(LoraSpec::default())));
+        let Some(Format::Prompt(format)) = data.format.unwrap().format else { panic!("prompts") };
+        assert_eq!((format.prompt_template.as_str(), format.completion_template.as_str()), (PROMPT, COMPLETION));
+    }
+
+    #[test]
+    fn options_reach_the_job() {
+        let options = json!({
+            "lora_r": 8, "learning_rate": 0.002, "seed": 7, "alias": "trial", "messages_column": "turns",
+            "held_out_rows": 5, "answered_rows": 3, "quantization": "int4",
+        });
+        for arguments in [json!(["m", "b", "s", options]), json!(["m", "b", "s", null, options.to_string()])] {
+            let job = read(arguments).unwrap();
+            let (data, lora) = (job.data.unwrap(), job.lora.unwrap());
+            assert_eq!((data.held_out_rows, data.seed, lora.r, job.answered_rows), (5, 7, 8, 3));
+            assert_eq!((job.alias.as_str(), job.quantization.as_str()), ("trial", "int4"));
+            assert_eq!(
+                data.format.unwrap().format,
+                Some(Format::Messages(MessagesFormat { column: "turns".to_owned() }))
+            );
+        }
+        assert_eq!(read(json!(["m", "b", "s", {"lora": false}])).unwrap().lora, None);
+    }
+
+    #[test]
+    fn what_is_wrong_has_a_name() {
+        for (arguments, param) in [
+            (json!([]), "model"),
+            (json!(["m", "b"]), "rows"),
+            (json!(["m", 1, "s"]), "base"),
+            (json!(["m", "b", "s", 1]), "options"),
+            (json!(["m", "b", "s", {"epoch": 1}]), "epoch"),
+            (json!(["m", "b", "s", {"lora": false, "lora_r": 8}]), "lora"),
+            (json!(["m", "b", "s", {"text_column": "a", "system": "b"}]), "prompt_template"),
+            (json!(["m", "b", "s", {"text_column": "a", "messages_column": "b"}]), "text_column"),
+            (json!(["m", "b", "s", "v", {}, 1]), "data"),
+        ] {
+            assert_eq!(read(arguments).unwrap_err()["param"], param);
+        }
+    }
+}
