@@ -35,7 +35,7 @@ macro_rules! assets {
     };
 }
 
-const ASSETS: [Asset; 21] = assets![
+const ASSETS: [Asset; 22] = assets![
     "answer.js" SCRIPT,
     "api.js" SCRIPT,
     "app.js" SCRIPT,
@@ -51,6 +51,7 @@ const ASSETS: [Asset; 21] = assets![
     "models.js" SCRIPT,
     "new_job.js" SCRIPT,
     "prompt.js" SCRIPT,
+    "sample.js" SCRIPT,
     "served.js" SCRIPT,
     "settings.js" SCRIPT,
     "style.css" CSS,

@@ -41,7 +41,7 @@ export class Answer {
   usage = null;
 
   constructor(title) {
-    this.title = h("h3", {}, title);
+    this.title = h("h2", {}, title);
     this.element = h("article", { class: "answer", "aria-busy": "true" },
       h("header", {}, this.title), this.#text.element, this.#problem, h("footer", {}, this.#meta, this.#spark, this.#actions));
     this.#actions.append(button("Copy", () => copy(this.text)));

@@ -4,6 +4,7 @@ import { Answer, legend } from "./answer.js";
 import { composer, follower } from "./composer.js";
 import { button, empty, h, toast } from "./dom.js";
 import { promptPanel } from "./prompt.js";
+import { sampleButton } from "./sample.js";
 import { picker, served } from "./served.js";
 import { controls, sampling, systemField, withSystem } from "./settings.js";
 
@@ -13,10 +14,10 @@ let running = null;
 let model, input, log, prompt, note;
 const end = follower();
 
-const hint = () => empty("Ask something, or paste a row as JSON.",
+const hint = () => h("div", { class: "hint" }, empty("Ask something, or paste a row as JSON.",
   served.models.length > 1 ? "Enter sends. Compare shows the base and the tuned model side by side."
     : "Only the base is served so far. A tuned model appears here as soon as a job has registered one:",
-  served.models.length > 1 ? null : "firn quickstart");
+  served.models.length > 1 ? null : "firn quickstart"), sampleButton((row) => { input.draft = row; input.area.focus(); }));
 
 export function mount(root) {
   model = picker("Model", () => served.tuned);
@@ -38,7 +39,11 @@ export function mount(root) {
   root.append(h("h1", { class: "offscreen" }, "Chat"),
     h("div", { class: "chat-grid" },
       h("div", { class: "talk" }, h("div", { class: "picker-row" }, model.element), log, note, prompt.panel, input.element), side));
-  served.addEventListener("change", () => { if (!turns.length && !running) log.replaceChildren(hint()); });
+  let known = served.models.length;
+  served.addEventListener("change", () => {
+    if (!turns.length && !running && known !== served.models.length) log.replaceChildren(hint());
+    known = served.models.length;
+  });
   end.watch(log);
 }
 

@@ -5,6 +5,7 @@ import { get, send } from "./api.js";
 import { composer, follower } from "./composer.js";
 import { attempt, button, dialog, empty, h, last, plural, toast } from "./dom.js";
 import { promptPanel } from "./prompt.js";
+import { sampleButton } from "./sample.js";
 import { picker, served } from "./served.js";
 import { controls, sampling, systemField, withSystem } from "./settings.js";
 
@@ -16,10 +17,10 @@ let hasVotes = true;
 let asked = [];
 const end = follower();
 
-const hint = () => empty("One prompt, answered by all of them at once.",
+const hint = () => h("div", { class: "hint" }, empty("One prompt, answered by all of them at once.",
   served.models.length > 1 ? "Vote for the better answer: votes are rows to train on."
     : "Only the base is served so far, so there is nothing to compare it with. Fine-tune first:",
-  served.models.length > 1 ? null : "firn quickstart");
+  served.models.length > 1 ? null : "firn quickstart"), sampleButton((row) => { input.draft = row; input.area.focus(); }));
 
 export function mount(root) {
   pickers = h("div", { class: "pickers" });
@@ -38,9 +39,18 @@ export function mount(root) {
     votes, log, prompt.panel, input.element);
   column(() => served.base);
   column(() => served.tuned);
-  served.addEventListener("change", () => { if (log.querySelector(".empty")) log.replaceChildren(hint()); });
+  let known = served.models.length;
+  served.addEventListener("change", () => {
+    if (log.querySelector(".empty") && known !== served.models.length) log.replaceChildren(hint());
+    known = served.models.length;
+  });
   end.watch(log);
   countVotes();
+}
+
+export function show(_, query) {
+  const wanted = query.get("models")?.split(",") ?? [];
+  wanted.slice(0, columns.length).forEach((id, at) => { columns[at].value = id; });
 }
 
 export const focusPrompt = () => input.area.focus();
@@ -85,7 +95,7 @@ async function run(text, messages, models, body, isHidden) {
   running = new AbortController();
   input.isBusy = true;
   asked = messages;
-  log.querySelector(".empty")?.remove();
+  log.querySelector(".hint")?.remove();
   const answers = models.map((model, at) => new Answer(isHidden ? `Answer ${LETTERS[at]}` : model));
   if (isHidden) answers.forEach((answer) => { answer.element.dataset.blind = ""; });
   const verdict = h("div", { class: "verdict" });

@@ -4,7 +4,7 @@ import { call, events, get, send } from "./api.js";
 import { chart } from "./chart.js";
 import { ago, attempt, button, bytes, confirmed, count, empty, facts, h, last, link, plural, seconds, short, table, toast } from "./dom.js";
 import { fromTo, isGoing, progress, stateChip, versionLink } from "./jobs.js";
-import { served } from "./served.js";
+import { compareLink, served } from "./served.js";
 
 const RETRY = 3_000;
 const LOG_LINES = 200;
@@ -18,7 +18,7 @@ export function jobView(id) {
   const small = [["Learning rate", "learning_rate", 1], ["Gradient norm", "grad_norm", 1], ["Tokens a second", "tokens_per_second", 1]]
     .map(([title, key, colour]) => ({ key, chart: chart({ title, series: [{ name: title.toLowerCase(), kind: key === "learning_rate" ? "line" : "smooth", colour }], height: 150 }) }));
   const head = h("div", { class: "head" }), bar = h("div", { class: "going" }), result = h("div", {});
-  const log = h("ol", { class: "events", role: "log", "aria-label": "Events", tabindex: "0" });
+  const log = h("ol", {}), logPlace = h("div", { class: "events", role: "region", "aria-label": "Events", tabindex: "0" }, log);
   const checkpoints = h("div", {}, h("p", { class: "soft" }, "None yet."));
   const more = h("div", {});
   const curves = h("div", { class: "card" }, loss.element, h("div", { class: "small-charts" }, small.map((each) => each.chart.element)));
@@ -26,7 +26,7 @@ export function jobView(id) {
     h("p", { class: "crumbs" }, link("Jobs", "#/jobs"), " / ", id), head, bar, result, curves,
     h("div", { class: "two" },
       h("section", { class: "card" }, h("h2", {}, "Checkpoints"), checkpoints),
-      h("section", { class: "card" }, h("h2", {}, "Events"), log)), more);
+      h("section", { class: "card" }, h("h2", {}, "Events"), logPlace)), more);
   let job = null, progressNow = null, checkpointStep = -1, later = 0, told = "", connected = performance.now();
 
   function drawHead() {
@@ -73,7 +73,7 @@ export function jobView(id) {
           h("blockquote", {}, tuned.sample_prompt), base?.sample_answer && h("p", { class: "soft" }, "Base"), base?.sample_answer && h("blockquote", {}, base.sample_answer),
           h("p", { class: "soft" }, "Tuned"), h("blockquote", {}, tuned.sample_answer))));
     }
-    if (job.version) parts.push(h("p", { class: "actions" }, link("See the version", versionLink(job.version), { class: "button main" }), link("Compare it with the base", "#/compare", { class: "button" })));
+    if (job.version) parts.push(h("p", { class: "actions" }, link("See the version", versionLink(job.version), { class: "button main" }), link("Compare it with the base", compareLink(`${job.model}@${job.spec?.alias || "latest"}`), { class: "button" })));
     result.replaceChildren(...parts);
     const spec = job.spec ?? {}, form = spec.format && Object.entries(spec.format)[0];
     more.replaceChildren(h("details", { class: "card", open: more.querySelector("details")?.open },
@@ -91,7 +91,7 @@ export function jobView(id) {
     const time = isLive && h("time", {}, new Date().toLocaleTimeString("en", { hour12: false }));
     log.append(h("li", { class: isBad && "error" }, time, text));
     while (log.children.length > LOG_LINES) log.firstChild.remove();
-    log.scrollTop = log.scrollHeight;
+    logPlace.scrollTop = logPlace.scrollHeight;
   }
 
   function drawCurves() {

@@ -57,6 +57,9 @@ function explain(error) {
 
 export const served = new Served();
 
+/** Where the base and a model are side by side. */
+export const compareLink = (id) => `#/compare?models=${encodeURIComponent(`${served.base},${id}`)}`;
+
 const MORE = "\u0000more";
 
 /** A list to choose a served model from; keeps its choice while the list changes. */

@@ -6,7 +6,7 @@ import { ago, attempt, button, bytes, chip, count, empty, facts, h, last, link, 
 import { snapshotLink } from "./job.js";
 import { fromTo } from "./jobs.js";
 import { promote } from "./models.js";
-import { served } from "./served.js";
+import { compareLink, served } from "./served.js";
 
 const NAMES = { loss: "loss, nats", field_recall: "field recall", token_accuracy: "token accuracy", preference_accuracy: "chosen answer preferred" };
 /** What the gateway hands out. */
@@ -38,8 +38,8 @@ function serveButton(model, number, aliases) {
   const place = h("span", { class: "actions" });
   const draw = () => {
     const id = [`${model}@${number}`, ...aliases.map((alias) => `${model}@${alias}`)].find((each) => served.find(each));
-    place.replaceChildren(id ? link("Chat with it", `#/chat?model=${encodeURIComponent(id)}`, { class: "button" })
-      : button("Serve", async (event) => { event.target.disabled = true; await attempt(() => served.load(`${model}@${number}`)); draw(); }));
+    place.replaceChildren(...(id ? [link("Chat", `#/chat?model=${encodeURIComponent(id)}`, { class: "button" }), link("Compare with the base", compareLink(id), { class: "button" })]
+      : [ button("Serve", async (event) => { event.target.disabled = true; await attempt(() => served.load(`${model}@${number}`)); draw(); })]));
   };
   draw();
   return place;
