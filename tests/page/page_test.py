@@ -17,6 +17,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 URL = os.environ.get("FIRN_URL", "http://127.0.0.1:8080").rstrip("/")
 SHOTS = Path(sys.argv[1]) if len(sys.argv) > 1 else None
 VIEWS = ["chat", "compare", "jobs", "models", "data"]
+LISTS = VIEWS[2:]
 # The CPU of a CI machine answers slowly, and is shared.
 ANSWER_MS = 120_000
 WIDE, NARROW = {"width": 1280, "height": 860}, {"width": 390, "height": 800}
@@ -93,6 +94,17 @@ def no_sideways(page: Page, where: str) -> None:
     check(wider <= 0, f"{where}: the page is {wider} px wider than the screen")
 
 
+def open_first(page: Page, view: str) -> bool:
+    """Opens the first job, version or snapshot that is listed; a fresh stage has none."""
+    link = page.locator(f"#{view} a[href^='#/{view}/']").first
+    if not link.count():
+        return False
+    link.click()
+    expect(page.locator(f"#{view} .page h1")).to_be_visible()
+    page.wait_for_timeout(500)
+    return True
+
+
 def loads(page: Page, watch: Watch) -> None:
     expect(page).to_have_title(re.compile("Firn"))
     options = page.locator("#chat select option")
@@ -109,6 +121,8 @@ def loads(page: Page, watch: Watch) -> None:
         )
         check(not named, f"{view}: controls without a name: {named}")
         shot(page, f"wide-light-{view}")
+        if view in LISTS and open_first(page, view):
+            shot(page, f"wide-light-{view}-one")
     watch.check("on the way through all parts")
 
 
@@ -198,6 +212,9 @@ def narrow(browser: Browser) -> None:
         go(page, view)
         no_sideways(page, f"{view} at {NARROW['width']} px")
         shot(page, f"narrow-light-{view}")
+        if view in LISTS and open_first(page, view):
+            no_sideways(page, f"one of {view} at {NARROW['width']} px")
+            shot(page, f"narrow-light-{view}-one")
     go(page, "compare")
     ask(page, "compare", "Which city? " + "unbroken" * 40)
     answered(page, "compare")

@@ -50,7 +50,8 @@ async function snapshotView(dataset, snapshot) {
   const path = `v1/datasets/${encodeURIComponent(dataset)}/${encodeURIComponent(snapshot)}`;
   const crumbs = h("p", { class: "crumbs" }, link("Data", "#/data"), " / ", dataset, " / ", snapshot.slice(0, 12));
   const of = await get(path).catch(async () => (await list("v1/datasets").catch(() => [])).find((each) => each.name === `datasets/${dataset}/snapshots/${snapshot}`));
-  const report = await get(`${path}/report`, { isQuiet: true }).catch((error) => error);
+  const report = of && of.state !== "READY" ? new Error("What stands out is known once the snapshot is ready")
+    : await get(`${path}/report`, { isQuiet: true }).catch((error) => error);
   if (!of && report instanceof Error) return h("div", { class: "page" }, crumbs, empty("There is no such snapshot.", report.message, "firn datasets list"));
   const isRead = !(report instanceof Error);
   return h("div", { class: "page" }, crumbs,

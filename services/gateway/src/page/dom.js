@@ -129,7 +129,7 @@ export function table(caption, head, rows) {
   const isNumber = head.map((name) => name.startsWith("n:"));
   const cell = (value, at) => h("td", { class: isNumber[at] && "n", "data-label": head[at].replace("n:", "") }, value);
   return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
-    h("table", {}, h("caption", { class: "offscreen" }, caption),
+    h("table", { class: head.length > 4 && "stack" }, h("caption", { class: "offscreen" }, caption),
       h("thead", {}, h("tr", {}, head.map((name, at) => h("th", { scope: "col", class: isNumber[at] && "n" }, name ? name.replace("n:", "") : h("span", { class: "offscreen" }, "actions"))))),
       h("tbody", {}, rows.map((row) => h("tr", {}, row.map(cell))))));
 }

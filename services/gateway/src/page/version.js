@@ -19,7 +19,8 @@ export async function versionView(model, number) {
   try { version = await get(path); } catch (error) {
     return h("div", { class: "page" }, crumbs, empty(error.isAbsent ? "This gateway does not show versions." : error.message, "From a shell:", `firn models show ${model}`));
   }
-  const report = await get(`${path}/files/report.json`, { isQuiet: true }).catch(() => null);
+  const hasReport = (version.files ?? []).some((file) => file.path === "report.json");
+  const report = hasReport ? await get(`${path}/files/report.json`, { isQuiet: true }).catch(() => null) : null;
   const again = async () => page.replaceWith(await versionView(model, number));
   const aliases = (version.aliases ?? []).map(last);
   const page = h("div", { class: "page" }, crumbs,
