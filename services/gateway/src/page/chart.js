@@ -1,6 +1,6 @@
 // Curves over steps, as SVG: drawn anew at most once a frame.
 
-import { h, short, svg } from "./dom.js";
+import { button, h, short, svg } from "./dom.js";
 
 /** Points of a curve that are drawn. */
 const MOST = 600;
@@ -11,6 +11,15 @@ function ticks(low, high, wanted) {
   const step = [1, 2, 5, 10].map((factor) => factor * power).find((each) => each >= rough) ?? rough;
   const all = [];
   for (let at = Math.ceil(low / step) * step; at <= high + step * 1e-6; at += step) all.push(Math.abs(at) < step * 1e-6 ? 0 : at);
+  return all;
+}
+
+/** Round numbers on a scale of powers of ten; `low` and `high` are powers. */
+function powers(low, high) {
+  const factors = high - low > 2.5 ? [1] : [1, 2, 5], all = [];
+  for (let power = Math.floor(low); power <= high; power++) {
+    for (const factor of factors) if (power + Math.log10(factor) >= low && power + Math.log10(factor) <= high) all.push(factor * 10 ** power);
+  }
   return all;
 }
 
@@ -32,19 +41,26 @@ function smooth(points) {
 
 /**
  * A chart; `series` are `{ name, kind: "line" | "smooth" | "dots", colour: 1 | 2 }`. `set` gives each its points
- * `{ x, y }`.
+ * `{ x, y }`. One with `canLog` has a button for a logarithmic scale.
  */
-export function chart({ title, series, height = 240, unit = "" }) {
+export function chart({ title, series, height = 240, canLog = false }) {
   const area = svg("svg", { class: "plot", height, role: "img", tabindex: "0" });
   const read = h("p", { class: "reading", "aria-live": "off" });
   const legend = series.length > 1 && h("p", { class: "keys-of-plot" }, series.map(({ name, colour }) => h("span", { class: `key c${colour}` }, name)));
-  const element = h("figure", { class: "chart" }, h("figcaption", {}, h("b", {}, title), legend, read), area);
+  let isLog = false;
+  const scale = button("log scale", () => {
+    isLog = !isLog;
+    scale.setAttribute("aria-pressed", String(isLog));
+    draw();
+  }, { class: "textual", "aria-pressed": "false" });
+  const element = h("figure", { class: "chart" }, h("figcaption", {}, h("b", {}, title), legend, canLog && scale, read), area);
   let width = 720;
   const edge = { left: 52, right: 12, top: 10, bottom: 26 };
   let data = series.map(() => []), range = null, isWaiting = false, cursor = null;
 
+  const put = (y) => (isLog ? Math.log10(Math.max(y, 1e-6)) : y);
   const xOf = (x) => edge.left + ((x - range.x0) / (range.x1 - range.x0)) * (width - edge.left - edge.right);
-  const yOf = (y) => height - edge.bottom - ((y - range.y0) / (range.y1 - range.y0)) * (height - edge.top - edge.bottom);
+  const yOf = (y) => height - edge.bottom - ((put(y) - put(range.y0)) / (put(range.y1) - put(range.y0))) * (height - edge.top - edge.bottom);
   const path = (points) => points.map(({ x, y }, at) => `${at ? "L" : "M"}${xOf(x).toFixed(1)} ${yOf(y).toFixed(1)}`).join("");
 
   function draw() {
@@ -60,10 +76,10 @@ export function chart({ title, series, height = 240, unit = "" }) {
     const ys = all.map(({ y }) => y), xs = all.map(({ x }) => x);
     // One high first step must not press the rest flat.
     const sorted = [...ys].sort((a, b) => a - b);
-    const low = Math.min(0, sorted[0]), high = sorted.length > 40 ? Math.max(sorted[Math.floor(sorted.length * 0.99)], ...data.at(-1).map(({ y }) => y)) : sorted.at(-1);
+    const low = isLog ? Math.max(1e-6, sorted[0]) : Math.min(0, sorted[0]), high = sorted.length > 40 ? Math.max(sorted[Math.floor(sorted.length * 0.99)], ...data.at(-1).map(({ y }) => y)) : sorted.at(-1);
     range = { x0: Math.min(...xs, 0), x1: Math.max(...xs, 1), y0: low, y1: high > low ? low + (high - low) * 1.06 : low + 1 };
     const parts = [];
-    for (const y of ticks(range.y0, range.y1, height > 160 ? 5 : 3)) {
+    for (const y of isLog ? powers(put(range.y0), put(range.y1)) : ticks(range.y0, range.y1, height > 160 ? 5 : 3)) {
       parts.push(svg("line", { class: "grid", x1: edge.left, x2: width - edge.right, y1: yOf(y), y2: yOf(y) }),
         svg("text", { x: edge.left - 8, y: yOf(y) + 4, "text-anchor": "end" }, short(y)));
     }
@@ -95,7 +111,7 @@ export function chart({ title, series, height = 240, unit = "" }) {
     const at = near(longest).x;
     read.textContent = `step ${at}` + series.map(({ name }, index) => {
       const point = data[index].length && near(data[index]);
-      return point && (index === 0 || point.x <= at || step === null) ? `  ·  ${name} ${short(point.y)}${unit}` : "";
+      return point && (index === 0 || point.x <= at || step === null) ? `  ·  ${name} ${short(point.y)}` : "";
     }).join("");
     area.querySelector(".cursor")?.replaceChildren(...(step === null ? [] : [
       svg("line", { x1: xOf(at), x2: xOf(at), y1: edge.top, y2: height - edge.bottom }),

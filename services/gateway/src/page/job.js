@@ -14,7 +14,7 @@ export function jobView(id) {
   const path = `v1/jobs/${encodeURIComponent(id)}`;
   const stop = new AbortController();
   const steps = new Map();
-  const loss = chart({ title: "Loss, nats", series: [{ name: "training", kind: "smooth", colour: 1 }, { name: "held-out rows", kind: "dots", colour: 2 }] });
+  const loss = chart({ title: "Loss, nats", canLog: true, series: [{ name: "training", kind: "smooth", colour: 1 }, { name: "held-out rows", kind: "dots", colour: 2 }] });
   const small = [["Learning rate", "learning_rate", 1], ["Gradient norm", "grad_norm", 1], ["Tokens a second", "tokens_per_second", 1]]
     .map(([title, key, colour]) => ({ key, chart: chart({ title, series: [{ name: title.toLowerCase(), kind: key === "learning_rate" ? "line" : "smooth", colour }], height: 150 }) }));
   const head = h("div", { class: "head" }), bar = h("div", { class: "going" }), result = h("div", {});
@@ -27,7 +27,7 @@ export function jobView(id) {
     h("div", { class: "two" },
       h("section", { class: "card" }, h("h2", {}, "Checkpoints"), checkpoints),
       h("section", { class: "card" }, h("h2", {}, "Events"), logPlace)), more);
-  let job = null, progressNow = null, checkpointStep = -1, later = 0, told = "", connected = performance.now();
+  let job = null, progressNow = null, checkpointStep = -1, later = 0, told = "", canList = true, connected = performance.now();
 
   function drawHead() {
     const state = job.state;
@@ -48,7 +48,8 @@ export function jobView(id) {
   function drawBar() {
     curves.hidden = isOver(job.state) && steps.size === 0;
     const step = [...steps.values()].at(-1);
-    if (isOver(job.state)) { bar.replaceChildren(); return; }
+    bar.hidden = isOver(job.state);
+    if (bar.hidden) return;
     const now = step?.step ?? job.step, all = step?.steps ?? job.steps;
     bar.replaceChildren(progress(now, all), h("p", { class: "soft stats" },
       h("span", {}, all ? `${count(now)} of ${plural(all, "step")}` : String(job.state).toLowerCase()),
@@ -61,6 +62,7 @@ export function jobView(id) {
   }
 
   function drawResult() {
+    result.hidden = !job.error && !job.tuned_evaluation && !job.version;
     const { base_evaluation: base, tuned_evaluation: tuned } = job;
     const parts = [];
     if (job.error) parts.push(h("p", { class: "error card", role: "alert" }, job.error));
@@ -89,7 +91,7 @@ export function jobView(id) {
     // What happened before this page looked comes at once, and without its times.
     const isLive = performance.now() - connected > 1500;
     const time = isLive && h("time", {}, new Date().toLocaleTimeString("en", { hour12: false }));
-    log.append(h("li", { class: isBad && "error" }, time, text));
+    log.append(h("li", { class: isBad && "error" }, time, time && " ", text));
     while (log.children.length > LOG_LINES) log.firstChild.remove();
     logPlace.scrollTop = logPlace.scrollHeight;
   }
@@ -101,16 +103,13 @@ export function jobView(id) {
   }
 
   async function drawCheckpoints() {
-    const found = await get(`${path}/checkpoints`, { isQuiet: true })
-      .catch(() => get(`v1/fine_tuning/jobs/${encodeURIComponent(id)}/checkpoints?limit=100`, { isQuiet: true })).catch(() => null);
-    if (!found) { checkpoints.replaceChildren(h("p", { class: "soft" }, "This gateway does not list checkpoints.")); return; }
-    const all = found.data.map((each) => ({
-      id: each.fine_tuned_model_checkpoint ?? each.id, step: each.step_number ?? each.step, best: each.best ?? each.firn?.best,
-      loss: each.metrics?.train_loss ?? each.metrics?.loss, held: each.metrics?.valid_loss ?? each.metrics?.held_out?.loss,
-    })).sort((a, b) => b.step - a.step);
+    if (!canList) return;
+    const found = await get(`${path}/checkpoints`, { isQuiet: true }).catch((error) => { canList = !error.isAbsent; });
+    if (!canList) { checkpoints.replaceChildren(h("p", { class: "soft" }, "This gateway does not list checkpoints.")); return; }
+    const all = (found?.data ?? []).toSorted((a, b) => b.step - a.step);
     if (!all.length) return;
     checkpoints.replaceChildren(table("Checkpoints", ["n:step", "n:loss", "n:held out", ""], all.map((each) => [
-      h("span", {}, String(each.step), each.best && " ★"), short(each.loss), short(each.held), serveButtons(each.id)])));
+      h("span", {}, String(each.step), each.best && h("span", { title: "the best measured" }, " ★")), short(each.metrics?.loss), short(each.metrics?.held_out?.loss), serveButtons(each.id)])));
   }
 
   function serveButtons(name) {

@@ -82,7 +82,7 @@ function lineage(version, report) {
 function curves(report) {
   const points = report?.loss_curve;
   if (!points?.length) return null;
-  const loss = chart({ title: "Loss, nats", series: [{ name: "training", kind: "smooth", colour: 1 }, { name: "held-out rows", kind: "dots", colour: 2 }] });
+  const loss = chart({ title: "Loss, nats", canLog: true, series: [{ name: "training", kind: "smooth", colour: 1 }, { name: "held-out rows", kind: "dots", colour: 2 }] });
   loss.set([points.map((point) => ({ x: point.step, y: point.loss })), points.filter((point) => point.held_out).map((point) => ({ x: point.step, y: point.held_out.loss }))]);
   return h("section", { class: "card" }, loss.element);
 }
