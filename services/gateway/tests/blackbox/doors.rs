@@ -109,12 +109,27 @@ async fn models_jobs_and_versions_are_listed() {
 #[tokio::test]
 async fn the_page_asks_nobody_else() {
     let running = Running::start().await;
-    let request = Request::get("/").header("host", "localhost").body(Body::default()).unwrap();
-    let response = running.send(request).await;
+    let ask = async |path: &str, tag: Option<&str>| {
+        let request = Request::get(path).header("host", "localhost");
+        let request = match tag {
+            Some(tag) => request.header("if-none-match", tag),
+            None => request,
+        };
+        running.send(request.body(Body::default()).unwrap()).await
+    };
+    let response = ask("/", None).await;
     let policy = response.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap().to_owned();
-    assert!(policy.contains("default-src 'none'") && policy.contains("connect-src 'self'"), "{policy}");
+    for part in ["default-src 'none'", "script-src 'self'", "connect-src 'self'"] {
+        assert!(policy.contains(part) && !policy.contains("unsafe"), "{policy}");
+    }
     let page = text_of(response).await;
-    assert!(!page.contains("http://") && !page.contains("https://") && page.contains("v1/chat/completions"));
+    assert!(!page.contains("://") && page.contains("page/app.js"));
+    let script = ask("/page/api.js", None).await;
+    assert!(script.headers()[header::CONTENT_TYPE].to_str().unwrap().starts_with("text/javascript"));
+    let tag = script.headers()[header::ETAG].to_str().unwrap().to_owned();
+    assert!(text_of(script).await.contains("v1/chat/completions"));
+    assert_eq!(ask("/page/api.js", Some(&tag)).await.status(), 304);
+    assert_eq!(ask("/page/none.js", None).await.status(), 404);
     let (status, body) = running.get("/nowhere").await;
     assert_eq!((status.as_u16(), &body["error"]["code"]), (404, &json!("unknown_url")));
     assert_eq!(running.get("/v1/chat/completions").await.0, 405);
