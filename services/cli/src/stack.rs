@@ -115,6 +115,7 @@ impl Stack {
         options.trainer_endpoint.clone_from(&endpoints.trainer_endpoint);
         options.registry_endpoint.clone_from(&endpoints.registry_endpoint);
         options.inference_endpoint.clone_from(&endpoints.inference_endpoint);
+        options.base.clone_from(&base);
         let gateway = Gateway::bind_with(options).await?;
         let http = gateway.local_addr();
         let mut tasks = JoinSet::new();

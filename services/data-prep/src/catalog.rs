@@ -17,6 +17,7 @@ use crate::{
     contains,
     error::{CreateError, GetError},
     plan::{Plan, Request},
+    report,
     snapshot::{self, PrepareError, REPORT, Report},
 };
 
@@ -105,6 +106,15 @@ impl Catalog {
             return Err(GetError::NotReady { name: name.to_owned() });
         }
         Ok(contains::sides(&self.0.stage, &snapshot.path, hashes).await?)
+    }
+
+    /// What was found in the rows of a snapshot that is ready: its report as it is on the stage.
+    pub(crate) async fn report(&self, name: &str) -> Result<String, GetError> {
+        let snapshot = self.get(name)?;
+        if snapshot.state() != SnapshotState::Ready {
+            return Err(GetError::NotReady { name: name.to_owned() });
+        }
+        report::read(&self.0.stage, &snapshot.path).await
     }
 
     /// All snapshots, oldest first.

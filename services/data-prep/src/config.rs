@@ -20,12 +20,12 @@ pub struct Config {
     /// The stage: a folder, or memory: for a try.
     #[arg(long, env = "FIRN_STAGE", value_name = "FOLDER")]
     pub stage: String,
-    /// Bounds on one snapshot.
+    /// Bounds on one snapshot or one stored file.
     #[command(flatten)]
     pub limits: Limits,
 }
 
-/// Bounds on what one snapshot may take, so that one file cannot take the machine.
+/// Bounds on what one snapshot or one stored file may take, so that one file cannot take the machine.
 #[derive(clap::Args, Clone, Debug, Eq, PartialEq)]
 pub struct Limits {
     /// Most rows of a file.
@@ -40,6 +40,9 @@ pub struct Limits {
     /// Most tokens of a snapshot; each takes 5 bytes on the disk.
     #[arg(long, env = "FIRN_MAX_SNAPSHOT_TOKENS", default_value_t = Limits::default().max_snapshot_tokens)]
     pub max_snapshot_tokens: u64,
+    /// Most bytes of a file that a caller stores.
+    #[arg(long, env = "FIRN_MAX_FILE_BYTES", default_value_t = Limits::default().max_file_bytes)]
+    pub max_file_bytes: u64,
 }
 
 impl Default for Limits {
@@ -49,6 +52,7 @@ impl Default for Limits {
             max_row_bytes: 8 << 20,
             max_source_bytes: 64 << 30,
             max_snapshot_tokens: 16_000_000_000,
+            max_file_bytes: 8 << 30,
         }
     }
 }

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::{
     lint::{Code, Seen},
+    preference::{answer_of, prompt_of},
     rows::Row,
     template::{RowTemplate, TemplateError},
 };
@@ -172,7 +173,7 @@ impl Encoder {
                 let asked = prompt_of(row, prompt)?;
                 let begin = self.tokenizer.render(&asked, true)?.ids;
                 let chat = |column: &str| -> Result<Vec<Message>, EncodeError> {
-                    let answer = Message::new("assistant", text_of(row, column)?);
+                    let answer = Message::new("assistant", answer_of(row, column)?);
                     Ok(asked.iter().cloned().chain([answer]).collect())
                 };
                 // What the assistant said earlier is part of the prompt.
@@ -297,17 +298,6 @@ impl Encoder {
     }
 }
 
-/// A preference's prompt: text is what the user says, a list is a chat that waits for its answer.
-fn prompt_of(row: &Row, column: &str) -> Result<Vec<Message>, EncodeError> {
-    match row.get(column) {
-        // A CSV holds a list as text; any other text is what the user says, whatever it looks like.
-        Some(Value::String(text)) if serde_json::from_str::<Vec<Message>>(text).is_err() => {
-            Ok(vec![Message::new("user", text_of(row, column)?)])
-        }
-        _ => turns_of(row, column),
-    }
-}
-
 /// `input_ids` with loss where `labels` is not −100.
 fn labelled(row: &Row) -> Result<Tokens, EncodeError> {
     let refuse = |reason: String| EncodeError::Column { column: LABELS.to_owned(), reason };
@@ -362,9 +352,14 @@ fn chat_of(row: &Row, column: &str) -> Result<Vec<Message>, EncodeError> {
     Ok(list)
 }
 
-fn turns_of(row: &Row, column: &str) -> Result<Vec<Message>, EncodeError> {
+pub(crate) fn turns_of(row: &Row, column: &str) -> Result<Vec<Message>, EncodeError> {
+    let missing = || EncodeError::Column { column: column.to_owned(), reason: "is missing".to_owned() };
+    turns(row.get(column).ok_or_else(missing)?, column)
+}
+
+/// The turns in a column's value.
+pub(crate) fn turns(value: &Value, column: &str) -> Result<Vec<Message>, EncodeError> {
     let refuse = |reason: String| EncodeError::Column { column: column.to_owned(), reason };
-    let value = row.get(column).ok_or_else(|| refuse("is missing".to_owned()))?;
     // A CSV holds the list as text.
     let list = match value {
         Value::String(text) => serde_json::from_str(text),
@@ -377,7 +372,7 @@ fn turns_of(row: &Row, column: &str) -> Result<Vec<Message>, EncodeError> {
     }
 }
 
-fn text_of<'a>(row: &'a Row, column: &str) -> Result<&'a str, EncodeError> {
+pub(crate) fn text_of<'a>(row: &'a Row, column: &str) -> Result<&'a str, EncodeError> {
     let refuse = |reason: &str| EncodeError::Column { column: column.to_owned(), reason: reason.to_owned() };
     match row.get(column) {
         Some(Value::String(text)) if text.is_empty() => Err(refuse("is empty")),

@@ -200,3 +200,32 @@ fn a_preference_is_two_answers_to_one_prompt() {
     assert_eq!(ready.tokens, Tokens { ids: vec![3, 4, 5], mask: vec![0, 0, 1] });
     assert_eq!(ready.rejected, Some(Tokens { ids: vec![3, 4, 6, 7], mask: vec![0, 0, 1, 1] }));
 }
+
+#[test]
+fn rows_of_openai_s_preferences_are_read_as_they_are() {
+    let format = |prompt: &str, chosen: &str, rejected: &str| Format::Preference {
+        prompt: prompt.to_owned(),
+        chosen: chosen.to_owned(),
+        rejected: rejected.to_owned(),
+    };
+    let own = encoder(format("prompt", "chosen", "rejected"), 1024);
+    let plain = json!({"prompt": "Which city?", "chosen": "Salt Haven.", "rejected": "None."});
+    let plain = own.encode(&row(plain), true).unwrap();
+    let theirs = encoder(format("input", "preferred_output", "non_preferred_output"), 1024);
+    let turn = |text: &str| json!([{"role": "assistant", "content": text}]);
+    let input = json!({"messages": [{"role": "user", "content": "Which city?"}], "tools": []});
+    let same = json!({"input": input, "preferred_output": turn("Salt Haven."), "non_preferred_output": turn("None.")});
+    assert_eq!(theirs.encode(&row(same.clone()), true).unwrap(), plain);
+    for (column, value, says) in [
+        ("input", json!({"prompt": "x"}), "is an object without messages"),
+        ("input", json!({"messages": [], "tools": [{}]}), "has tools"),
+        ("preferred_output", json!([]), "a list of one turn"),
+        ("preferred_output", json!([{"role": "user", "content": "x"}]), "a list of one turn"),
+        ("non_preferred_output", turn(""), "a list of one turn"),
+    ] {
+        let mut wrong = same.clone();
+        wrong[column] = value;
+        let error = theirs.encode(&row(wrong), true).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("column {column} ")) && error.contains(says), "{error}");
+    }
+}

@@ -9,7 +9,7 @@ use tonic::Status;
 use crate::plan::PlanError;
 
 /// Domain of this service's error details.
-const DOMAIN: &str = "data-prep.firn.dev";
+pub(crate) const DOMAIN: &str = "data-prep.firn.dev";
 
 /// Why the service could not start.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +49,8 @@ pub(crate) enum GetError {
     NotFound { name: String },
     #[error("{name} is not ready")]
     NotReady { name: String },
+    #[error("{path} has more than {limit} bytes: read it on the stage")]
+    LongReport { path: String, limit: u64 },
     #[error(transparent)]
     Stage(#[from] StageError),
 }
@@ -73,6 +75,7 @@ impl From<GetError> for Status {
             GetError::Name(_) => status::invalid_argument(DOMAIN, "name", error.to_string()),
             GetError::NotFound { name } => status::not_found(DOMAIN, "snapshot", name),
             GetError::NotReady { .. } => status::failed_precondition(DOMAIN, "SNAPSHOT_NOT_READY", error.to_string()),
+            GetError::LongReport { .. } => status::failed_precondition(DOMAIN, "REPORT_TOO_LONG", error.to_string()),
             GetError::Stage(_) => status::internal(DOMAIN, &error),
         }
     }

@@ -5,22 +5,33 @@
 //! folder on the stage that counts once its manifest is there, and never changes.
 //!
 //! ```text
+//! file_rpc ─┬─► upload ─► files: inputs/files/<id>/ ─► stage
+//!           └─► collections: inputs/collections/<name>/ ─► stage
 //! rpc ─► catalog ─► plan: files found, id ─► walk: rows ─► split, then rows ─► template ─► encode ─► snapshot: shards ─► stage
 //! ```
 //!
 //! A snapshot's id is a hash over everything it depends on, so the same request finds the same snapshot, also after a
 //! restart. What fails leaves no manifest, and is forgotten at a restart. Training order and packing are the trainer's.
+//!
+//! Callers that can't reach the stage store files here, or add rows a few at a time to a collection. Both are sources of
+//! snapshots like any other path.
 
 mod catalog;
+mod collections;
 mod columnar;
 mod config;
 mod contains;
 mod encode;
 mod error;
+mod file_error;
+mod file_rpc;
+mod files;
 mod lint;
 mod plan;
+mod preference;
 #[cfg(test)]
 mod properties;
+mod report;
 mod rows;
 mod rpc;
 mod server;
@@ -28,6 +39,7 @@ mod shard;
 mod snapshot;
 mod split;
 mod template;
+mod upload;
 mod walk;
 
 pub use config::{Config, Limits};

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::{
+    collections,
     config::Limits,
     encode::{Encoder, Format},
     rows::{Files, RowsError},
@@ -95,10 +96,10 @@ impl Plan {
     pub(crate) fn open(request: Request, root: Option<&Path>, limits: &Limits) -> Result<Self, PlanError> {
         let source = resolve("source", &request.source, root)?;
         let base = resolve("base", &request.base, root)?;
-        let source = Files::find(&source)?;
+        let source = find(&source, root)?;
         let named = Some(request.held_out_source.as_str()).filter(|path| !path.is_empty());
         let held_out_source =
-            named.map(|path| Ok::<_, PlanError>(Files::find(&resolve("held_out_source", path, root)?)?)).transpose()?;
+            named.map(|path| Ok::<_, PlanError>(find(&resolve("held_out_source", path, root)?, root)?)).transpose()?;
         let format = compile(&request.format)?;
         let tokenizer = Tokenizer::from_dir(&base)?;
         let template_sha256 = if format.has_chats() {
@@ -170,6 +171,13 @@ fn resolve(field: &'static str, path: &str, root: Option<&Path>) -> Result<PathB
         return Err(PlanError::Outside { field, path: path.to_owned() });
     }
     root.map(|root| root.join(named)).ok_or_else(|| PlanError::NoFolder { field, path: path.to_owned() })
+}
+
+/// The files that a path means; of a collection, those that are whole.
+fn find(path: &Path, root: Option<&Path>) -> Result<Files, RowsError> {
+    let files = Files::find(path)?;
+    let in_collections = root.is_some_and(|root| path.starts_with(root.join(collections::FOLDER)));
+    if in_collections && path.is_dir() { files.keep(path, collections::is_whole_file) } else { Ok(files) }
 }
 
 #[cfg(test)]

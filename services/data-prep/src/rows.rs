@@ -142,6 +142,12 @@ impl Files {
         Ok(Self { paths, kind })
     }
 
+    /// Keeps the files that `keep` says yes to.
+    pub(crate) fn keep(mut self, folder: &Path, keep: impl Fn(&Path) -> bool) -> Result<Self, RowsError> {
+        self.paths.retain(|path| keep(path));
+        if self.paths.is_empty() { Err(RowsError::NoFile { folder: folder.display().to_string() }) } else { Ok(self) }
+    }
+
     /// What messages call the whole.
     pub(crate) fn name(&self) -> String {
         match self.paths.as_slice() {

@@ -78,8 +78,12 @@ impl DataPrepService for Rpc {
         Ok(Response::new(ContainsRowsResponse { sides: sides.into_iter().map(Into::into).collect() }))
     }
 
-    async fn get_report(&self, _: tonic::Request<GetReportRequest>) -> Result<Response<GetReportResponse>, Status> {
-        Err(Status::unimplemented("reports are read from the stage"))
+    async fn get_report(
+        &self,
+        request: tonic::Request<GetReportRequest>,
+    ) -> Result<Response<GetReportResponse>, Status> {
+        let json = self.catalog.report(&request.get_ref().name).await?;
+        Ok(Response::new(GetReportResponse { json }))
     }
 
     type WatchSnapshotStream = Pin<Box<dyn Stream<Item = Result<Snapshot, Status>> + Send>>;

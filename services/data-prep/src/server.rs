@@ -3,19 +3,26 @@
 use std::{net::SocketAddr, time::Duration};
 
 use firn_kit::{GrpcServer, ServeError, ServerArgs};
-use firn_proto::dataprep::v1::data_prep_service_server::DataPrepServiceServer;
+use firn_proto::dataprep::v1::{
+    data_prep_service_server::DataPrepServiceServer, file_service_server::FileServiceServer,
+};
 use firn_stage::Stage;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     catalog::Catalog,
+    collections::Collections,
     config::{Config, Limits},
     error::StartError,
+    file_rpc::FileRpc,
+    files::FileCatalog,
     rpc::Rpc,
 };
 
 /// Largest request in bytes: templates, no rows.
 const LARGEST_REQUEST: usize = 1 << 20;
+/// Largest message with a chunk of a file, or with rows for a collection, in bytes.
+const LARGEST_PART: usize = 4 << 20;
 /// Longest wait for a preparation to stop: it looks once a block of rows.
 const STOP_TIME: Duration = Duration::from_secs(10);
 
@@ -45,9 +52,12 @@ impl DataPrep {
     }
 
     async fn start(args: &ServerArgs, stage: Stage, limits: Limits) -> Result<Self, StartError> {
+        let files = FileCatalog::load(stage.clone(), limits.max_file_bytes).await?;
+        let file_rpc = FileRpc::new(files, Collections::new(stage.clone()));
         let catalog = Catalog::load(stage, limits).await?;
         let service = DataPrepServiceServer::new(Rpc::new(catalog.clone())).max_decoding_message_size(LARGEST_REQUEST);
-        let server = GrpcServer::bind("data-prep", args).await?.add_service(service);
+        let files = FileServiceServer::new(file_rpc).max_decoding_message_size(LARGEST_PART);
+        let server = GrpcServer::bind("data-prep", args).await?.add_service(service).add_service(files);
         Ok(Self { server, catalog })
     }
 

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use firn_kit::Channel;
 use firn_proto::{
-    dataprep::v1::data_prep_service_client::DataPrepServiceClient,
+    dataprep::v1::{data_prep_service_client::DataPrepServiceClient, file_service_client::FileServiceClient},
     inference::v1::inference_service_client::InferenceServiceClient,
     registry::v1::registry_service_client::RegistryServiceClient,
     trainer::v1::trainer_service_client::TrainerServiceClient,
@@ -22,8 +22,12 @@ pub(crate) struct App {
     pub(crate) trainer: TrainerServiceClient<Channel>,
     pub(crate) registry: RegistryServiceClient<Channel>,
     pub(crate) data_prep: DataPrepServiceClient<Channel>,
+    pub(crate) files: FileServiceClient<Channel>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) max_body_bytes: usize,
+    pub(crate) max_upload_bytes: usize,
+    /// What `base` means where a job is asked for.
+    pub(crate) base: Arc<str>,
     pub(crate) answer_timeout: Duration,
     /// How long a function's batch is waited for before it is to be polled.
     pub(crate) function_patience: Duration,

@@ -70,6 +70,11 @@ pub(crate) async fn check(
     next: Next,
 ) -> Result<Response, ApiError> {
     let headers = request.headers();
+    let is_elsewhere = is_of_other_site(headers) || matches!(access, Access::Local) && !has_own_origin(headers);
+    if !request.method().is_safe() && is_elsewhere {
+        let message = "a page of another site must not change anything here";
+        return Err(ApiError::refused(StatusCode::FORBIDDEN, message).code("wrong_origin"));
+    }
     let tenant = match &access {
         Access::Bearer(token) => {
             if !bearer(headers).is_some_and(|given| token.matches(given)) {
@@ -91,9 +96,24 @@ pub(crate) async fn check(
     Ok(next.run(request).await)
 }
 
+/// Does a browser say that another site's page made it ask? A form, and a POST without a body, it sends for anyone. Other
+/// callers say nothing.
+fn is_of_other_site(headers: &HeaderMap) -> bool {
+    let site = headers.get("sec-fetch-site").and_then(|site| site.to_str().ok());
+    site.is_some_and(|site| !matches!(site, "same-origin" | "none"))
+}
+
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// A browser too old for `Sec-Fetch-Site` names at least the page's origin.
+fn has_own_origin(headers: &HeaderMap) -> bool {
+    let Some(origin) = headers.get(header::ORIGIN) else { return true };
+    let host = headers.get(header::HOST).map(header::HeaderValue::as_bytes);
+    let name = origin.as_bytes().strip_prefix(b"http://").or_else(|| origin.as_bytes().strip_prefix(b"https://"));
+    name.is_some() && name == host
 }
 
 fn is_local(headers: &HeaderMap) -> bool {
@@ -129,6 +149,21 @@ mod tests {
         assert_eq!(bearer(&headers(header::AUTHORIZATION, "bearer  abc")), Some("abc"));
         assert_eq!(bearer(&headers(header::AUTHORIZATION, "Basic abc")), None);
         assert_eq!(bearer(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn other_sites_are_told_from_this_one() {
+        for (site, elsewhere) in [("same-origin", false), ("none", false), ("cross-site", true), ("same-site", true)] {
+            let site = headers(header::HeaderName::from_static("sec-fetch-site"), site);
+            assert_eq!(is_of_other_site(&site), elsewhere, "{site:?}");
+        }
+        let of = |origin: &str| {
+            let mut headers = headers(header::ORIGIN, origin);
+            headers.insert(header::HOST, "localhost:8080".parse().unwrap());
+            has_own_origin(&headers)
+        };
+        assert!(of("http://localhost:8080") && !of("http://evil.example") && !of("null") && !of("localhost:8080"));
+        assert!(has_own_origin(&HeaderMap::new()) && !is_of_other_site(&HeaderMap::new()));
     }
 
     #[test]

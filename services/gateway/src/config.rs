@@ -49,6 +49,12 @@ pub struct Options {
     /// Largest body of a request in bytes; it is kept in memory.
     #[arg(long, env = "FIRN_MAX_BODY_BYTES", default_value_t = 1 << 20)]
     pub max_body_bytes: usize,
+    /// Largest file that is uploaded in bytes; it passes through and is not kept in memory.
+    #[arg(long, env = "FIRN_MAX_UPLOAD_BYTES", default_value_t = 1 << 30)]
+    pub max_upload_bytes: usize,
+    /// What `base` means where a job is asked for: a path on the stage.
+    #[arg(long, env = "FIRN_BASE", default_value = "bases/firn/tiny", value_name = "PATH")]
+    pub base: String,
     /// Most connections at once; others wait in the system's queue.
     #[arg(long, env = "FIRN_MAX_CONNECTIONS", default_value_t = 512)]
     pub max_connections: usize,
@@ -89,6 +95,8 @@ impl Default for Options {
             registry_endpoint: "http://127.0.0.1:7003".to_owned(),
             data_prep_endpoint: "http://127.0.0.1:7001".to_owned(),
             max_body_bytes: 1 << 20,
+            max_upload_bytes: 1 << 30,
+            base: "bases/firn/tiny".to_owned(),
             max_connections: 512,
             answer_timeout: Duration::from_secs(600),
             function_patience: Duration::from_secs(20),

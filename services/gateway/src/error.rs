@@ -102,6 +102,11 @@ impl ApiError {
         Self { code: Some(code), ..self }
     }
 
+    /// The same, told of a field that the caller knows.
+    pub(crate) fn about(self, param: &str) -> Self {
+        Self { param: Some(param.to_owned()), ..self }
+    }
+
     /// The error as OpenAI's clients read it.
     pub(crate) fn body(&self) -> Value {
         let kind = match self.status {
@@ -164,7 +169,7 @@ impl From<Status> for ApiError {
 }
 
 fn last_part(field: &str) -> &str {
-    field.strip_prefix("sampling.").unwrap_or(field)
+    ["sampling.", "head.", "spec."].iter().find_map(|kept_in| field.strip_prefix(kept_in)).unwrap_or(field)
 }
 
 #[cfg(test)]

@@ -10,6 +10,9 @@
 //!                                        ├─► models, adapters: what can be asked for, and more of it
 //!                                        ├─► tokens: text as the model reads it
 //!                                        ├─► functions: rows of SQL, in batches
+//!                                        ├─► files, votes, datasets ─► data-prep
+//!                                        ├─► tuning (OpenAI's shapes), jobs (Firn's own) ─► trainer
+//!                                        ├─► versions ─► registry
 //!                                        ├─► metrics: the engine's numbers, and its own
 //!                                        └─► lists: jobs, models, datasets
 //! ```
@@ -21,19 +24,27 @@ mod body;
 mod completions;
 mod config;
 mod connections;
+mod datasets;
 mod error;
 mod fields;
+mod files;
 mod functions;
 mod health;
+mod jobs;
 mod limits;
 mod lists;
 mod metrics;
 mod models;
+mod newest;
 mod page;
 mod routes;
 mod server;
 mod tenant;
+mod times;
 mod tokens;
+mod tuning;
+mod versions;
+mod votes;
 
 pub use auth::Token;
 pub use config::{Config, Options};

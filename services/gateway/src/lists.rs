@@ -5,7 +5,6 @@ use axum::{
     extract::{Query, State, rejection::QueryRejection},
     routing::get,
 };
-use firn_kit::clock::from_proto;
 use firn_proto::{
     dataprep::v1::{ListSnapshotsRequest, Snapshot, SnapshotState},
     registry::v1::{Alias, ListModelsRequest, Model},
@@ -17,6 +16,7 @@ use serde_json::{Value, json};
 use crate::{
     app::{App, within},
     error::ApiError,
+    times::text,
 };
 
 pub(crate) fn routes() -> Router<App> {
@@ -28,20 +28,20 @@ pub(crate) fn routes() -> Router<App> {
 
 /// Which page.
 #[derive(Debug, Default, Deserialize)]
-struct Paging {
+pub(crate) struct Paging {
     #[serde(default)]
-    page_size: i32,
+    pub(crate) page_size: i32,
     #[serde(default)]
-    page_token: String,
+    pub(crate) page_token: String,
 }
 
-type Page = Result<Query<Paging>, QueryRejection>;
+pub(crate) type Page = Result<Query<Paging>, QueryRejection>;
 
-fn paging(page: Page) -> Result<Paging, ApiError> {
+pub(crate) fn paging(page: Page) -> Result<Paging, ApiError> {
     page.map(|Query(paging)| paging).map_err(|rejection| ApiError::field("page_size", rejection.body_text()))
 }
 
-fn list(data: Vec<Value>, next_page_token: &str) -> Json<Value> {
+pub(crate) fn list(data: Vec<Value>, next_page_token: &str) -> Json<Value> {
     Json(json!({"object": "list", "data": data, "next_page_token": next_page_token}))
 }
 
@@ -69,9 +69,9 @@ async fn datasets(State(app): State<App>, page: Page) -> Result<Json<Value>, Api
     Ok(list(page.snapshots.into_iter().map(snapshot).collect(), &page.next_page_token))
 }
 
-fn job(job: Job) -> Value {
+pub(crate) fn job(job: Job) -> Value {
     let state = state(JobState::as_str_name(&job.state()), "JOB_STATE_");
-    let time = job.create_time.as_ref().and_then(|time| from_proto(time).ok()).map(|time| time.to_string());
+    let time = text(job.create_time.as_ref());
     let spec = job.spec.unwrap_or_default();
     json!({
         "name": job.name, "state": state, "error": job.error, "model": spec.model, "base": spec.base,
@@ -84,19 +84,23 @@ fn job(job: Job) -> Value {
 fn evaluation(of: Evaluation) -> Value {
     json!({
         "loss": of.loss, "rows": of.rows, "field_recall": of.field_recall,
+        "preference_accuracy": of.preference_accuracy, "token_accuracy": of.token_accuracy,
         "sample_prompt": of.sample_prompt, "sample_answer": of.sample_answer,
     })
 }
 
 fn model(model: Model) -> Value {
-    let alias = |alias: Alias| json!({"name": alias.name, "version": alias.version, "sequence": alias.sequence});
     let aliases: Vec<Value> = model.aliases.into_iter().map(alias).collect();
     json!({"name": model.name, "versions": model.versions, "aliases": aliases})
 }
 
-fn snapshot(snapshot: Snapshot) -> Value {
+pub(crate) fn alias(alias: Alias) -> Value {
+    json!({"name": alias.name, "version": alias.version, "sequence": alias.sequence})
+}
+
+pub(crate) fn snapshot(snapshot: Snapshot) -> Value {
     let state = state(SnapshotState::as_str_name(&snapshot.state()), "SNAPSHOT_STATE_");
-    let time = snapshot.create_time.as_ref().and_then(|time| from_proto(time).ok()).map(|time| time.to_string());
+    let time = text(snapshot.create_time.as_ref());
     json!({
         "name": snapshot.name, "state": state, "error": snapshot.error, "rows": snapshot.rows,
         "train_rows": snapshot.train_rows, "held_out_rows": snapshot.held_out_rows,
@@ -105,6 +109,6 @@ fn snapshot(snapshot: Snapshot) -> Value {
     })
 }
 
-fn state(name: &str, prefix: &str) -> String {
+pub(crate) fn state(name: &str, prefix: &str) -> String {
     name.strip_prefix(prefix).unwrap_or(name).to_owned()
 }

@@ -6,11 +6,11 @@ use crate::{
     adapters,
     app::App,
     auth::{self, Access},
-    completions,
+    completions, datasets,
     error::ApiError,
-    functions, health,
+    files, functions, health, jobs,
     limits::{self, Limits},
-    lists, metrics, models, page, tokens,
+    lists, metrics, models, page, tokens, tuning, versions, votes,
 };
 
 /// All routes.
@@ -37,10 +37,16 @@ fn guarded() -> Router<App> {
         .merge(adapters::routes())
         .merge(tokens::routes())
         .merge(functions::routes())
+        .merge(files::routes())
+        .merge(tuning::routes())
+        .merge(jobs::routes())
+        .merge(versions::routes())
+        .merge(votes::routes())
+        .merge(datasets::routes())
         .merge(lists::routes())
 }
 
-async fn unknown_path() -> ApiError {
+pub(crate) async fn unknown_path() -> ApiError {
     ApiError::refused(StatusCode::NOT_FOUND, "there is nothing at this path").code("unknown_url")
 }
 

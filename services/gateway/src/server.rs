@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use axum::{Router, extract::State, http::StatusCode, routing::get};
 use firn_kit::Channel;
 use firn_proto::{
-    dataprep::v1::data_prep_service_client::DataPrepServiceClient,
+    dataprep::v1::{data_prep_service_client::DataPrepServiceClient, file_service_client::FileServiceClient},
     inference::v1::inference_service_client::InferenceServiceClient,
     registry::v1::registry_service_client::RegistryServiceClient,
     trainer::v1::trainer_service_client::TrainerServiceClient,
@@ -68,9 +68,12 @@ impl Gateway {
             inference: InferenceServiceClient::new(inference).max_decoding_message_size(LARGEST_MESSAGE),
             trainer: TrainerServiceClient::new(trainer).max_decoding_message_size(LARGEST_MESSAGE),
             registry: RegistryServiceClient::new(registry).max_decoding_message_size(LARGEST_MESSAGE),
+            files: FileServiceClient::new(data_prep.clone()).max_decoding_message_size(LARGEST_MESSAGE),
             data_prep: DataPrepServiceClient::new(data_prep).max_decoding_message_size(LARGEST_MESSAGE),
             metrics: Arc::default(),
             max_body_bytes: options.max_body_bytes,
+            max_upload_bytes: options.max_upload_bytes,
+            base: options.base.into(),
             answer_timeout: options.answer_timeout,
             function_patience: options.function_patience,
         };

@@ -3,6 +3,7 @@
 use std::{collections::HashSet, path::Path as LocalPath};
 
 use bytes::Bytes;
+use futures_util::Stream;
 use serde::{Deserialize, Serialize};
 
 use crate::{Stage, StageError, sha256_hex, stage::file_path};
@@ -187,6 +188,20 @@ impl FolderWriter {
     pub async fn put_file(&mut self, name: &str, from: &LocalPath) -> Result<FileEntry, StageError> {
         let path = self.child(name)?;
         let entry = self.stage.put_file(&path, from).await?;
+        Ok(self.add(name, entry))
+    }
+
+    /// Adds a file from a stream.
+    ///
+    /// # Errors
+    /// As [`Stage::put_stream`].
+    pub async fn put_stream<E: From<StageError>>(
+        &mut self,
+        name: &str,
+        source: impl Stream<Item = Result<Bytes, E>> + Send,
+    ) -> Result<FileEntry, E> {
+        let path = self.child(name)?;
+        let entry = self.stage.put_stream(&path, source).await?;
         Ok(self.add(name, entry))
     }
 

@@ -183,8 +183,8 @@ impl Stage {
         Ok(names)
     }
 
-    /// Removes a file; one that is gone already is no error. Nothing that counts is ever removed: this is for debris, and
-    /// for checkpoints that are past.
+    /// Removes a file; one that is gone already is no error. Only debris, checkpoints
+    /// that are past and what a caller gives up is ever removed.
     ///
     /// # Errors
     /// If the store refuses.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::{Stage, StageError};
+use crate::{MANIFEST, Stage, StageError};
 
 impl Stage {
     /// Lists the paths of the folders directly in `prefix` that do not count and have not changed for `age`. Younger
@@ -25,6 +25,19 @@ impl Stage {
             }
         }
         Ok(found)
+    }
+
+    /// Removes a folder, first what makes it count: after a crash in between, the rest is debris.
+    ///
+    /// # Errors
+    /// If the store refuses.
+    pub async fn remove_folder(&self, path: &str) -> Result<(), StageError> {
+        let path = path.trim_end_matches('/');
+        self.delete(&format!("{path}/{MANIFEST}")).await?;
+        for file in self.list(path).await? {
+            self.delete(&file.path).await?;
+        }
+        Ok(())
     }
 
     /// Removes the files of a folder that does not count, and returns how many they were.

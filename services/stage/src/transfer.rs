@@ -44,6 +44,19 @@ impl Stage {
         self.write(path, source, expected.map(|expected| (from, expected))).await
     }
 
+    /// Writes a new file from a stream, sequentially, and returns its size and hash. If the stream fails, nothing stays at
+    /// `path`.
+    ///
+    /// # Errors
+    /// The stream's first error; [`StageError::AlreadyExists`] if the path is taken.
+    pub async fn put_stream<E: From<StageError>>(
+        &self,
+        path: &str,
+        source: impl Stream<Item = Result<Bytes, E>> + Send,
+    ) -> Result<FileEntry, E> {
+        self.write(path, source, None).await
+    }
+
     /// Reads a file from `offset`, in chunks of at most [`READ_CHUNK`] bytes.
     ///
     /// # Errors
@@ -112,12 +125,12 @@ impl Stage {
 
     /// Writes a new file from a stream and hashes it on its way. If the stream fails, or its hash is not the expected
     /// one, nothing stays.
-    async fn write(
+    async fn write<E: From<StageError>>(
         &self,
         path: &str,
-        source: impl Stream<Item = Result<Bytes, StageError>> + Send,
+        source: impl Stream<Item = Result<Bytes, E>> + Send,
         expected: Option<(&str, &FileEntry)>,
-    ) -> Result<FileEntry, StageError> {
+    ) -> Result<FileEntry, E> {
         let location = file_path(path)?;
         let failed = self.failed("write", path);
         let io_failed = |error| StageError::local("write", LocalPath::new(path), error);
@@ -132,7 +145,7 @@ impl Stage {
         }
         // A volume refuses a taken path by itself, other stores only for small files.
         if self.exists(path).await? {
-            return Err(StageError::AlreadyExists { path: path.to_owned() });
+            return Err(StageError::AlreadyExists { path: path.to_owned() }.into());
         }
         let mut upload = self.store.put_multipart(&location).await.map_err(&failed)?;
         let written = async {
@@ -142,7 +155,7 @@ impl Stage {
                 chunk = fill(&mut source).await?;
                 hasher = std::mem::take(&mut hasher).absorb(chunk.clone()).await.map_err(io_failed)?;
             }
-            finish(path, expected, std::mem::take(&mut hasher))
+            Ok::<_, E>(finish(path, expected, std::mem::take(&mut hasher))?)
         };
         match written.await {
             Ok(entry) => {
@@ -159,9 +172,7 @@ impl Stage {
 }
 
 /// Gathers [`WRITE_CHUNK`] bytes, fewer only at the end.
-async fn fill(
-    source: &mut std::pin::Pin<&mut impl Stream<Item = Result<Bytes, StageError>>>,
-) -> Result<Bytes, StageError> {
+async fn fill<E>(source: &mut std::pin::Pin<&mut impl Stream<Item = Result<Bytes, E>>>) -> Result<Bytes, E> {
     let mut buffer = BytesMut::new();
     while buffer.len() < WRITE_CHUNK {
         match source.try_next().await? {
@@ -255,7 +266,7 @@ mod tests {
 
     #[tokio::test]
     async fn chunks_are_gathered_until_they_are_large_enough_to_write() {
-        let chunks = (0..20).map(|_| Ok(Bytes::from(vec![1; READ_CHUNK])));
+        let chunks = (0..20).map(|_| Ok::<_, StageError>(Bytes::from(vec![1; READ_CHUNK])));
         let mut source = std::pin::pin!(futures_util::stream::iter(chunks));
         let mut sizes = vec![];
         while let Some(size) = Some(fill(&mut source).await.unwrap().len()).filter(|size| *size > 0) {

@@ -208,6 +208,7 @@ fn moving(order: &Order, name: &'static str) -> Result<Container> {
         // The account's ingress has checked the caller before the gateway hears of it.
         container.env.insert("FIRN_HTTP".to_owned(), "0.0.0.0:8080".to_owned());
         container.env.insert("FIRN_NO_AUTH".to_owned(), "true".to_owned());
+        container.env.insert("FIRN_BASE".to_owned(), order.base.clone());
     }
     Ok(container)
 }

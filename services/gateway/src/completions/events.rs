@@ -25,9 +25,9 @@ use super::{
 use crate::error::ApiError;
 
 /// How often a silent stream shows that it is alive: proxies cut one after a minute or less.
-const HEARTBEAT: Duration = Duration::from_secs(10);
+pub(crate) const HEARTBEAT: Duration = Duration::from_secs(10);
 /// Keeps nginx and its kin from holding events back.
-const UNBUFFERED: (HeaderName, HeaderValue) =
+pub(crate) const UNBUFFERED: (HeaderName, HeaderValue) =
     (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
 
 /// One of the answers, so far.

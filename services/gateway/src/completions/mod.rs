@@ -22,6 +22,7 @@ use self::reply::{Reply, Shape};
 pub(crate) use self::{
     ask::Ask,
     calls::{call, collect},
+    events::{HEARTBEAT, UNBUFFERED},
 };
 use crate::{app::App, body::json_body, error::ApiError, tenant::Tenant};
 

@@ -49,6 +49,23 @@ async fn without_a_token_it_answers_this_machine_alone() {
 }
 
 #[tokio::test]
+async fn a_page_of_another_site_changes_nothing() {
+    let running = Running::start().await;
+    let ask = |name: &str, value: &str| {
+        let request = Request::post("/v1/jobs/job-1/cancel").header("host", "localhost:8080").header(name, value);
+        request.body(Body::default()).unwrap()
+    };
+    for (name, value) in [("sec-fetch-site", "cross-site"), ("origin", "http://evil.example"), ("origin", "null")] {
+        let (status, body) = json_of(running.send(ask(name, value)).await).await;
+        assert_eq!((status.as_u16(), &body["error"]["code"]), (403, &json!("wrong_origin")), "{name}: {value}");
+    }
+    assert!(running.fake.told.lock().unwrap().is_empty());
+    assert_eq!(running.send(ask("sec-fetch-site", "same-origin")).await.status(), 200);
+    assert_eq!(running.send(ask("origin", "http://localhost:8080")).await.status(), 200);
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn a_body_has_a_limit_and_must_be_json() {
     let running = Running::start_with(Options { max_body_bytes: 1000, ..Options::default() }).await;
     let long = question(json!({"user": "x".repeat(2000)}));
@@ -75,6 +92,7 @@ async fn models_jobs_and_versions_are_listed() {
     assert_eq!(running.get("/v1/models/offers@best").await.1["parent"], "base");
     assert_eq!(running.get("/v1/models/none").await.0, 404);
 
+    *running.fake.many_jobs.lock().unwrap() = 3;
     let (_, jobs) = running.get("/v1/jobs?page_size=2").await;
     assert_eq!((jobs["data"].as_array().unwrap().len(), &jobs["next_page_token"]), (2, &json!("next")));
     let job = &jobs["data"][0];
@@ -83,19 +101,35 @@ async fn models_jobs_and_versions_are_listed() {
 
     let (_, registry) = running.get("/v1/registry/models").await;
     assert_eq!(registry["data"][0]["aliases"][0]["version"], 2);
-    assert_eq!(running.get("/v1/datasets").await.0, 501, "the fake has none");
+    let (_, datasets) = running.get("/v1/datasets").await;
+    assert_eq!(datasets["data"][0]["name"], "datasets/offers/snapshots/1234");
     running.stop().await;
 }
 
 #[tokio::test]
 async fn the_page_asks_nobody_else() {
     let running = Running::start().await;
-    let request = Request::get("/").header("host", "localhost").body(Body::default()).unwrap();
-    let response = running.send(request).await;
+    let ask = async |path: &str, tag: Option<&str>| {
+        let request = Request::get(path).header("host", "localhost");
+        let request = match tag {
+            Some(tag) => request.header("if-none-match", tag),
+            None => request,
+        };
+        running.send(request.body(Body::default()).unwrap()).await
+    };
+    let response = ask("/", None).await;
     let policy = response.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap().to_owned();
-    assert!(policy.contains("default-src 'none'") && policy.contains("connect-src 'self'"), "{policy}");
+    for part in ["default-src 'none'", "script-src 'self'", "connect-src 'self'"] {
+        assert!(policy.contains(part) && !policy.contains("unsafe"), "{policy}");
+    }
     let page = text_of(response).await;
-    assert!(!page.contains("http://") && !page.contains("https://") && page.contains("v1/chat/completions"));
+    assert!(!page.contains("://") && page.contains("page/app.js"));
+    let script = ask("/page/api.js", None).await;
+    assert!(script.headers()[header::CONTENT_TYPE].to_str().unwrap().starts_with("text/javascript"));
+    let tag = script.headers()[header::ETAG].to_str().unwrap().to_owned();
+    assert!(text_of(script).await.contains("v1/chat/completions"));
+    assert_eq!(ask("/page/api.js", Some(&tag)).await.status(), 304);
+    assert_eq!(ask("/page/none.js", None).await.status(), 404);
     let (status, body) = running.get("/nowhere").await;
     assert_eq!((status.as_u16(), &body["error"]["code"]), (404, &json!("unknown_url")));
     assert_eq!(running.get("/v1/chat/completions").await.0, 405);

@@ -23,7 +23,7 @@ async fn a_job_is_created_once_a_row() {
     let made = results(&running, PATH, "q-1", rows.clone()).await;
     assert_eq!((&made[0], &made[1]), (&json!("job-1"), &json!("job-2")));
     let params: Vec<&Value> = made[2..].iter().map(|error| &error["error"]["param"]).collect();
-    assert_eq!(params, ["spec.model", "base", "action"]);
+    assert_eq!(params, ["model", "base", "action"]);
     let created = running.fake.created.lock().unwrap().clone();
     let ids: Vec<&str> = created.iter().map(|request| request.request_id.as_str()).collect();
     assert_eq!(ids, ["q-1-0", "q-1-1"]);
@@ -74,6 +74,7 @@ async fn jobs_are_described_in_snowflake_s_words() {
 #[tokio::test]
 async fn jobs_are_shown_and_cancelled() {
     let running = Running::start().await;
+    *running.fake.many_jobs.lock().unwrap() = 60;
     let shown = results(&running, PATH, "", json!([[0, "SHOW", null, null]])).await;
     let jobs = shown[0].as_array().unwrap();
     assert_eq!((jobs.len(), &jobs[0]["status"], &jobs[0]["progress"]), (100, &json!("IN_PROGRESS"), &json!(0.4)));

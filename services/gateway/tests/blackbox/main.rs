@@ -7,11 +7,16 @@ mod answers;
 mod choices;
 mod doors;
 mod fake;
+mod files;
 mod finetune;
 mod functions;
+mod jobs;
 mod metrics;
 mod tenants;
 mod tokens;
+mod tuning;
+mod versions;
+mod votes;
 
 use std::{future::Future, net::SocketAddr, time::Duration};
 

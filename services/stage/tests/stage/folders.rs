@@ -117,3 +117,37 @@ async fn debris_is_found_and_removed_and_nothing_else() {
     assert!(stage.is_finished("datasets/whole").await.unwrap());
     assert!(stage.debris("datasets", Duration::ZERO).await.unwrap().is_empty());
 }
+
+#[tokio::test]
+async fn a_stream_is_written_whole_or_not_at_all() {
+    let Some((_folder, disk)) = on_disk() else { return };
+    // Small enough to be written at once, and not.
+    for (stage, chunks) in [(disk.clone(), 2), (disk, 20), (Stage::memory(), 20)] {
+        let chunk = || Ok(Bytes::from(vec![7; firn_stage::READ_CHUNK]));
+        let path = format!("d/{chunks}");
+        let mut folder = stage.folder(&path);
+        let cut = || StageError::NotFound { path: "the source".to_owned() };
+        let broken = (0..chunks).map(|_| chunk()).chain([Err(cut())]);
+        let error = folder.put_stream("w", futures_util::stream::iter(broken)).await.unwrap_err();
+        assert_eq!(error.to_string(), cut().to_string());
+        assert!(stage.list(&path).await.unwrap().is_empty(), "{chunks}");
+        let whole = (0..chunks).map(|_| chunk());
+        let entry = folder.put_stream("w", futures_util::stream::iter(whole)).await.unwrap();
+        assert_eq!(entry.size, (chunks * firn_stage::READ_CHUNK) as u64);
+        assert_eq!(folder.finish().await.unwrap().files, [entry]);
+    }
+}
+
+#[tokio::test]
+async fn a_removed_folder_counts_no_more() {
+    let Some((_folder, disk)) = on_disk() else { return };
+    for stage in [disk, Stage::memory()] {
+        write_model(&stage, "files/a").await;
+        write_model(&stage, "files/ab").await;
+        stage.remove_folder("files/a").await.unwrap();
+        assert!(!stage.is_finished("files/a").await.unwrap());
+        assert!(stage.list("files/a").await.unwrap().is_empty());
+        assert!(stage.is_finished("files/ab").await.unwrap(), "only its own files");
+        stage.remove_folder("files/a").await.unwrap();
+    }
+}

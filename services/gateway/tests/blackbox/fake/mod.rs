@@ -1,5 +1,6 @@
 //! The services behind the gateway, from their generated stubs.
 
+mod files;
 mod inference;
 mod registry;
 mod trainer;
@@ -12,6 +13,7 @@ use std::{
 
 use firn_kit::{GrpcServer, ServerArgs, status};
 use firn_proto::{
+    dataprep::v1::{data_prep_service_server::DataPrepServiceServer, file_service_server::FileServiceServer},
     inference::v1::{self as pb, inference_service_server::InferenceServiceServer},
     registry::v1::registry_service_server::RegistryServiceServer,
     trainer::v1::{CreateJobRequest, trainer_service_server::TrainerServiceServer},
@@ -33,6 +35,11 @@ pub(crate) struct Fake {
     pub(crate) generated: Arc<Mutex<Vec<pb::GenerateRequest>>>,
     pub(crate) loaded: Arc<Mutex<Vec<String>>>,
     pub(crate) created: Arc<Mutex<Vec<CreateJobRequest>>>,
+    /// What jobs were told, such as `cancel jobs/job-1`.
+    pub(crate) told: Arc<Mutex<Vec<String>>>,
+    /// If not 0, each of two pages of jobs has so many, which all run.
+    pub(crate) many_jobs: Arc<Mutex<usize>>,
+    pub(crate) files: Arc<Mutex<files::Stored>>,
     /// Answers that are open, and the most that were at once.
     pub(crate) open: Arc<Mutex<(usize, usize)>>,
     /// So many requests find the queue full.
@@ -68,6 +75,8 @@ impl Fake {
         let server = server
             .add_service(InferenceServiceServer::new(fake.clone()))
             .add_service(TrainerServiceServer::new(fake.clone()))
+            .add_service(DataPrepServiceServer::new(fake.clone()))
+            .add_service(FileServiceServer::new(fake.clone()))
             .add_service(RegistryServiceServer::new(fake.clone()));
         tokio::spawn(server.run(CancellationToken::new()));
         (fake, address)

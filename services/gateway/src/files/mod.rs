@@ -1,0 +1,96 @@
+//! Files of rows, in OpenAI's shapes.
+
+mod upload;
+
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{Path, State},
+    http::{HeaderName, HeaderValue, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use firn_proto::dataprep::v1::{DeleteFileRequest, File, GetFileRequest, ListFilesRequest, ReadFileRequest};
+use futures_util::{StreamExt as _, stream};
+use serde_json::{Value, json};
+
+use crate::{
+    app::{App, within},
+    error::ApiError,
+    newest::{Asked, MOST_PAGES, PAGE, part},
+    times,
+};
+
+/// Files of a list if the caller does not say.
+const USUAL: usize = 20;
+
+pub(crate) fn routes() -> Router<App> {
+    Router::new()
+        .route("/v1/files", get(files).post(upload::upload))
+        .route("/v1/files/{id}", get(file).delete(delete))
+        .route("/v1/files/{id}/content", get(content))
+}
+
+async fn files(State(app): State<App>, asked: Asked) -> Result<Json<Value>, ApiError> {
+    let part = part(asked)?;
+    let (mut all, mut page_token) = (vec![], String::new());
+    for _ in 0..MOST_PAGES {
+        let request = within(ListFilesRequest { page_size: PAGE, page_token });
+        let page = app.files.clone().list_files(request).await?.into_inner();
+        let wanted = |file: &File| part.purpose.as_ref().is_none_or(|purpose| *purpose == file.purpose);
+        all.extend(page.files.into_iter().filter(wanted).map(object));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    part.list(all, USUAL)
+}
+
+async fn file(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
+    Ok(Json(object(found(&app, &id).await?)))
+}
+
+async fn delete(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
+    app.files.clone().delete_file(within(DeleteFileRequest { name: format!("files/{id}") })).await?;
+    Ok(Json(json!({"id": id, "object": "file", "deleted": true})))
+}
+
+async fn content(State(app): State<App>, Path(id): Path<String>) -> Result<Response, ApiError> {
+    let file = found(&app, &id).await?;
+    let request = tonic::Request::new(ReadFileRequest { name: file.name });
+    let chunks = app.files.clone().read_file(request).await?.into_inner();
+    // The first error ends the body early, which its length shows.
+    let data = stream::unfold(Some(chunks), |chunks| async move {
+        let mut chunks = chunks?;
+        match chunks.message().await {
+            Ok(chunk) => chunk.map(|chunk| (Ok(chunk.data), Some(chunks))),
+            Err(status) => Some((Err(status), None)),
+        }
+    });
+    let plain = |letter: char| if letter.is_ascii_graphic() && !"\"\\;%".contains(letter) { letter } else { '_' };
+    let filename: String = file.filename.chars().map(plain).collect();
+    let disposition = HeaderValue::try_from(format!("attachment; filename=\"{filename}\""));
+    let headers: [(HeaderName, HeaderValue); 4] = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
+        (header::CONTENT_LENGTH, HeaderValue::from(file.size)),
+        (header::CONTENT_DISPOSITION, disposition.unwrap_or(HeaderValue::from_static("attachment"))),
+        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    ];
+    Ok((headers, Body::from_stream(data.boxed())).into_response())
+}
+
+/// Asks for a file by the id that callers know.
+pub(crate) async fn found(app: &App, id: &str) -> Result<File, ApiError> {
+    let request = within(GetFileRequest { name: format!("files/{id}") });
+    Ok(app.files.clone().get_file(request).await?.into_inner())
+}
+
+fn object(file: File) -> Value {
+    json!({
+        "id": file.name.strip_prefix("files/").unwrap_or(&file.name), "object": "file", "bytes": file.size,
+        "created_at": times::seconds(file.create_time.as_ref()), "expires_at": null, "filename": file.filename,
+        "purpose": file.purpose, "status": "processed", "status_details": null,
+        "firn": {"sha256": file.sha256, "path": file.path},
+    })
+}
