@@ -4,9 +4,9 @@ use std::pin::Pin;
 
 use firn_kit::page::page;
 use firn_proto::dataprep::v1::{
-    ContainsRowsRequest, ContainsRowsResponse, CreateSnapshotRequest, GetSnapshotRequest, ListSnapshotsRequest,
-    ListSnapshotsResponse, Snapshot, SnapshotState, WatchSnapshotRequest, data_prep_service_server::DataPrepService,
-    row_format::Format,
+    ContainsRowsRequest, ContainsRowsResponse, CreateSnapshotRequest, GetReportRequest, GetReportResponse,
+    GetSnapshotRequest, ListSnapshotsRequest, ListSnapshotsResponse, Snapshot, SnapshotState, WatchSnapshotRequest,
+    data_prep_service_server::DataPrepService, row_format::Format,
 };
 use futures_util::{Stream, stream};
 use tonic::{Response, Status};
@@ -76,6 +76,10 @@ impl DataPrepService for Rpc {
         }
         let sides = self.catalog.contains(&name, &sha256).await?;
         Ok(Response::new(ContainsRowsResponse { sides: sides.into_iter().map(Into::into).collect() }))
+    }
+
+    async fn get_report(&self, _: tonic::Request<GetReportRequest>) -> Result<Response<GetReportResponse>, Status> {
+        Err(Status::unimplemented("reports are read from the stage"))
     }
 
     type WatchSnapshotStream = Pin<Box<dyn Stream<Item = Result<Snapshot, Status>> + Send>>;
