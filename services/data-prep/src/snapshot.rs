@@ -325,3 +325,7 @@ pub(crate) async fn write(stage: &Stage, plan: &Plan, built: Built) -> Result<St
 #[cfg(test)]
 #[path = "snapshot_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "unchanged_tests.rs"]
+mod unchanged;
