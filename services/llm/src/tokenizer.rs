@@ -1,11 +1,19 @@
 //! Tokenizer and chat template of a checkpoint folder, as Hugging Face lays them out.
 
+mod added;
+mod split;
+mod stream;
+mod words;
+
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+pub use self::stream::StreamDecoder;
+use self::words::Words;
 use crate::template::{ChatTemplate, TemplateError};
 
 /// Files of a checkpoint that make text of tokens.
@@ -83,6 +91,8 @@ pub struct Rendered {
 pub struct Tokenizer {
     dir: PathBuf,
     inner: tokenizers::Tokenizer,
+    /// The quick way to the same tokens, where the tokenizer is of a kind that has one.
+    words: Option<Words>,
     template: Option<ChatTemplate>,
     template_sha256: Option<String>,
     template_marks_answers: bool,
@@ -129,7 +139,8 @@ impl Tokenizer {
         let template = source
             .map(|text| ChatTemplate::new(&text, bos_token.unwrap_or_default(), eos_token.unwrap_or_default()))
             .transpose()?;
-        Ok(Self { dir: dir.to_path_buf(), inner, template, template_sha256, template_marks_answers, bos, eos })
+        let words = Words::new(&inner);
+        Ok(Self { dir: dir.to_path_buf(), inner, words, template, template_sha256, template_marks_answers, bos, eos })
     }
 
     /// Tokenises a text; `add_special_tokens` adds what the tokenizer's own post-processor adds.
@@ -137,6 +148,11 @@ impl Tokenizer {
     /// # Errors
     /// The tokenizer refuses the text.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TokenizerError> {
+        if let Some(tokens) =
+            self.words.as_ref().filter(|_| !add_special_tokens).and_then(|words| words.encode(&self.inner, text))
+        {
+            return Ok(tokens.iter().map(|token| token.id).collect());
+        }
         let encoding = self.inner.encode_fast(text, add_special_tokens).map_err(encoding_error)?;
         Ok(encoding.get_ids().to_vec())
     }
@@ -151,7 +167,7 @@ impl Tokenizer {
 
     /// A decoder that takes one id at a time and never gives half a character.
     pub fn decoder(&self) -> StreamDecoder<'_> {
-        StreamDecoder { tokenizer: self, ids: Vec::new(), prefix: 0, read: 0 }
+        StreamDecoder::new(self)
     }
 
     /// Renders a chat with the checkpoint's own template and tokenises it.
@@ -161,12 +177,16 @@ impl Tokenizer {
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<Rendered, TokenizerError> {
         let template = self.template.as_ref().ok_or_else(|| TokenizerError::NoTemplate { dir: self.dir.clone() })?;
         let (text, spans) = template.render(messages, add_generation_prompt)?;
-        let encoding = self.inner.encode_char_offsets(text.as_str(), false).map_err(encoding_error)?;
-        let mut mask = vec![0u8; encoding.len()];
-        for (bit, &(start, end)) in mask.iter_mut().zip(encoding.get_offsets()) {
-            *bit = u8::from(spans.iter().any(|span| start < span.end && end > span.start));
+        if let Some(tokens) = self.words.as_ref().and_then(|words| words.encode(&self.inner, &text)) {
+            let ids = tokens.iter().map(|token| token.id).collect();
+            let assistant_mask = mask(tokens.iter().map(|token| (token.start as usize, token.end as usize)), &spans);
+            return Ok(Rendered { text, ids, assistant_mask });
         }
-        Ok(Rendered { text, ids: encoding.get_ids().to_vec(), assistant_mask: mask })
+        let encoding = self.inner.encode_char_offsets(text.as_str(), false).map_err(encoding_error)?;
+        let spans: Vec<_> =
+            spans.into_iter().map(|span| characters(&text, span.start)..characters(&text, span.end)).collect();
+        let assistant_mask = mask(encoding.get_offsets().iter().copied(), &spans);
+        Ok(Rendered { ids: encoding.get_ids().to_vec(), assistant_mask, text })
     }
 
     /// True if the checkpoint has a chat template.
@@ -205,47 +225,6 @@ impl Tokenizer {
     }
 }
 
-/// Decodes a stream of ids into whole characters.
-#[derive(Debug)]
-pub struct StreamDecoder<'a> {
-    tokenizer: &'a Tokenizer,
-    ids: Vec<u32>,
-    // Text up to `prefix` is context for the decoder, text up to `read` was given out.
-    prefix: usize,
-    read: usize,
-}
-
-impl StreamDecoder<'_> {
-    /// Takes the next id; gives the new text once it is whole.
-    ///
-    /// # Errors
-    /// The tokenizer refuses the id.
-    pub fn push(&mut self, id: u32) -> Result<Option<String>, TokenizerError> {
-        self.ids.push(id);
-        self.advance(false)
-    }
-
-    /// Gives what is left, half characters as replacement characters.
-    ///
-    /// # Errors
-    /// The tokenizer refuses an id.
-    pub fn finish(&mut self) -> Result<Option<String>, TokenizerError> {
-        self.advance(true)
-    }
-
-    fn advance(&mut self, last: bool) -> Result<Option<String>, TokenizerError> {
-        let before = self.tokenizer.decode(&self.ids[self.prefix..self.read], true)?;
-        let after = self.tokenizer.decode(&self.ids[self.prefix..], true)?;
-        if after.len() <= before.len() || (after.ends_with('\u{FFFD}') && !last) {
-            return Ok(None);
-        }
-        let new = after[before.len()..].to_owned();
-        self.prefix = self.read;
-        self.read = self.ids.len();
-        Ok(Some(new))
-    }
-}
-
 fn read_text(path: &Path) -> Result<Option<String>, TokenizerError> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
@@ -277,6 +256,24 @@ fn push_ids(ids: &mut Vec<u32>, value: Option<&Value>) {
             ids.push(id);
         }
     }
+}
+
+/// 1 for each token that lies in one of the spans, be it with a part. Tokens come in the order of their starts.
+fn mask(tokens: impl Iterator<Item = (usize, usize)>, spans: &[Range<usize>]) -> Vec<u8> {
+    // A span that ends before a token begins ends before all later ones begin.
+    let mut spans = spans;
+    let mut bit = |(start, end): (usize, usize)| {
+        while let Some((_, later)) = spans.split_first().filter(|(span, _)| span.end <= start) {
+            spans = later;
+        }
+        u8::from(spans.iter().any(|span| start < span.end && end > span.start))
+    };
+    tokens.map(&mut bit).collect()
+}
+
+/// Characters before this byte.
+fn characters(text: &str, byte: usize) -> usize {
+    text.get(..byte).map_or(0, |before| before.chars().count())
 }
 
 fn encoding_error(error: tokenizers::Error) -> TokenizerError {
