@@ -5,9 +5,8 @@ use std::path::Path;
 
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
-use serde_json::Value;
 
-use crate::rows::{Reading, RowsError};
+use crate::{raw::Reading, rows::RowsError};
 
 /// Reads all rows, in the file's order. Numbers and lists keep their types; decimals, dates and times become text.
 pub(crate) fn read(path: &Path, reading: &mut Reading<'_>) -> Result<(), RowsError> {
@@ -17,13 +16,13 @@ pub(crate) fn read(path: &Path, reading: &mut Reading<'_>) -> Result<(), RowsErr
     let source = File::open(path).map_err(|source| RowsError::Unreadable { file: file.clone(), source })?;
     let reader = SerializedFileReader::new(source).map_err(|error| failed(0, &error))?;
     let schema = reader.metadata().file_metadata().schema();
-    reading.columns = schema.get_fields().iter().map(|field| field.name().to_owned()).collect();
+    reading.head(schema.get_fields().iter().map(|field| field.name().to_owned()).collect());
     for row in reader.get_row_iter(None).map_err(|error| failed(0, &error))? {
-        let row = row.map_err(|error| failed(reading.row + 1, &error))?;
-        // A row is an object by its type.
-        if let Value::Object(row) = row.to_json_value() {
-            reading.push(row)?;
+        if reading.is_full() {
+            break;
         }
+        let row = row.map_err(|error| failed(reading.rows + 1, &error))?;
+        reading.parquet(row)?;
     }
     Ok(())
 }

@@ -18,14 +18,17 @@ mod contains;
 mod encode;
 mod error;
 mod lint;
+mod pipeline;
 mod plan;
 #[cfg(test)]
 mod properties;
+mod raw;
 mod rows;
 mod rpc;
 mod server;
 mod shard;
 mod snapshot;
+mod source;
 mod split;
 mod template;
 mod walk;
