@@ -12,11 +12,13 @@
 //! restart. What fails leaves no manifest, and is forgotten at a restart. Training order and packing are the trainer's.
 
 mod catalog;
+mod chats;
 mod columnar;
 mod config;
 mod contains;
 mod encode;
 mod error;
+mod fields;
 mod lint;
 mod pipeline;
 mod plan;

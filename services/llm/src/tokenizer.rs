@@ -98,6 +98,7 @@ pub struct Tokenizer {
     template_marks_answers: bool,
     bos: Option<u32>,
     eos: Vec<u32>,
+    vocab_size: usize,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -140,7 +141,19 @@ impl Tokenizer {
             .map(|text| ChatTemplate::new(&text, bos_token.unwrap_or_default(), eos_token.unwrap_or_default()))
             .transpose()?;
         let words = Words::new(&inner);
-        Ok(Self { dir: dir.to_path_buf(), inner, words, template, template_sha256, template_marks_answers, bos, eos })
+        // The library counts them anew each time.
+        let vocab_size = inner.get_vocab_size(true);
+        Ok(Self {
+            dir: dir.to_path_buf(),
+            inner,
+            words,
+            template,
+            template_sha256,
+            template_marks_answers,
+            bos,
+            eos,
+            vocab_size,
+        })
     }
 
     /// Tokenises a text; `add_special_tokens` adds what the tokenizer's own post-processor adds.
@@ -216,7 +229,7 @@ impl Tokenizer {
 
     /// Number of ids, added tokens included.
     pub fn vocab_size(&self) -> usize {
-        self.inner.get_vocab_size(true)
+        self.vocab_size
     }
 
     /// Largest id, which is more than their number where ids are left out.
