@@ -1,6 +1,7 @@
 //! Tokenizer and chat template of a checkpoint folder, as Hugging Face lays them out.
 
 mod added;
+mod cache;
 mod split;
 mod stream;
 mod words;

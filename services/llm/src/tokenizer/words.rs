@@ -4,7 +4,6 @@
 //! word's tokens can be remembered, and only new words go through the merges, which stay the library's. A tokenizer or a
 //! text of another kind goes the library's way as a whole.
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, TryLockError};
@@ -16,13 +15,9 @@ use tokenizers::{Model as _, ModelWrapper, PostProcessorWrapper, PreTokenizerWra
 use unicode_normalization_alignments::{IsNormalized, is_nfc_quick};
 
 use super::added::Added;
+use super::cache::{Cache, Part};
 use super::split::Pattern;
 
-/// Words that a cache holds before it begins anew, and their tokens.
-const MOST_WORDS: usize = 1 << 16;
-const MOST_TOKENS: usize = 1 << 18;
-/// Bytes of the longest word that is remembered.
-const LONGEST_REMEMBERED: usize = 64;
 /// Bytes of the longest word that is taken. The library's regular expressions give up on runs of a million characters.
 const LONGEST_WORD: usize = 1 << 15;
 /// What a new tokenizer must get right before it is trusted with more.
@@ -55,13 +50,6 @@ enum Step {
         each: bool,
     },
     Pattern(Pattern),
-}
-
-#[derive(Default)]
-struct Cache {
-    words: HashMap<Box<str>, Range<usize>, ahash::RandomState>,
-    /// The words' tokens, relative to the words' beginnings.
-    pieces: Vec<Piece>,
 }
 
 /// The text must go the library's way.
@@ -188,9 +176,13 @@ impl Run<'_> {
 
     fn word(&mut self, range: Range<usize>) -> Result<(), Unfit> {
         let (word, base) = (&self.text[range.clone()], range.start as u32);
-        if let Some(known) = self.cache.words.get(word) {
-            let moved = |piece: &Piece| Piece { id: piece.id, start: base + piece.start, end: base + piece.end };
-            self.pieces.extend(self.cache.pieces[known.clone()].iter().map(moved));
+        if let Some(known) = self.cache.get(word) {
+            let moved = |part: &Part| Piece {
+                id: part.id,
+                start: base + u32::from(part.start),
+                end: base + u32::from(part.end),
+            };
+            self.pieces.extend(known.iter().map(moved));
             return Ok(());
         }
         if word.len() > LONGEST_WORD {
@@ -198,15 +190,9 @@ impl Run<'_> {
         }
         let first = self.pieces.len();
         self.new_word(word, range.start)?;
-        if word.len() <= LONGEST_REMEMBERED {
-            if self.cache.words.len() >= MOST_WORDS || self.cache.pieces.len() >= MOST_TOKENS {
-                *self.cache = Cache::default();
-            }
-            let from = self.cache.pieces.len();
-            let moved = |piece: &Piece| Piece { id: piece.id, start: piece.start - base, end: piece.end - base };
-            self.cache.pieces.extend(self.pieces[first..].iter().map(moved));
-            self.cache.words.insert(word.into(), from..self.cache.pieces.len());
-        }
+        let part =
+            |piece: &Piece| Part { id: piece.id, start: (piece.start - base) as u16, end: (piece.end - base) as u16 };
+        self.cache.add(word, self.pieces[first..].iter().map(part));
         Ok(())
     }
 
