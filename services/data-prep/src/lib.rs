@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! rpc ─► catalog ─► plan: files found, id ─► walk: rows ─► split, then rows ─► template ─► encode ─► snapshot: shards ─► stage
+//!                                             └ pipeline: one thread reads (raw), all work, in order
 //! ```
 //!
 //! A snapshot's id is a hash over everything it depends on, so the same request finds the same snapshot, also after a

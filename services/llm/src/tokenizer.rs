@@ -2,17 +2,18 @@
 
 mod added;
 mod cache;
+mod mask;
 mod split;
 mod stream;
 mod words;
 
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use self::mask::{characters, mask};
 pub use self::stream::StreamDecoder;
 use self::words::Words;
 use crate::template::{ChatTemplate, TemplateError};
@@ -270,24 +271,6 @@ fn push_ids(ids: &mut Vec<u32>, value: Option<&Value>) {
             ids.push(id);
         }
     }
-}
-
-/// 1 for each token that lies in one of the spans, be it with a part. Tokens come in the order of their starts.
-fn mask(tokens: impl Iterator<Item = (usize, usize)>, spans: &[Range<usize>]) -> Vec<u8> {
-    // A span that ends before a token begins ends before all later ones begin.
-    let mut spans = spans;
-    let mut bit = |(start, end): (usize, usize)| {
-        while let Some((_, later)) = spans.split_first().filter(|(span, _)| span.end <= start) {
-            spans = later;
-        }
-        u8::from(spans.iter().any(|span| start < span.end && end > span.start))
-    };
-    tokens.map(&mut bit).collect()
-}
-
-/// Characters before this byte.
-fn characters(text: &str, byte: usize) -> usize {
-    text.get(..byte).map_or(0, |before| before.chars().count())
 }
 
 fn encoding_error(error: tokenizers::Error) -> TokenizerError {

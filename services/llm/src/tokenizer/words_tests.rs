@@ -164,6 +164,15 @@ fn odd_ends_are_the_librarys() {
 }
 
 #[test]
+fn long_runs_are_the_librarys() {
+    for run in [" ", "\n", " \n", "a", "1", "!", "é"] {
+        let run = run.repeat((LONGEST_WORD - 4) / run.len());
+        check(&run);
+        check(&format!("x {run} 'S{run}x"));
+    }
+}
+
+#[test]
 fn a_cache_that_is_full_begins_anew() {
     let tokenizer = open(&json(BASES[0]));
     let words = Words::new(&tokenizer).unwrap();
