@@ -80,10 +80,10 @@ pub(crate) fn run<T: Send>(
         let taken = take_all(results, &mut columns, take);
         // A panic of a thread is an error here, not a panic.
         let read = reader.join();
-        let whole = workers.into_iter().fold(true, |whole, worker| worker.join().is_ok() && whole);
+        let failed = workers.into_iter().filter_map(|worker| worker.join().err()).count();
         taken?;
         let scan = read.map_err(|_| PrepareError::Worker)??;
-        if !whole {
+        if failed > 0 {
             return Err(PrepareError::Worker);
         }
         Ok(if by_row { Scan { columns: columns.list, ..scan } } else { scan })

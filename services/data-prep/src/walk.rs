@@ -155,7 +155,7 @@ impl Pass<'_> {
     ) -> Result<Scan, PrepareError> {
         let mut order = Order::default();
         let scan = self.rows(files, false, work, &mut |place, read| {
-            order.add(read.hash());
+            order.add(&read.hash);
             take(place, read)
         })?;
         if order == expected { Ok(scan) } else { Err(PrepareError::Changed { file: files.name() }) }
@@ -187,30 +187,24 @@ impl Pass<'_> {
 }
 
 /// What a worker of the second pass makes of a row.
-enum Read {
-    /// It stands in the validation file, too.
-    Leaked([u8; 32]),
-    Own {
-        taken: Taken,
-        side: Side,
-        repeated: bool,
-        encoded: Result<Encoded, EncodeError>,
-    },
+struct Read {
+    hash: [u8; 32],
+    /// None if the row stands in the validation file, too.
+    own: Option<Box<Own>>,
 }
 
-impl Read {
-    fn hash(&self) -> &[u8; 32] {
-        match self {
-            Self::Leaked(hash) => hash,
-            Self::Own { taken, .. } => &taken.hash,
-        }
-    }
+/// A row that goes to a side.
+struct Own {
+    taken: Taken,
+    side: Side,
+    repeated: bool,
+    encoded: Result<Encoded, EncodeError>,
 }
 
 fn source_row(plan: &Plan, row: Row, foreign: &Known, chosen: &Chosen) -> Read {
     let hash = row_hash(&row);
     if foreign.has(&hash) {
-        return Read::Leaked(hash);
+        return Read { hash, own: None };
     }
     let side = if chosen.holds_out(&hash) { Side::HeldOut } else { Side::Train };
     encoded(plan, Taken { row, hash }, side, chosen.is_repeated(&hash))
@@ -218,7 +212,7 @@ fn source_row(plan: &Plan, row: Row, foreign: &Known, chosen: &Chosen) -> Read {
 
 fn encoded(plan: &Plan, taken: Taken, side: Side, repeated: bool) -> Read {
     let encoded = plan.encoder.encode(&taken.row, side == Side::HeldOut);
-    Read::Own { taken, side, repeated, encoded }
+    Read { hash: taken.hash, own: Some(Box::new(Own { taken, side, repeated, encoded })) }
 }
 
 /// Notes and hands on what the workers of the second pass made.
@@ -230,13 +224,11 @@ struct Second<'a, 'b> {
 
 impl Second<'_, '_> {
     fn take(&mut self, place: Place<'_>, read: Read) -> Result<(), PrepareError> {
-        let (taken, side, repeated, encoded) = match read {
-            Read::Leaked(_) => {
-                self.lint.note(Code::Leakage, place, || "stands in the validation file".to_owned());
-                return Ok(());
-            }
-            Read::Own { taken, side, repeated, encoded } => (taken, side, repeated, encoded),
+        let Some(own) = read.own else {
+            self.lint.note(Code::Leakage, place, || "stands in the validation file".to_owned());
+            return Ok(());
         };
+        let Own { taken, side, repeated, encoded } = *own;
         if repeated {
             self.lint.note(Code::Duplicate, place, || serde_json::Value::Object(taken.row.clone()).to_string());
         }
