@@ -1,13 +1,13 @@
 //! Rows out of Parquet files, as Snowflake unloads them.
 
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
-use serde_json::Value;
 
-use crate::rows::{Reading, RowsError};
+use crate::{raw::Reading, rows::RowsError};
 
 /// Reads all rows, in the file's order. Numbers and lists keep their types; decimals, dates and times become text.
 pub(crate) fn read(path: &Path, reading: &mut Reading<'_>) -> Result<(), RowsError> {
@@ -15,17 +15,22 @@ pub(crate) fn read(path: &Path, reading: &mut Reading<'_>) -> Result<(), RowsErr
     let failed =
         |row: usize, error: &ParquetError| RowsError::Parquet { file: file.clone(), row, reason: error.to_string() };
     let source = File::open(path).map_err(|source| RowsError::Unreadable { file: file.clone(), source })?;
-    let reader = SerializedFileReader::new(source).map_err(|error| failed(0, &error))?;
+    let reader = guarded(|| SerializedFileReader::new(source)).map_err(|error| failed(0, &error))?;
     let schema = reader.metadata().file_metadata().schema();
-    reading.columns = schema.get_fields().iter().map(|field| field.name().to_owned()).collect();
-    for row in reader.get_row_iter(None).map_err(|error| failed(0, &error))? {
-        let row = row.map_err(|error| failed(reading.row + 1, &error))?;
-        // A row is an object by its type.
-        if let Value::Object(row) = row.to_json_value() {
-            reading.push(row)?;
-        }
+    reading.head(schema.get_fields().iter().map(|field| field.name().to_owned()).collect());
+    let mut rows = guarded(|| reader.get_row_iter(None)).map_err(|error| failed(0, &error))?;
+    while !reading.is_full() {
+        let row = guarded(|| rows.next().transpose()).map_err(|error| failed(reading.rows + 1, &error))?;
+        let Some(row) = row else { break };
+        reading.parquet(row)?;
     }
     Ok(())
+}
+
+/// The library panics at some damaged pages: the file is refused like any other that it can't read.
+fn guarded<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
+    catch_unwind(AssertUnwindSafe(read))
+        .unwrap_or_else(|_| Err(ParquetError::General("its pages are damaged".to_owned())))
 }
 
 #[cfg(test)]
@@ -91,5 +96,24 @@ mod tests {
         write(&path, Compression::SNAPPY);
         let whole = std::fs::read(&path).unwrap();
         assert!(refusal(&whole[..whole.len() - 20]).starts_with("failed to read offers.parquet as Parquet: "));
+    }
+
+    #[test]
+    fn no_damaged_byte_breaks_the_reader() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("offers.parquet");
+        write(&path, Compression::UNCOMPRESSED);
+        let whole = std::fs::read(&path).unwrap();
+        let mut refused = 0;
+        for at in 0..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 0xFF;
+            std::fs::write(&path, damaged).unwrap();
+            if let Err(error) = read(&path, &Limits::default()) {
+                assert!(error.to_string().contains("offers.parquet"), "byte {at}: {error}");
+                refused += 1;
+            }
+        }
+        assert!(refused > 10, "{refused} of {}", whole.len());
     }
 }

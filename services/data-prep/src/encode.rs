@@ -6,19 +6,13 @@ use firn_llm::tokenizer::{Message, Tokenizer, TokenizerError};
 use serde_json::Value;
 
 use crate::{
+    chats::{Chats, common_prefix},
+    fields::{CHOSEN_IDS, INPUT_IDS, LABELS, PROMPT_IDS, REJECTED_IDS, answered, chat_of, labelled, text_of},
     lint::{Code, Seen},
     preference::{answer_of, prompt_of},
     rows::Row,
     template::{RowTemplate, TemplateError},
 };
-
-const INPUT_IDS: &str = "input_ids";
-const LABELS: &str = "labels";
-const PROMPT_IDS: &str = "prompt_ids";
-const CHOSEN_IDS: &str = "chosen_ids";
-const REJECTED_IDS: &str = "rejected_ids";
-/// The label of a token without loss.
-const IGNORED: i64 = -100;
 
 /// How a row becomes text.
 #[derive(Debug)]
@@ -171,21 +165,23 @@ impl Encoder {
             }
             Format::Preference { prompt, chosen, rejected } => {
                 let asked = prompt_of(row, prompt)?;
-                let begin = self.tokenizer.render(&asked, true)?.ids;
+                let mut chats = Chats::new(&self.tokenizer);
+                let begin = chats.begin(&asked, true)?;
                 let chat = |column: &str| -> Result<Vec<Message>, EncodeError> {
                     let answer = Message::new("assistant", answer_of(row, column)?);
                     Ok(asked.iter().cloned().chain([answer]).collect())
                 };
                 // What the assistant said earlier is part of the prompt.
-                let answer = |messages: &[Message]| -> Result<Tokens, EncodeError> {
-                    let mut tokens = self.chat(messages)?;
-                    let start = common_prefix(&tokens.ids, &begin);
+                let answer = |chats: &mut Chats<'_>, messages: &[Message]| -> Result<Tokens, EncodeError> {
+                    let mut tokens = chats.tokens(messages)?;
+                    let start = common_prefix(&tokens.ids, &begin.ids);
                     tokens.mask[..start].fill(0);
                     Ok(tokens)
                 };
                 let chosen = chat(chosen)?;
-                let question = if ask { self.question(&chosen)? } else { None };
-                let (tokens, rejected) = (answer(&chosen)?, Some(answer(&chat(rejected)?)?));
+                let question = if ask { chats.question(&chosen)? } else { None };
+                let tokens = answer(&mut chats, &chosen)?;
+                let rejected = Some(answer(&mut chats, &chat(rejected)?)?);
                 Encoded { tokens, rejected, question, ..Encoded::default() }
             }
             Format::Messages { column } => self.answered_chat(&chat_of(row, column)?, ask)?,
@@ -204,8 +200,9 @@ impl Encoder {
     }
 
     fn answered_chat(&self, messages: &[Message], ask: bool) -> Result<Encoded, EncodeError> {
-        let question = if ask { self.question(messages)? } else { None };
-        Ok(Encoded { tokens: self.chat(messages)?, question, seen: self.odd_turns(messages), ..Encoded::default() })
+        let mut chats = Chats::new(&self.tokenizer);
+        let question = if ask { chats.question(messages)? } else { None };
+        Ok(Encoded { tokens: chats.tokens(messages)?, question, seen: self.odd_turns(messages), ..Encoded::default() })
     }
 
     /// Rows that were tokens already.
@@ -272,118 +269,6 @@ impl Encoder {
         }
         Ok((ids, seen))
     }
-
-    /// A chat with a mask over its assistant's turns.
-    fn chat(&self, messages: &[Message]) -> Result<Tokens, TokenizerError> {
-        let whole = self.tokenizer.render(messages, false)?;
-        if whole.assistant_mask.contains(&1) {
-            return Ok(Tokens { ids: whole.ids, mask: whole.assistant_mask });
-        }
-        // No `{% generation %}` in the template: a turn is what the chat up to it has more than the chat that asks for it.
-        let mut mask = vec![0; whole.ids.len()];
-        for (index, _) in messages.iter().enumerate().filter(|(_, message)| message.role == "assistant") {
-            let before = self.tokenizer.render(&messages[..index], true)?.ids;
-            let after = self.tokenizer.render(&messages[..=index], false)?.ids;
-            let (start, end) = (common_prefix(&whole.ids, &before), common_prefix(&whole.ids, &after));
-            mask[start.min(end)..end].fill(1);
-        }
-        Ok(Tokens { ids: whole.ids, mask })
-    }
-
-    fn question(&self, messages: &[Message]) -> Result<Option<Question>, TokenizerError> {
-        let Some(last) = messages.iter().rposition(|message| message.role == "assistant") else { return Ok(None) };
-        let prompt = messages[..last].to_vec();
-        let prompt_ids = self.tokenizer.render(&prompt, true)?.ids;
-        Ok(Some(Question { messages: prompt, prompt_ids, completion: messages[last].content.clone() }))
-    }
-}
-
-/// `input_ids` with loss where `labels` is not −100.
-fn labelled(row: &Row) -> Result<Tokens, EncodeError> {
-    let refuse = |reason: String| EncodeError::Column { column: LABELS.to_owned(), reason };
-    let ids = ids_of(row, INPUT_IDS)?;
-    let labels = numbers_of(row, LABELS)?;
-    if labels.len() != ids.len() {
-        return Err(refuse(format!("has {} values, but {INPUT_IDS} has {}", labels.len(), ids.len())));
-    }
-    match labels.iter().zip(&ids).position(|(label, id)| *label != IGNORED && *label != i64::from(*id)) {
-        Some(at) => Err(refuse(format!("is {} at {at}: it must be the token's id, or {IGNORED}", labels[at]))),
-        None => Ok(Tokens { ids, mask: labels.iter().map(|label| u8::from(*label != IGNORED)).collect() }),
-    }
-}
-
-/// A prompt's ids and an answer's, with loss on the answer.
-fn answered(row: &Row, column: &str) -> Result<Tokens, EncodeError> {
-    let mut ids = ids_of(row, PROMPT_IDS)?;
-    let mut mask = vec![0; ids.len()];
-    ids.extend(ids_of(row, column)?);
-    mask.resize(ids.len(), 1);
-    Ok(Tokens { ids, mask })
-}
-
-fn ids_of(row: &Row, column: &str) -> Result<Vec<u32>, EncodeError> {
-    let id = |value: i64| {
-        u32::try_from(value).map_err(|_| EncodeError::Column {
-            column: column.to_owned(),
-            reason: format!("holds {value}, which is no token id"),
-        })
-    };
-    numbers_of(row, column)?.into_iter().map(id).collect()
-}
-
-/// A list of whole numbers, also as text, as a CSV holds it.
-fn numbers_of(row: &Row, column: &str) -> Result<Vec<i64>, EncodeError> {
-    let refuse = |reason: String| EncodeError::Column { column: column.to_owned(), reason };
-    let list = match row.get(column) {
-        None => return Err(refuse("is missing".to_owned())),
-        Some(Value::String(text)) => serde_json::from_str(text),
-        Some(other) => serde_json::from_value(other.clone()),
-    };
-    let list: Vec<i64> = list.map_err(|error| refuse(format!("is not a list of token ids: {error}")))?;
-    if list.is_empty() { Err(refuse("is empty".to_owned())) } else { Ok(list) }
-}
-
-fn chat_of(row: &Row, column: &str) -> Result<Vec<Message>, EncodeError> {
-    let list = turns_of(row, column)?;
-    if !list.iter().any(|message| message.role == "assistant") {
-        let reason = "has no assistant's turn, so there is nothing to learn from it".to_owned();
-        return Err(EncodeError::Column { column: column.to_owned(), reason });
-    }
-    Ok(list)
-}
-
-pub(crate) fn turns_of(row: &Row, column: &str) -> Result<Vec<Message>, EncodeError> {
-    let missing = || EncodeError::Column { column: column.to_owned(), reason: "is missing".to_owned() };
-    turns(row.get(column).ok_or_else(missing)?, column)
-}
-
-/// The turns in a column's value.
-pub(crate) fn turns(value: &Value, column: &str) -> Result<Vec<Message>, EncodeError> {
-    let refuse = |reason: String| EncodeError::Column { column: column.to_owned(), reason };
-    // A CSV holds the list as text.
-    let list = match value {
-        Value::String(text) => serde_json::from_str(text),
-        other => serde_json::from_value(other.clone()),
-    };
-    let list: Vec<Message> = list.map_err(|error| refuse(format!("is not a list of {{role, content}}: {error}")))?;
-    match list.iter().find(|message| !matches!(message.role.as_str(), "system" | "user" | "assistant")) {
-        Some(odd) => Err(refuse(format!("has the role {:?}: it must be system, user or assistant", odd.role))),
-        None => Ok(list),
-    }
-}
-
-pub(crate) fn text_of<'a>(row: &'a Row, column: &str) -> Result<&'a str, EncodeError> {
-    let refuse = |reason: &str| EncodeError::Column { column: column.to_owned(), reason: reason.to_owned() };
-    match row.get(column) {
-        Some(Value::String(text)) if text.is_empty() => Err(refuse("is empty")),
-        Some(Value::String(text)) => Ok(text),
-        Some(_) => Err(refuse("is not text")),
-        None => Err(refuse("is missing")),
-    }
-}
-
-fn common_prefix(a: &[u32], b: &[u32]) -> usize {
-    a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
 /// The checkpoint's own `eos_token`, else the first token that it says ends an answer.

@@ -8,6 +8,7 @@
 //! file_rpc ─┬─► upload ─► files: inputs/files/<id>/ ─► stage
 //!           └─► collections: inputs/collections/<name>/ ─► stage
 //! rpc ─► catalog ─► plan: files found, id ─► walk: rows ─► split, then rows ─► template ─► encode ─► snapshot: shards ─► stage
+//!                                             └ pipeline: one thread reads (raw), all work, in order
 //! ```
 //!
 //! A snapshot's id is a hash over everything it depends on, so the same request finds the same snapshot, also after a
@@ -17,26 +18,31 @@
 //! snapshots like any other path.
 
 mod catalog;
+mod chats;
 mod collections;
 mod columnar;
 mod config;
 mod contains;
 mod encode;
 mod error;
+mod fields;
 mod file_error;
 mod file_rpc;
 mod files;
 mod lint;
+mod pipeline;
 mod plan;
 mod preference;
 #[cfg(test)]
 mod properties;
+mod raw;
 mod report;
 mod rows;
 mod rpc;
 mod server;
 mod shard;
 mod snapshot;
+mod source;
 mod split;
 mod template;
 mod upload;

@@ -7,7 +7,8 @@ use firn_llm::tokenizer::Message;
 use serde_json::Value;
 
 use crate::{
-    encode::{EncodeError, text_of, turns, turns_of},
+    encode::EncodeError,
+    fields::{text_of, turns, turns_of},
     rows::Row,
 };
 

@@ -1,6 +1,7 @@
 //! Rows in tokens, as tensors.
 
-use bytes::Bytes;
+use std::path::Path;
+
 use safetensors::{Dtype, SafeTensorError, tensor::TensorView};
 
 use crate::encode::{Encoded, Tokens};
@@ -14,7 +15,8 @@ pub(crate) struct ShardError(#[from] SafeTensorError);
 /// preference is two such rows, the chosen answer's first.
 #[derive(Debug)]
 pub(crate) struct Shard {
-    ids: Vec<u32>,
+    /// As they lie in the file, four bytes each: a shard is large, and must not be in memory twice.
+    ids: Vec<u8>,
     mask: Vec<u8>,
     offsets: Vec<u64>,
     rows: u64,
@@ -29,9 +31,9 @@ impl Default for Shard {
 impl Shard {
     pub(crate) fn push(&mut self, row: &Encoded) {
         for Tokens { ids, mask } in [&row.tokens].into_iter().chain(&row.rejected) {
-            self.ids.extend_from_slice(ids);
+            self.ids.extend(ids.iter().flat_map(|id| id.to_le_bytes()));
             self.mask.extend_from_slice(mask);
-            self.offsets.push(self.ids.len() as u64);
+            self.offsets.push(self.mask.len() as u64);
         }
         self.rows += 1;
     }
@@ -41,7 +43,7 @@ impl Shard {
     }
 
     pub(crate) fn tokens(&self) -> u64 {
-        self.ids.len() as u64
+        self.mask.len() as u64
     }
 
     /// Tokens that carry loss.
@@ -49,16 +51,15 @@ impl Shard {
         self.mask.iter().map(|&bit| u64::from(bit)).sum()
     }
 
-    /// A safetensors file: `input_ids` u32, `loss_mask` u8, `row_offsets` u64.
-    pub(crate) fn to_bytes(&self) -> Result<Bytes, ShardError> {
-        let ids: Vec<u8> = self.ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+    /// Writes a safetensors file: `input_ids` u32, `loss_mask` u8, `row_offsets` u64.
+    pub(crate) fn write(&self, path: &Path) -> Result<(), ShardError> {
         let offsets: Vec<u8> = self.offsets.iter().flat_map(|offset| offset.to_le_bytes()).collect();
         let tensors = [
-            ("input_ids", TensorView::new(Dtype::U32, vec![self.ids.len()], &ids)?),
+            ("input_ids", TensorView::new(Dtype::U32, vec![self.mask.len()], &self.ids)?),
             ("loss_mask", TensorView::new(Dtype::U8, vec![self.mask.len()], &self.mask)?),
             ("row_offsets", TensorView::new(Dtype::U64, vec![self.offsets.len()], &offsets)?),
         ];
-        Ok(safetensors::serialize(tensors, None)?.into())
+        Ok(safetensors::serialize_to_file(tensors, None, path)?)
     }
 }
 
@@ -68,6 +69,13 @@ mod tests {
 
     use super::*;
 
+    fn written(shard: &Shard) -> Vec<u8> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("shard");
+        shard.write(&path).unwrap();
+        std::fs::read(path).unwrap()
+    }
+
     #[test]
     fn rows_come_back() {
         let mut shard = Shard::default();
@@ -75,7 +83,7 @@ mod tests {
         shard.push(&Encoded { tokens: first, ..Encoded::default() });
         shard.push(&Encoded { tokens: Tokens { ids: vec![9], mask: vec![0] }, ..Encoded::default() });
         assert_eq!((shard.rows(), shard.tokens(), shard.learnt()), (2, 4, 2));
-        let bytes = shard.to_bytes().unwrap();
+        let bytes = written(&shard);
         let file = SafeTensors::deserialize(&bytes).unwrap();
         let ids = file.tensor("input_ids").unwrap();
         assert_eq!((ids.dtype(), ids.shape()), (Dtype::U32, [4].as_slice()));
@@ -88,7 +96,7 @@ mod tests {
 
     #[test]
     fn no_rows_are_a_file_too() {
-        let bytes = Shard::default().to_bytes().unwrap();
+        let bytes = written(&Shard::default());
         let file = SafeTensors::deserialize(&bytes).unwrap();
         assert_eq!(file.tensor("input_ids").unwrap().shape(), [0]);
         assert_eq!(file.tensor("row_offsets").unwrap().data(), [0; 8]);

@@ -226,8 +226,7 @@ impl Part {
     fn write(&mut self, dir: &TempDir, side: Side) -> Result<(), PrepareError> {
         self.count();
         self.shards += 1;
-        std::fs::write(dir.path().join(shard_name(side, self.shards)), std::mem::take(&mut self.shard).to_bytes()?)?;
-        Ok(())
+        Ok(std::mem::take(&mut self.shard).write(&dir.path().join(shard_name(side, self.shards)))?)
     }
 }
 
@@ -325,3 +324,7 @@ pub(crate) async fn write(stage: &Stage, plan: &Plan, built: Built) -> Result<St
 #[cfg(test)]
 #[path = "snapshot_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "unchanged_tests.rs"]
+mod unchanged;

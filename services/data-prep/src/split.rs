@@ -1,6 +1,6 @@
 //! Which rows are held out.
 
-use std::{collections::HashSet, fmt::Write as _};
+use std::collections::HashSet;
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -9,15 +9,14 @@ use crate::rows::Row;
 
 /// The first bits of a row's hash: among a hundred million rows, two of different content have the same ones with a
 /// chance of one in four thousand, and then count as equal.
-type Short = u64;
+pub(crate) type Short = u64;
+
+/// Rank and hash of a row.
+pub(crate) type Entry = (u64, Short);
 
 /// Chooses the rows that are held out, from 16 bytes a row.
-#[derive(Debug)]
-pub(crate) struct Split {
-    seed: u64,
-    /// Rank and hash of each row.
-    rows: Vec<(u64, Short)>,
-}
+#[derive(Debug, Default)]
+pub(crate) struct Split(Vec<Entry>);
 
 /// Which rows are held out.
 #[derive(Debug, Default)]
@@ -31,21 +30,22 @@ pub(crate) struct Chosen {
 }
 
 impl Split {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self { seed, rows: Vec::new() }
+    /// What is kept of a row.
+    pub(crate) fn entry(seed: u64, hash: &[u8; 32]) -> Entry {
+        (short(&rank(seed, hash)), short(hash))
     }
 
-    pub(crate) fn add(&mut self, hash: &[u8; 32]) {
-        self.rows.push((short(&rank(self.seed, hash)), short(hash)));
+    pub(crate) fn add(&mut self, entry: Entry) {
+        self.0.push(entry);
     }
 
     /// Holds out the rows whose `sha256(seed ‖ row hash)` is lowest, `wanted` of them. Rows of the same content always go
     /// to the same side, so that no training row is an answer to a held-out one; so it may be fewer.
     pub(crate) fn choose(mut self, wanted: u64) -> Chosen {
         // Equal rows have equal ranks, so they lie side by side.
-        self.rows.sort_unstable();
+        self.0.sort_unstable();
         let mut chosen = Chosen::default();
-        for group in self.rows.chunk_by(|a, b| a == b) {
+        for group in self.0.chunk_by(|a, b| a == b) {
             let size = group.len() as u64;
             if size > 1 {
                 chosen.duplicates += size;
@@ -90,26 +90,45 @@ fn short(hash: &[u8; 32]) -> Short {
     hash.iter().take(8).fold(0, |bits, byte| bits << 8 | u64::from(*byte))
 }
 
+/// Tells whether rows come in the same order again.
+#[derive(Debug, Default, Eq, PartialEq)]
+pub(crate) struct Order {
+    rows: u64,
+    mixed: u64,
+}
+
+impl Order {
+    pub(crate) fn add(&mut self, hash: &[u8; 32]) {
+        // An odd factor loses nothing, and the rotation lets its high bits come back.
+        self.mixed = (self.mixed ^ short(hash)).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
+        self.rows += 1;
+    }
+}
+
 /// sha256 of a row as JSON without spaces and with sorted keys: the same whatever the order of the columns.
 pub(crate) fn row_hash(row: &Row) -> [u8; 32] {
     let mut columns: Vec<_> = row.iter().collect();
     columns.sort_unstable_by(|a, b| a.0.cmp(b.0));
-    let mut digest = Sha256::new();
+    let mut text = Vec::with_capacity(512);
+    text.push(b'{');
     for (index, (name, value)) in columns.into_iter().enumerate() {
-        digest.update(if index == 0 { "{" } else { "," });
-        digest.update(Value::from(name.as_str()).to_string());
-        digest.update(":");
-        match value {
+        if index > 0 {
+            text.push(b',');
+        }
+        // Writing a value into memory cannot fail.
+        let _ = serde_json::to_writer(&mut text, name);
+        text.push(b':');
+        let _ = match value {
             Value::Array(_) | Value::Object(_) => {
                 let mut sorted = value.clone();
                 sorted.sort_all_objects();
-                digest.update(sorted.to_string());
+                serde_json::to_writer(&mut text, &sorted)
             }
-            plain => digest.update(plain.to_string()),
-        }
+            plain => serde_json::to_writer(&mut text, plain),
+        };
     }
-    digest.update(if row.is_empty() { "{}" } else { "}" });
-    digest.finalize().into()
+    text.push(b'}');
+    Sha256::digest(&text).into()
 }
 
 fn rank(seed: u64, hash: &[u8; 32]) -> [u8; 32] {
@@ -118,11 +137,9 @@ fn rank(seed: u64, hash: &[u8; 32]) -> [u8; 32] {
 
 /// Lower-case hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digits = |byte: &u8| [byte >> 4, byte & 15].map(|half| char::from(DIGITS[usize::from(half)]));
+    bytes.iter().flat_map(digits).collect()
 }
 
 #[cfg(test)]
@@ -136,8 +153,8 @@ mod tests {
     }
 
     fn choose(rows: &[Row], wanted: u64, seed: u64) -> Chosen {
-        let mut split = Split::new(seed);
-        rows.iter().for_each(|row| split.add(&row_hash(row)));
+        let mut split = Split::default();
+        rows.iter().for_each(|row| split.add(Split::entry(seed, &row_hash(row))));
         split.choose(wanted)
     }
 
@@ -169,6 +186,19 @@ mod tests {
             held(&forwards, 10, 1).iter().all(|hash| larger.contains(hash)),
             "a larger choice holds the smaller one"
         );
+    }
+
+    #[test]
+    fn the_order_of_rows_is_told() {
+        let order = |values: &[u32]| {
+            let mut order = Order::default();
+            rows(values.iter().copied()).iter().for_each(|row| order.add(&row_hash(row)));
+            order
+        };
+        assert_eq!(order(&[1, 2, 3]), order(&[1, 2, 3]));
+        for other in [&[2, 1, 3][..], &[1, 2], &[1, 2, 3, 3], &[1, 2, 4], &[]] {
+            assert_ne!(order(&[1, 2, 3]), order(other));
+        }
     }
 
     #[test]

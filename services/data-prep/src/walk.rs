@@ -1,5 +1,5 @@
 //! All rows of a request, twice: first to choose which are held out, then to turn them into tokens. Neither pass holds
-//! more than a batch of them.
+//! more than some batches of them.
 
 use tokio_util::sync::CancellationToken;
 
@@ -7,17 +7,13 @@ use crate::{
     config::Limits,
     encode::{EncodeError, Encoded},
     lint::{Code, Lint},
+    pipeline,
     plan::Plan,
     rows::{Files, Place, Row, RowsError, Scan},
     snapshot::PrepareError,
-    split::{Chosen, Known, Split, row_hash},
+    split::{Chosen, Known, Order, Split, row_hash},
 };
 
-/// Rows that one thread encodes at once.
-const STRIDE: usize = 128;
-/// Bytes of text that a batch may hold, and how much is reckoned for a value that is no text.
-const BATCH_BYTES: usize = 32 << 20;
-const PLAIN_VALUE: usize = 32;
 /// Rows between two looks at whether to stop.
 const LOOK: u64 = 1_000;
 
@@ -40,17 +36,8 @@ impl Side {
 /// A row that was read.
 #[derive(Debug)]
 pub(crate) struct Taken {
-    pub(crate) file: String,
-    /// From 1, in its file.
-    pub(crate) number: usize,
     pub(crate) row: Row,
     pub(crate) hash: [u8; 32],
-}
-
-impl Taken {
-    fn place(&self) -> Place<'_> {
-        Place { file: &self.file, row: self.number }
-    }
 }
 
 /// What a walk found.
@@ -81,23 +68,27 @@ pub(crate) fn walk(
 ) -> Result<Walked, PrepareError> {
     let pass = Pass { limits, progress, stop };
     let mut foreign = Known::default();
+    let mut held_out_order = Order::default();
     if let Some(files) = &plan.held_out_source {
-        pass.rows(files, &plan.held_out_sha256, &mut |_, row| {
-            foreign.add(&row_hash(&row));
-            Ok(())
+        pass.first(files, &plan.held_out_sha256, &|_, row| row_hash(&row), &mut |hash| {
+            held_out_order.add(&hash);
+            foreign.add(&hash);
         })?;
     }
-    let mut split = Split::new(plan.request.seed);
+    let (mut split, mut order) = (Split::default(), Order::default());
     let (mut leaked, mut own) = (0u64, 0u64);
-    let scan = pass.rows(&plan.source, &plan.source_sha256, &mut |_, row| {
+    let entry = |_: Place<'_>, row: Row| {
         let hash = row_hash(&row);
+        (hash, Split::entry(plan.request.seed, &hash))
+    };
+    let scan = pass.first(&plan.source, &plan.source_sha256, &entry, &mut |(hash, entry)| {
+        order.add(&hash);
         if foreign.has(&hash) {
             leaked += 1;
         } else {
             own += 1;
-            split.add(&hash);
+            split.add(entry);
         }
-        Ok(())
     })?;
     progress(scan.rows as u64);
     let file = plan.source.name();
@@ -112,30 +103,25 @@ pub(crate) fn walk(
     let chosen = split.choose(u64::from(wanted));
     let mut noted = Lint::default();
     let strict = tolerant.is_none();
-    let mut second = Second { plan, strict, lint: tolerant.unwrap_or(&mut noted), batch: Batch::default(), each };
+    let mut second = Second { strict, lint: tolerant.unwrap_or(&mut noted), each };
     if plan.encoder.marks_are_compared() {
         second.lint.note(Code::TemplateUnmarked, Place { file: "chat template", row: 0 }, String::new);
     }
-    pass.rows(&plan.source, &plan.source_sha256, &mut |place, row| {
-        second.source_row(place, row, &foreign, &chosen).map_err(RowsError::from)
-    })?;
+    let work = |_: Place<'_>, row: Row| source_row(plan, row, &foreign, &chosen);
+    pass.second(&plan.source, order, &work, &mut |place, read| second.take(place, read))?;
     let mut rows = scan.rows as u64;
     if let Some(files) = &plan.held_out_source {
-        let scan = pass.rows(files, &plan.held_out_sha256, &mut |place, row| {
-            second
-                .push(
-                    Taken { file: place.file.to_owned(), number: place.row, hash: row_hash(&row), row },
-                    Side::HeldOut,
-                )
-                .map_err(RowsError::from)
-        })?;
+        let work = |_: Place<'_>, row: Row| {
+            let hash = row_hash(&row);
+            encoded(plan, Taken { row, hash }, Side::HeldOut, false)
+        };
+        let scan = pass.second(files, held_out_order, &work, &mut |place, read| second.take(place, read))?;
         rows += scan.rows as u64;
     }
-    second.flush()?;
     Ok(Walked { scan, rows, leaked, duplicates: chosen.duplicates, lint: noted })
 }
 
-/// What both passes share.
+/// What all passes share.
 struct Pass<'a> {
     limits: &'a Limits,
     progress: &'a dyn Fn(u64),
@@ -144,106 +130,120 @@ struct Pass<'a> {
 
 impl Pass<'_> {
     /// Reads files whose hash must be the one that the plan was made for.
-    fn rows(
+    fn first<T: Send>(
         &self,
         files: &Files,
         sha256: &str,
-        take: &mut dyn FnMut(Place<'_>, Row) -> Result<(), RowsError>,
+        work: &pipeline::Work<'_, T>,
+        take: &mut dyn FnMut(T),
+    ) -> Result<Scan, PrepareError> {
+        let scan = self.rows(files, true, work, &mut |_, result| {
+            take(result);
+            Ok(())
+        })?;
+        if scan.sha256 == sha256 { Ok(scan) } else { Err(PrepareError::Changed { file: files.name() }) }
+    }
+
+    /// Reads files again. Their rows must be those of the first pass, in the same order, which says all that matters of
+    /// the files' bytes.
+    fn second(
+        &self,
+        files: &Files,
+        expected: Order,
+        work: &pipeline::Work<'_, Read>,
+        take: &mut pipeline::Take<'_, Read>,
+    ) -> Result<Scan, PrepareError> {
+        let mut order = Order::default();
+        let scan = self.rows(files, false, work, &mut |place, read| {
+            order.add(&read.hash);
+            take(place, read)
+        })?;
+        if order == expected { Ok(scan) } else { Err(PrepareError::Changed { file: files.name() }) }
+    }
+
+    fn rows<T: Send>(
+        &self,
+        files: &Files,
+        hashed: bool,
+        work: &pipeline::Work<'_, T>,
+        take: &mut pipeline::Take<'_, T>,
     ) -> Result<Scan, PrepareError> {
         let mut count = 0u64;
-        let scan = files.visit(self.limits, &mut |place, row| {
+        let scan = pipeline::run(files, self.limits, hashed, work, &mut |place, result| {
             count += 1;
             if count.is_multiple_of(LOOK) {
                 (self.progress)(count);
             }
             if self.stop.is_cancelled() {
-                return Err(RowsError::Stopped { file: place.file.to_owned() });
+                return Err(PrepareError::Stopped);
             }
-            take(place, row)
+            take(place, result)
         });
-        let scan = scan.map_err(|error| match error {
-            RowsError::Stopped { .. } => PrepareError::Stopped,
-            RowsError::Taken(error) => *error,
-            error => error.into(),
-        })?;
-        if scan.sha256 != sha256 {
-            return Err(PrepareError::Changed { file: files.name() });
-        }
-        Ok(scan)
+        scan.map_err(|error| match error {
+            PrepareError::Rows(RowsError::Stopped { .. }) => PrepareError::Stopped,
+            error => error,
+        })
     }
 }
 
-/// Rows that are encoded together.
-#[derive(Default)]
-struct Batch {
-    rows: Vec<(Taken, Side)>,
-    bytes: usize,
+/// What a worker of the second pass makes of a row.
+struct Read {
+    hash: [u8; 32],
+    /// None if the row stands in the validation file, too.
+    own: Option<Box<Own>>,
 }
 
+/// A row that goes to a side.
+struct Own {
+    taken: Taken,
+    side: Side,
+    repeated: bool,
+    encoded: Result<Encoded, EncodeError>,
+}
+
+fn source_row(plan: &Plan, row: Row, foreign: &Known, chosen: &Chosen) -> Read {
+    let hash = row_hash(&row);
+    if foreign.has(&hash) {
+        return Read { hash, own: None };
+    }
+    let side = if chosen.holds_out(&hash) { Side::HeldOut } else { Side::Train };
+    encoded(plan, Taken { row, hash }, side, chosen.is_repeated(&hash))
+}
+
+fn encoded(plan: &Plan, taken: Taken, side: Side, repeated: bool) -> Read {
+    let encoded = plan.encoder.encode(&taken.row, side == Side::HeldOut);
+    Read { hash: taken.hash, own: Some(Box::new(Own { taken, side, repeated, encoded })) }
+}
+
+/// Notes and hands on what the workers of the second pass made.
 struct Second<'a, 'b> {
-    plan: &'a Plan,
     strict: bool,
     lint: &'a mut Lint,
-    batch: Batch,
     each: &'a mut Each<'b>,
 }
 
 impl Second<'_, '_> {
-    fn source_row(&mut self, place: Place<'_>, row: Row, foreign: &Known, chosen: &Chosen) -> Result<(), PrepareError> {
-        let hash = row_hash(&row);
-        if foreign.has(&hash) {
+    fn take(&mut self, place: Place<'_>, read: Read) -> Result<(), PrepareError> {
+        let Some(own) = read.own else {
             self.lint.note(Code::Leakage, place, || "stands in the validation file".to_owned());
             return Ok(());
+        };
+        let Own { taken, side, repeated, encoded } = *own;
+        if repeated {
+            self.lint.note(Code::Duplicate, place, || serde_json::Value::Object(taken.row.clone()).to_string());
         }
-        if chosen.is_repeated(&hash) {
-            self.lint.note(Code::Duplicate, place, || serde_json::Value::Object(row.clone()).to_string());
-        }
-        let side = if chosen.holds_out(&hash) { Side::HeldOut } else { Side::Train };
-        self.push(Taken { file: place.file.to_owned(), number: place.row, row, hash }, side)
-    }
-
-    fn push(&mut self, row: Taken, side: Side) -> Result<(), PrepareError> {
-        let size = |value: &serde_json::Value| value.as_str().map_or(PLAIN_VALUE, str::len);
-        self.batch.bytes += row.row.values().map(size).sum::<usize>();
-        self.batch.rows.push((row, side));
-        let full = workers() * STRIDE;
-        if self.batch.rows.len() >= full || self.batch.bytes >= BATCH_BYTES { self.flush() } else { Ok(()) }
-    }
-
-    /// Encodes the batch on all cores and hands it on in order.
-    fn flush(&mut self) -> Result<(), PrepareError> {
-        let Batch { rows, .. } = std::mem::take(&mut self.batch);
-        let encoded = encode(self.plan, &rows)?;
-        for ((row, side), encoded) in rows.iter().zip(encoded) {
-            match encoded {
-                Ok(encoded) => {
-                    self.lint.encoded(row.place(), &encoded);
-                    (self.each)(row, *side, &encoded)?;
-                }
-                Err(source) if self.strict => {
-                    return Err(PrepareError::Row { file: row.file.clone(), row: row.number, source });
-                }
-                Err(error) => self.lint.note(Code::Refused, row.place(), || error.to_string()),
+        match encoded {
+            Ok(encoded) => {
+                self.lint.encoded(place, &encoded);
+                (self.each)(&taken, side, &encoded)
+            }
+            Err(source) if self.strict => {
+                Err(PrepareError::Row { file: place.file.to_owned(), row: place.row, source })
+            }
+            Err(error) => {
+                self.lint.note(Code::Refused, place, || error.to_string());
+                Ok(())
             }
         }
-        Ok(())
     }
-}
-
-fn workers() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
-}
-
-fn encode(plan: &Plan, rows: &[(Taken, Side)]) -> Result<Vec<Result<Encoded, EncodeError>>, PrepareError> {
-    let one = |(row, side): &(Taken, Side)| plan.encoder.encode(&row.row, *side == Side::HeldOut);
-    let share = rows.len().div_ceil(workers()).max(1);
-    std::thread::scope(|scope| {
-        let workers: Vec<_> =
-            rows.chunks(share).map(|rows| scope.spawn(move || rows.iter().map(one).collect::<Vec<_>>())).collect();
-        let mut all = Vec::with_capacity(rows.len());
-        for worker in workers {
-            all.extend(worker.join().map_err(|_| PrepareError::Worker)?);
-        }
-        Ok(all)
-    })
 }

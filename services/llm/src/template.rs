@@ -15,6 +15,8 @@ use crate::tokenizer::Message;
 const BEGIN: char = '\u{FDD0}';
 const END: char = '\u{FDD1}';
 const NAME: &str = "chat_template.jinja";
+/// Steps that one rendering may take: a loop that never ends must not hold a thread.
+const FUEL: u64 = 4_000_000;
 
 /// Why a chat template failed.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +28,12 @@ pub enum TemplateError {
     /// The template raised an exception or met a value that it can't use.
     #[error("the chat template refused the messages: {0}")]
     Refused(String),
+    /// It does not come to an end within a fixed number of steps.
+    #[error("the chat template takes too long: more than {steps} steps for one chat")]
+    TooLong {
+        /// Steps that one chat may take.
+        steps: u64,
+    },
     /// A message holds a character that no text has.
     #[error("message {index} holds the noncharacter U+{code:04X}: remove it")]
     Noncharacter {
@@ -48,6 +56,7 @@ impl ChatTemplate {
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.map_err(|error| TemplateError::Syntax(error.to_string()))?);
+        environment.set_fuel(Some(FUEL));
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", |message: String| -> Result<String, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, message))
@@ -60,18 +69,21 @@ impl ChatTemplate {
         Ok(Self { environment, bos_token, eos_token })
     }
 
-    /// Renders the messages; the ranges are those of assistant's turns, in characters.
+    /// Renders the messages; the ranges are those of assistant's turns, in bytes.
     pub(crate) fn render(
         &self,
         messages: &[Message],
         add_generation_prompt: bool,
     ) -> Result<(String, Vec<Range<usize>>), TemplateError> {
         for (index, message) in messages.iter().enumerate() {
-            if let Some(found) = message.content.chars().find(|c| [BEGIN, END].contains(c)) {
+            if let Some(found) = [BEGIN, END].into_iter().find(|mark| message.content.contains(*mark)) {
                 return Err(TemplateError::Noncharacter { index, code: u32::from(found) });
             }
         }
-        let refused = |error: Error| TemplateError::Refused(describe(&error));
+        let refused = |error: Error| match error.kind() {
+            ErrorKind::OutOfFuel => TemplateError::TooLong { steps: FUEL },
+            _ => TemplateError::Refused(describe(&error)),
+        };
         let template = self.environment.get_template(NAME).map_err(refused)?;
         let marked = template
             .render(context! {
@@ -104,18 +116,22 @@ fn generation_as_filter(source: &str) -> String {
     out
 }
 
+/// Takes the marks out; the ranges are in bytes of what is left.
 fn split_marks(marked: &str) -> (String, Vec<Range<usize>>) {
-    let (mut text, mut spans, mut start, mut position) = (String::with_capacity(marked.len()), Vec::new(), 0, 0);
-    for c in marked.chars() {
-        match c {
-            BEGIN => start = position,
-            END => spans.push(start..position),
-            other => {
-                text.push(other);
-                position += 1;
-            }
+    // A search for one character is quicker than a look at each.
+    let mut marks: Vec<(usize, &str)> = marked.match_indices(BEGIN).chain(marked.match_indices(END)).collect();
+    marks.sort_unstable();
+    let (mut text, mut spans, mut start, mut from) = (String::with_capacity(marked.len()), Vec::new(), 0, 0);
+    for (at, mark) in marks {
+        text.push_str(&marked[from..at]);
+        from = at + mark.len();
+        if mark.starts_with(BEGIN) {
+            start = text.len();
+        } else {
+            spans.push(start..text.len());
         }
     }
+    text.push_str(&marked[from..]);
     (text, spans)
 }
 
@@ -151,4 +167,37 @@ fn python_json(value: Value) -> Result<Value, Error> {
         .map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))?;
     let text = String::from_utf8(bytes).map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))?;
     Ok(Value::from_safe_string(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn template(source: &str) -> ChatTemplate {
+        ChatTemplate::new(source, String::new(), String::new()).unwrap()
+    }
+
+    #[test]
+    fn spans_are_bytes_of_the_text() {
+        let source = "{% for m in messages %}é{% generation %}{{ m.content }}{% endgeneration %}.{% endfor %}";
+        let messages = ["Ü", "", "ab"].map(|text| Message::new("assistant", text));
+        let (text, spans) = template(source).render(&messages, false).unwrap();
+        assert_eq!(text, "éÜ.é.éab.");
+        let said: Vec<&str> = spans.into_iter().map(|span| &text[span]).collect();
+        assert_eq!(said, ["Ü", "", "ab"]);
+        let refused = template(source).render(&[Message::new("user", "x\u{FDD1}")], false).unwrap_err().to_string();
+        assert_eq!(refused, "message 0 holds the noncharacter U+FDD1: remove it");
+    }
+
+    #[test]
+    fn a_template_without_an_end_is_stopped() {
+        let range = "range(9999)";
+        let source = format!(
+            "{{% for a in {range} %}}{{% for b in {range} %}}{{% for c in {range} %}}{{% endfor %}}{{% endfor %}}{{% endfor %}}"
+        );
+        let error = template(&source).render(&[], false).unwrap_err().to_string();
+        assert_eq!(error, "the chat template takes too long: more than 4000000 steps for one chat");
+        let recursive = "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}";
+        assert!(template(recursive).render(&[], false).is_err());
+    }
 }

@@ -1,5 +1,12 @@
 //! Tokenizer and chat template of a checkpoint folder, as Hugging Face lays them out.
 
+mod added;
+mod cache;
+mod mask;
+mod split;
+mod stream;
+mod words;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -7,6 +14,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use self::mask::{characters, mask};
+pub use self::stream::StreamDecoder;
+use self::words::Words;
 use crate::template::{ChatTemplate, TemplateError};
 use crate::token_bytes::Notation;
 
@@ -88,11 +98,14 @@ pub struct Tokenizer {
     pub(crate) notation: Notation,
     /// Tokens beside the vocabulary, and whether they mark something rather than being text.
     pub(crate) added: HashMap<u32, bool>,
+    /// The quick way to the same tokens, where the tokenizer is of a kind that has one.
+    words: Option<Words>,
     template: Option<ChatTemplate>,
     template_sha256: Option<String>,
     template_marks_answers: bool,
     bos: Option<u32>,
     eos: Vec<u32>,
+    vocab_size: usize,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -134,6 +147,9 @@ impl Tokenizer {
         let template = source
             .map(|text| ChatTemplate::new(&text, bos_token.unwrap_or_default(), eos_token.unwrap_or_default()))
             .transpose()?;
+        let words = Words::new(&inner);
+        // The library counts them anew each time.
+        let vocab_size = inner.get_vocab_size(true);
         let notation = Notation::of(&inner);
         let added = inner.get_added_tokens_decoder().into_iter().map(|(id, token)| (id, token.special)).collect();
         Ok(Self {
@@ -141,11 +157,13 @@ impl Tokenizer {
             inner,
             notation,
             added,
+            words,
             template,
             template_sha256,
             template_marks_answers,
             bos,
             eos,
+            vocab_size,
         })
     }
 
@@ -154,6 +172,11 @@ impl Tokenizer {
     /// # Errors
     /// The tokenizer refuses the text.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TokenizerError> {
+        if let Some(tokens) =
+            self.words.as_ref().filter(|_| !add_special_tokens).and_then(|words| words.encode(&self.inner, text))
+        {
+            return Ok(tokens.iter().map(|token| token.id).collect());
+        }
         let encoding = self.inner.encode_fast(text, add_special_tokens).map_err(encoding_error)?;
         Ok(encoding.get_ids().to_vec())
     }
@@ -168,7 +191,7 @@ impl Tokenizer {
 
     /// A decoder that takes one id at a time and never gives half a character.
     pub fn decoder(&self) -> StreamDecoder<'_> {
-        StreamDecoder { tokenizer: self, ids: Vec::new(), prefix: 0, read: 0 }
+        StreamDecoder::new(self)
     }
 
     /// Renders a chat with the checkpoint's own template and tokenises it.
@@ -178,12 +201,16 @@ impl Tokenizer {
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<Rendered, TokenizerError> {
         let template = self.template.as_ref().ok_or_else(|| TokenizerError::NoTemplate { dir: self.dir.clone() })?;
         let (text, spans) = template.render(messages, add_generation_prompt)?;
-        let encoding = self.inner.encode_char_offsets(text.as_str(), false).map_err(encoding_error)?;
-        let mut mask = vec![0u8; encoding.len()];
-        for (bit, &(start, end)) in mask.iter_mut().zip(encoding.get_offsets()) {
-            *bit = u8::from(spans.iter().any(|span| start < span.end && end > span.start));
+        if let Some(tokens) = self.words.as_ref().and_then(|words| words.encode(&self.inner, &text)) {
+            let ids = tokens.iter().map(|token| token.id).collect();
+            let assistant_mask = mask(tokens.iter().map(|token| (token.start as usize, token.end as usize)), &spans);
+            return Ok(Rendered { text, ids, assistant_mask });
         }
-        Ok(Rendered { text, ids: encoding.get_ids().to_vec(), assistant_mask: mask })
+        let encoding = self.inner.encode_char_offsets(text.as_str(), false).map_err(encoding_error)?;
+        let spans: Vec<_> =
+            spans.into_iter().map(|span| characters(&text, span.start)..characters(&text, span.end)).collect();
+        let assistant_mask = mask(encoding.get_offsets().iter().copied(), &spans);
+        Ok(Rendered { ids: encoding.get_ids().to_vec(), assistant_mask, text })
     }
 
     /// True if the checkpoint has a chat template.
@@ -213,53 +240,12 @@ impl Tokenizer {
 
     /// Number of ids, added tokens included.
     pub fn vocab_size(&self) -> usize {
-        self.inner.get_vocab_size(true)
+        self.vocab_size
     }
 
     /// Largest id, which is more than their number where ids are left out.
     pub fn largest_id(&self) -> Option<u32> {
         self.inner.get_vocab(true).into_values().max()
-    }
-}
-
-/// Decodes a stream of ids into whole characters.
-#[derive(Debug)]
-pub struct StreamDecoder<'a> {
-    tokenizer: &'a Tokenizer,
-    ids: Vec<u32>,
-    // Text up to `prefix` is context for the decoder, text up to `read` was given out.
-    prefix: usize,
-    read: usize,
-}
-
-impl StreamDecoder<'_> {
-    /// Takes the next id; gives the new text once it is whole.
-    ///
-    /// # Errors
-    /// The tokenizer refuses the id.
-    pub fn push(&mut self, id: u32) -> Result<Option<String>, TokenizerError> {
-        self.ids.push(id);
-        self.advance(false)
-    }
-
-    /// Gives what is left, half characters as replacement characters.
-    ///
-    /// # Errors
-    /// The tokenizer refuses an id.
-    pub fn finish(&mut self) -> Result<Option<String>, TokenizerError> {
-        self.advance(true)
-    }
-
-    fn advance(&mut self, last: bool) -> Result<Option<String>, TokenizerError> {
-        let before = self.tokenizer.decode(&self.ids[self.prefix..self.read], true)?;
-        let after = self.tokenizer.decode(&self.ids[self.prefix..], true)?;
-        if after.len() <= before.len() || (after.ends_with('\u{FFFD}') && !last) {
-            return Ok(None);
-        }
-        let new = after[before.len()..].to_owned();
-        self.prefix = self.read;
-        self.read = self.ids.len();
-        Ok(Some(new))
     }
 }
 
