@@ -295,6 +295,16 @@ def test_a_schema_is_kept_to(inference):
     assert isinstance(said["count"], int) and not isinstance(said["count"], bool), said
 
 
+def given_up(inference, before):
+    """Waits until an answer was given up, and its place is free again."""
+
+    def done():
+        now = settled(inference)
+        return now and now.ended_total["abort"] > before.ended_total["abort"]
+
+    eventually(lambda: f"{stats(inference)}, before {before}", done)
+
+
 def test_a_deadline_ends_the_call_and_not_the_server(inference):
     before = eventually(lambda: stats(inference), lambda: settled(inference))
     request = pb.GenerateRequest(prompt=PROMPT, sampling=greedy(900, ignore_eos=True))
@@ -302,23 +312,19 @@ def test_a_deadline_ends_the_call_and_not_the_server(inference):
     refused(grpc.StatusCode.DEADLINE_EXCEEDED, lambda: inference.Generate(request, timeout=0.05))
     assert time.monotonic() - begun < 5, "the call outlived its deadline"
 
-    def given_up():
-        now = settled(inference)
-        return now and now.ended_total["abort"] > before.ended_total["abort"]
-
-    eventually(lambda: f"{stats(inference)}, before {before}", given_up)
+    given_up(inference, before)
     # One that is over before it begins: whichever side notices, it is the same answer.
     refused(grpc.StatusCode.DEADLINE_EXCEEDED, lambda: inference.Generate(request, timeout=1e-6))
     assert generate(inference, PROMPT, greedy(4)).finish.completion_tokens == 4
 
 
 def test_a_call_that_is_cancelled_gives_its_place_back(inference):
-    stream = inference.Generate(
-        pb.GenerateRequest(prompt=PROMPT, sampling=greedy(900, ignore_eos=True)), timeout=CALL
-    )
+    before = eventually(lambda: stats(inference), lambda: settled(inference))
+    request = pb.GenerateRequest(prompt=PROMPT, sampling=greedy(900, ignore_eos=True))
+    stream = inference.Generate(request, timeout=CALL)
     next(stream)
     stream.cancel()
-    eventually(lambda: stats(inference), lambda: settled(inference))
+    given_up(inference, before)
 
 
 # The Open Inference Protocol

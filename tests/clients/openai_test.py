@@ -345,7 +345,8 @@ def test_what_is_longer_than_the_context_is_refused(client):
 
 def offers():
     """Chats about invented offers, a row each."""
-    companies, products = ["Alderfinch", "Sedgedormer", "Brackenlow", "Marlspindle"], ["Rain Gauge", "Head Torch", "Desk Lamp"]
+    companies = ["Alderfinch", "Sedgedormer", "Brackenlow", "Marlspindle"]
+    products = ["Rain Gauge", "Head Torch", "Desk Lamp"]
     for index in range(24):
         company, product = companies[index % 4], products[index % 3]
         reward = f"${5 + 5 * index}"
