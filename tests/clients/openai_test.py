@@ -324,10 +324,13 @@ def test_what_is_wrong_is_named(client):
     refused(wrong, lambda: chat(client, logprobs=True, top_logprobs=21), param="top_logprobs")
     refused(wrong, lambda: chat(client, top_logprobs=2), param="top_logprobs")
     refused(wrong, lambda: complete(client, logprobs=6), param="logprobs")
-    refused(wrong, lambda: complete(client, prompt=[1 << 30]), param="prompt")
     tool = {"type": "function", "function": {"name": "look", "parameters": {}}}
     refused(wrong, lambda: chat(client, tools=[tool]), param="tools", code="unsupported_parameter")
     assert said(chat(client)), "it still answers"
+
+
+def test_an_id_outside_the_vocabulary_is_refused(client):
+    refused(openai.BadRequestError, lambda: complete(client, prompt=[1 << 30]), param="prompt", word=str(1 << 30))
 
 
 def test_what_is_longer_than_the_context_is_refused(client):
@@ -399,13 +402,17 @@ def test_files_come_and_go(client):
     assert not {file.id, second.id} & {each.id for each in client.files.list()}
 
 
-def test_wrong_files_are_refused(client):
-    for name in ("offers.exe", ""):
-        with pytest.raises(openai.BadRequestError) as caught:
-            pytest.fail(f"not refused: {create(client, b'x', name)}")
-        assert caught.value.param in ("file", "filename"), caught.value.body
-    with pytest.raises(openai.NotFoundError):
-        pytest.fail(f"not refused: {client.files.retrieve('file-nobody')}")
+@pytest.mark.parametrize("name, rows", [("offers.exe", b"x"), ("", b"x"), ("offers.jsonl", b"")])
+def test_wrong_files_are_refused(client, name, rows):
+    with pytest.raises(openai.BadRequestError) as caught:
+        pytest.fail(f"not refused: {create(client, rows, name)}")
+    assert caught.value.param in ("file", "filename"), caught.value.body
+
+
+def test_a_file_that_is_not_there_is_not_found(client):
+    for call in (client.files.retrieve, client.files.content, client.files.delete):
+        with pytest.raises(openai.NotFoundError):
+            pytest.fail(f"not refused: {call('file-nobody')}")
 
 
 def tune(client, file, epochs, **more):
@@ -431,16 +438,11 @@ def tuned(client):
     assert (job.training_file, job.fine_tuned_model, job.seed) == (file.id, None, 42), job
     found = job.method.supervised.hyperparameters
     assert (found.n_epochs, found.batch_size, found.learning_rate_multiplier) == (EPOCHS, 2, 4), job
-    return finished(client, job, "succeeded")
-
-
-def finished(client, job, status):
-    """Waits for a job's end."""
 
     def ended():
         now = client.fine_tuning.jobs.retrieve(job.id)
-        assert now.status in ("validating_files", "queued", "running") or now.status == status, f"{now}"
-        return now if now.status == status else None
+        assert now.status in ("validating_files", "queued", "running", "succeeded"), f"{now}"
+        return now if now.status == "succeeded" else None
 
     return eventually(lambda: client.fine_tuning.jobs.retrieve(job.id), ended, JOB)
 
@@ -449,13 +451,40 @@ def test_a_job_succeeds_and_says_what_it_made(client, tuned):
     assert tuned.fine_tuned_model == "offers@latest", tuned
     assert tuned.trained_tokens > 0 and tuned.error is None, tuned
     assert tuned.id in [job.id for job in client.fine_tuning.jobs.list(limit=1)]
-    wrong, missing = openai.BadRequestError, openai.NotFoundError
-    with pytest.raises(missing):
-        pytest.fail(f"not refused: {client.fine_tuning.jobs.retrieve('job-' + '0' * 32)}")
-    with pytest.raises(wrong) as caught:
-        job = client.fine_tuning.jobs.create(model="base", training_file="offers.jsonl")
-        pytest.fail(f"not refused: {job}")
-    assert caught.value.param == "training_file", caught.value.body
+    for nobody in ("job-" + "0" * 32, "ftjob-nobody"):
+        with pytest.raises(openai.NotFoundError):
+            pytest.fail(f"not refused: {client.fine_tuning.jobs.retrieve(nobody)}")
+
+
+def supervised(**hyperparameters):
+    return {"method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}}}
+
+
+@pytest.mark.parametrize(
+    "name, wishes",
+    [
+        ("n_epochs", supervised(n_epochs=0)),
+        ("n_epochs", {"hyperparameters": {"n_epochs": 1_000_000}}),
+        ("n_epochs", supervised(n_epochs="many")),
+        ("batch_size", supervised(batch_size=0)),
+        ("learning_rate_multiplier", supervised(learning_rate_multiplier=-1)),
+        ("suffix", {"suffix": "No such name!"}),
+        ("integrations", {"integrations": [{"type": "wandb", "wandb": {"project": "x"}}]}),
+        ("firn", {"extra_body": {"firn": {"tempo": 3}}}),
+        ("tempo", {"extra_body": {"tempo": 3}}),
+        ("training_file", {"training_file": "file-nobody"}),
+        ("training_file", {"training_file": "offers.jsonl"}),
+        ("validation_file", {"validation_file": "file-nobody"}),
+        ("model", {"model": "nobody"}),
+        ("model", {"model": "nobody@latest"}),
+    ],
+)
+def test_what_is_wrong_with_a_job_is_named(client, tuned, name, wishes):
+    order = {"model": "base", "training_file": tuned.training_file} | wishes
+    with pytest.raises((openai.BadRequestError, openai.NotFoundError)) as caught:
+        pytest.fail(f"not refused: {client.fine_tuning.jobs.create(**order)}")
+    found = (caught.value.param or "").split(".")
+    assert found[-1] == name, f"{caught.value.status_code} {caught.value.body}"
 
 
 def test_a_job_s_events_tell_its_steps(client, tuned):
@@ -510,22 +539,32 @@ def test_a_checkpoint_answers_once_it_is_loaded(client, tuned):
     refused(missing, lambda: chat(client, model=name, messages=ASKED), code="model_not_found")
 
 
-def test_a_job_is_cancelled(client, tuned):
+def test_a_job_is_paused_resumed_and_cancelled(client, tuned):
     file = client.files.retrieve(tuned.training_file)
-    job = tune(client, file, 2000, suffix="endless")
+    job = tune(client, file, 900, suffix="endless")
+    jobs = client.fine_tuning.jobs
 
-    def running():
-        now = client.fine_tuning.jobs.retrieve(job.id)
-        assert now.status in ("validating_files", "queued", "running"), now
-        return now.status == "running"
+    def becomes(status, *before):
+        def there():
+            now = jobs.retrieve(job.id)
+            assert now.status in (status, *before), f"{now}"
+            return now if now.status == status else None
 
-    eventually(lambda: client.fine_tuning.jobs.retrieve(job.id), running, JOB)
-    told = client.fine_tuning.jobs.cancel(job.id)
+        return eventually(lambda: jobs.retrieve(job.id), there, JOB)
+
+    becomes("running", "validating_files", "queued")
+    assert jobs.pause(job.id).id == job.id
+    paused = becomes("paused", "running")
+    step = paused.model_extra["firn"]["step"]
+    assert jobs.resume(job.id).id == job.id
+    becomes("running", "validating_files", "queued", "paused")
+    eventually(lambda: jobs.retrieve(job.id), lambda: jobs.retrieve(job.id).model_extra["firn"]["step"] > step)
+    told = jobs.cancel(job.id)
     assert told.id == job.id, told
-    ended = finished(client, job, "cancelled")
+    ended = becomes("cancelled", "running")
     assert ended.fine_tuned_model is None, ended
     assert "endless@latest" not in [model.id for model in client.models.list()]
     with pytest.raises(openai.APIStatusError) as caught:
-        pytest.fail(f"cancelled twice: {client.fine_tuning.jobs.cancel(job.id)}")
+        pytest.fail(f"cancelled twice: {jobs.cancel(job.id)}")
     assert 400 <= caught.value.status_code < 500, caught.value
     assert said(chat(client)), "it still answers"
