@@ -77,11 +77,10 @@ impl Watcher {
         if self.0.models.get(id).is_some_and(|served| served.version == version.name) {
             return true;
         }
-        match self.0.version(id, &version).await {
-            Ok(served) => {
+        match self.0.follow(id, &version).await {
+            Ok(()) => {
                 let base = version.lineage.map(|lineage| lineage.base).unwrap_or_default();
                 tracing::info!(model = id, version = version.name, trained_on = base, "adapter is served");
-                self.0.models.set(id, served);
                 true
             }
             Err(error) if error.is_transient() => {

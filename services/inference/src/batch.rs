@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration, time::Instant};
 
 use firn_llm::{
-    cache::{KvCache, PAGE_TOKENS},
+    cache::KvCache,
     generate::{Part, Sequence, Stepped, step},
     model::Decoder,
 };
@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// How often paused answers are looked at if nothing else happens.
-const PAUSE_CHECK: Duration = Duration::from_secs(1);
+const PAUSE_CHECK: Duration = Duration::from_millis(250);
 
 /// How much at once.
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +52,7 @@ impl Batch {
             }
             self.tidy();
             let worked = self.advance();
-            self.counters.now(self.open.len(), self.cache.usage());
+            self.counters.now(self.open.len(), self.waiting.again().count(), self.cache.usage());
             if !worked && !runtime.block_on(self.wait()) {
                 break;
             }
@@ -63,11 +63,14 @@ impl Batch {
     /// Lets those go who are not wanted any more.
     fn tidy(&mut self) {
         let now = Instant::now();
-        self.counters.left(Left::Abort, self.waiting.forget_abandoned(now));
+        for left in self.waiting.forget_abandoned(now) {
+            self.counters.left(left, 1);
+        }
         let mut at = 0;
         while at < self.open.len() {
             if self.open[at].is_abandoned() || !self.open[at].is_read(now) {
-                self.leave(at, Left::Abort);
+                let left = self.open[at].left();
+                self.leave(at, left);
             } else {
                 at += 1;
             }
@@ -162,7 +165,7 @@ impl Batch {
     fn admit(&mut self, plan: &mut Vec<(u64, usize)>, scored: &mut bool) {
         let reading: usize = plan.iter().map(|(_, tokens)| *tokens).filter(|tokens| *tokens > 1).sum();
         let mut left = self.limits.step_tokens.saturating_sub(reading);
-        while self.open.len() < self.limits.sequences && left > 0 {
+        while left > 0 && self.has_place() {
             let Some(next) = self.waiting.pop() else { break };
             let Some(open) = self.begin(next, scored, &mut left) else { if left == 0 { break } else { continue } };
             let mut open = match open {
@@ -184,15 +187,32 @@ impl Batch {
         }
     }
 
+    /// True if one more fits into the batch; an answer whose reader is behind gives its place to one that waits.
+    fn has_place(&mut self) -> bool {
+        if self.open.len() < self.limits.sequences {
+            return true;
+        }
+        let now = Instant::now();
+        let paused = self.open.iter().filter(|open| open.is_paused(now)).min_by_key(|open| open.paused_since);
+        match paused.map(|open| open.born) {
+            Some(born) if self.waiting.has_ready() => {
+                self.preempt(born);
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Begins one; gives it back if there is no room for it yet, and nothing if it is done with.
     fn begin(&mut self, next: Next, scored: &mut bool, left: &mut usize) -> Option<Result<Open, Next>> {
-        let prompt = match &next {
-            Next::Again(open) => open.sequence.context(),
-            Next::New(Queued { job: Job::Generate(generation), .. }) => generation.ids.len(),
-            Next::New(_) => 0,
+        let (ids, adapter) = match &next {
+            Next::Again(open) => (open.sequence.ids(), open.adapter.as_deref()),
+            Next::New(Queued { job: Job::Generate(generation), .. }) => {
+                (generation.ids.as_slice(), generation.adapter.as_deref())
+            }
+            Next::New(_) => (&[][..], None),
         };
-        // Room for all of it and one token more; known pages may save some of that.
-        while (prompt + 1).div_ceil(PAGE_TOKENS) > self.cache.usage().available() {
+        while !self.cache.has_room_for(ids, adapter) {
             let paused = self.open.iter().filter(|open| !open.has_room()).max_by_key(|open| open.born);
             match paused.map(|open| open.born) {
                 Some(born) => self.preempt(born),
@@ -217,7 +237,8 @@ impl Batch {
     }
 
     fn open(&mut self, generation: Generation) -> Option<Open> {
-        let Generation { ids, adapter, sampling, constraint, logprobs, max_tokens, ends, events } = generation;
+        let Generation { ids, adapter, sampling, constraint, logprobs, max_tokens, ends, satisfied, events } =
+            generation;
         let tokens = ids.len();
         let mut sequence = match Sequence::new(&self.model, ids, sampling) {
             Ok(sequence) => sequence,
@@ -238,7 +259,16 @@ impl Batch {
         // The channel is empty: this fails only if the reader has left, which the next step sees.
         let _ = events.try_send(Event::Begun { cached });
         self.born += 1;
-        Some(Open { born: self.born, sequence, adapter, left: max_tokens.max(1), ends, events, paused_since: None })
+        Some(Open {
+            born: self.born,
+            sequence,
+            adapter,
+            left: max_tokens.max(1),
+            ends,
+            satisfied,
+            events,
+            paused_since: None,
+        })
     }
 
     fn score(&self, scoring: Scoring) {
@@ -267,7 +297,10 @@ impl Batch {
                 Fate::GoesOn => {}
                 Fate::Ended(End::Stop) => self.leave(at, Left::Stop),
                 Fate::Ended(End::Length) => self.leave(at, Left::Length),
-                Fate::Abandoned => self.leave(at, Left::Abort),
+                Fate::Abandoned => {
+                    let left = self.open[at].left();
+                    self.leave(at, left);
+                }
             }
         }
         self.counters.stepped(tokens);
@@ -288,21 +321,20 @@ impl Batch {
 
     /// Waits for a job, or for a paused answer's reader; false if it is over.
     async fn wait(&mut self) -> bool {
-        let Self { jobs, open, waiting, stop, .. } = self;
-        // A reader that leaves ends this wait, too.
-        let mut rooms: FuturesUnordered<_> = open
-            .iter()
-            .chain(waiting.again())
-            .map(|open| async { drop(open.events.reserve_many(ROOM).await) })
-            .collect();
-        let paused = !rooms.is_empty();
-        let job = tokio::select! {
-            () = stop.cancelled() => return false,
-            job = jobs.recv() => job,
-            _ = rooms.next(), if paused => return true,
-            () = tokio::time::sleep(PAUSE_CHECK), if paused => return true,
+        let Self { jobs, open, waiting, stop, limits, .. } = self;
+        let job = {
+            // A reader that leaves ends this wait, too. Who waits to go on can't while the batch is full.
+            let again = waiting.again().filter(|_| open.len() < limits.sequences);
+            let mut rooms: FuturesUnordered<_> =
+                open.iter().chain(again).map(|open| async { drop(open.events.reserve_many(ROOM).await) }).collect();
+            let paused = !rooms.is_empty();
+            tokio::select! {
+                () = stop.cancelled() => return false,
+                job = jobs.recv() => job,
+                _ = rooms.next(), if paused => return true,
+                () = tokio::time::sleep(PAUSE_CHECK), if paused => return true,
+            }
         };
-        drop(rooms);
         let Some(job) = job else { return false };
         waiting.push(job);
         true

@@ -1,4 +1,4 @@
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::atomic::AtomicBool, time::Duration};
 
 use firn_llm::{device::Device, generate::Sampling};
 use tokio::sync::oneshot;
@@ -55,6 +55,7 @@ impl Running {
             logprobs: None,
             max_tokens,
             ends: vec![],
+            satisfied: Arc::default(),
             events,
         };
         self.submit(Job::Generate(Box::new(generation))).map(|()| receiver)
@@ -213,6 +214,56 @@ async fn a_paused_answer_gives_its_pages_up_and_still_loses_nothing() {
     let late = ids(slow).await;
     assert_eq!(late, ids(tight.ask_after(prompt, 60).unwrap()).await);
     tight.stop.cancel();
+}
+
+#[tokio::test]
+async fn readers_that_are_behind_keep_nobody_from_the_batch() {
+    let running = Running::start(8, 2).await;
+    let mut slow = [running.ask(60).unwrap(), running.ask(60).unwrap()];
+    while slow.iter().any(|slow| slow.len() < AHEAD) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // Both places are theirs, and nobody reads.
+    let begun = std::time::Instant::now();
+    let quick = ids(running.ask(60).unwrap()).await;
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    for slow in &mut slow {
+        assert!(matches!(next(slow).await, Some(Event::Token(_))));
+    }
+    for slow in slow {
+        assert_eq!(ids(slow).await, quick[1..], "they go on where they were");
+    }
+    running.stop.cancel();
+}
+
+#[tokio::test]
+async fn an_answer_that_its_reader_ends_is_no_abort() {
+    let running = Running::start(8, 2).await;
+    let satisfied = Arc::new(AtomicBool::new(true));
+    for (wanted, name) in [(Arc::clone(&satisfied), "stop"), (Arc::default(), "abort")] {
+        let (events, mut receiver) = mpsc::channel(EVENTS);
+        let generation = Generation {
+            ids: vec![1, 40, 41],
+            adapter: None,
+            sampling: Sampling::greedy(),
+            constraint: None,
+            logprobs: None,
+            max_tokens: 400,
+            ends: vec![],
+            satisfied: wanted,
+            events,
+        };
+        running.submit(Job::Generate(Box::new(generation))).unwrap();
+        assert!(matches!(next(&mut receiver).await, Some(Event::Token(_))));
+        drop(receiver);
+        let counted = async {
+            while running.engine.stats().ended_total[name] < 1 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, counted).await.unwrap();
+    }
+    running.stop.cancel();
 }
 
 #[tokio::test]

@@ -9,6 +9,9 @@ use firn_llm::{
     device::{Device, DeviceSpec},
 };
 
+/// Bytes of the cache where nobody says what is free, as on an accelerator.
+const UNKNOWN_MEMORY: u64 = 4 << 30;
+
 /// Serves Firn's base model and its adapters.
 #[derive(clap::Parser, Clone, Debug)]
 #[command(
@@ -44,7 +47,7 @@ pub struct Options {
     /// Where to compute: auto, cpu, cuda:N or vulkan.
     #[arg(long, env = "FIRN_DEVICE", default_value = "auto")]
     pub device: DeviceSpec,
-    /// Most answers in one batch; each takes memory for its context.
+    /// Most answers in one batch.
     #[arg(long, env = "FIRN_MAX_SEQUENCES", default_value = "32", value_parser = at_least_one)]
     pub max_sequences: usize,
     /// Most requests that wait for a place in the batch; one more is RESOURCE_EXHAUSTED.
@@ -54,7 +57,8 @@ pub struct Options {
     #[arg(long, env = "FIRN_MAX_STEP_TOKENS", default_value = "512", value_parser = at_least_one)]
     pub max_step_tokens: usize,
     /// Tokens whose keys and values are kept, those of open answers and those kept for prompts that begin alike; at least
-    /// one context. Without it: the contexts of all answers of a batch, if a quarter of the free memory holds them.
+    /// one context. Without it: the contexts of all answers of a batch, if a quarter of the free memory holds them; on an
+    /// accelerator, if 4 GiB do.
     #[arg(long, env = "FIRN_MAX_CACHE_TOKENS", value_parser = at_least_one)]
     pub max_cache_tokens: Option<usize>,
     /// Most adapters that are served; those beyond are logged and left out. Each adapter takes memory on the device.
@@ -82,16 +86,29 @@ impl Options {
         }
     }
 
-    /// Tokens of the key-value cache of a base.
-    pub(crate) fn cache_tokens(&self, base: &ModelConfig, device: &Device) -> usize {
-        let least = base.context + PAGE_TOKENS;
-        let wished = self.max_cache_tokens.unwrap_or_else(|| {
-            let all = base.context.saturating_mul(self.max_sequences);
-            let quarter = device.free_memory().map_or(u64::MAX, |free| free / 4);
-            let fits = quarter / KvCache::bytes_per_token(base) as u64;
+    /// What the key-value cache is to hold.
+    pub(crate) fn cache(&self) -> CacheWish {
+        CacheWish { tokens: self.max_cache_tokens, sequences: self.max_sequences }
+    }
+}
+
+/// What the key-value cache is to hold.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CacheWish {
+    tokens: Option<usize>,
+    sequences: usize,
+}
+
+impl CacheWish {
+    /// Tokens of the cache of a base whose weights are loaded.
+    pub(crate) fn tokens(self, base: &ModelConfig, device: &Device) -> usize {
+        let wished = self.tokens.unwrap_or_else(|| {
+            let all = base.context.saturating_mul(self.sequences);
+            let share = device.free_memory().map_or(UNKNOWN_MEMORY, |free| free / 4);
+            let fits = share / KvCache::bytes_per_token(base) as u64;
             all.min(usize::try_from(fits).unwrap_or(usize::MAX))
         });
-        wished.max(least)
+        wished.max(base.context + PAGE_TOKENS)
     }
 }
 

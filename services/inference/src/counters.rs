@@ -27,6 +27,7 @@ impl Left {
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     running: AtomicU64,
+    preempted_now: AtomicU64,
     cache_pages: AtomicU64,
     max_cache_pages: AtomicU64,
     idle_pages: AtomicU64,
@@ -63,9 +64,10 @@ impl Counters {
         add(&self.answer_tokens, answer_tokens as u64);
     }
 
-    /// What is there now.
-    pub(crate) fn now(&self, running: usize, usage: CacheUse) {
+    /// What is there now; `preempted` answers wait to go on.
+    pub(crate) fn now(&self, running: usize, preempted: usize, usage: CacheUse) {
         self.running.store(running as u64, Ordering::Relaxed);
+        self.preempted_now.store(preempted as u64, Ordering::Relaxed);
         self.cache_pages.store(usage.used as u64, Ordering::Relaxed);
         self.max_cache_pages.store(usage.limit as u64, Ordering::Relaxed);
         self.idle_pages.store(usage.idle as u64, Ordering::Relaxed);
@@ -77,6 +79,7 @@ impl Counters {
             Left::ALL.iter().zip(&self.left).map(|((_, name), count)| ((*name).to_owned(), get(count))).collect();
         Stats {
             running: get(&self.running),
+            waiting: get(&self.preempted_now),
             cache_pages: get(&self.cache_pages),
             max_cache_pages: get(&self.max_cache_pages),
             page_tokens: PAGE_TOKENS as u64,

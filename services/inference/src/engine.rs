@@ -96,11 +96,12 @@ impl Engine {
 
     /// Its numbers now.
     pub(crate) fn stats(&self) -> Stats {
+        let counted = self.counters.stats();
         Stats {
-            waiting: self.places.taken() as u64,
+            waiting: counted.waiting + self.places.taken() as u64,
             max_waiting: self.places.limit() as u64,
             max_running: self.limits.sequences as u64,
-            ..self.counters.stats()
+            ..counted
         }
     }
 
@@ -145,7 +146,7 @@ impl Worker {
                 let started = std::time::Instant::now();
                 let (model, cache) = load()?;
                 tracing::info!(seconds = started.elapsed().as_secs_f64(), "base is loaded");
-                counters.now(0, cache.usage());
+                counters.now(0, 0, cache.usage());
                 state.send_replace(State::Ready);
                 let (waiting, open) = (Waiting::default(), Vec::new());
                 Batch { model, cache, jobs, limits, counters, stop, waiting, open, born: 0 }.run(&runtime);

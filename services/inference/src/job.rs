@@ -1,6 +1,6 @@
 //! Work for the engine, and what comes of it.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicBool};
 
 use firn_llm::{
     generate::{Constraint, Sampling, Token},
@@ -48,6 +48,8 @@ pub(crate) struct Generation {
     pub(crate) max_tokens: usize,
     /// Ids that end the answer and are not part of it.
     pub(crate) ends: Vec<u32>,
+    /// Set once its reader has all that it wants: who leaves then does not give up.
+    pub(crate) satisfied: Arc<AtomicBool>,
     /// Where its tokens go; the engine keeps the last place free for a failure.
     pub(crate) events: mpsc::Sender<Event>,
 }

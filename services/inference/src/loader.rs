@@ -10,7 +10,7 @@ use firn_llm::{
 use firn_proto::registry::v1::{GetVersionRequest, Version, registry_service_client::RegistryServiceClient};
 use firn_stage::{Stage, StageError};
 use serde::Deserialize;
-use tokio::time::timeout;
+use tokio::{sync::Mutex, time::timeout};
 use tonic::Status;
 
 use crate::{
@@ -24,6 +24,8 @@ const FETCH_TIME: Duration = Duration::from_secs(600);
 const CALL_TIME: Duration = Duration::from_secs(10);
 /// File that makes a version an adapter; one without it is a full model.
 const ADAPTER_CONFIG: &str = "adapter_config.json";
+/// Files of an adapter.
+const ADAPTER: [&str; 2] = [ADAPTER_CONFIG, "adapter_model.safetensors"];
 /// File of a job's checkpoint that says what its adapter belongs to.
 const LINEAGE: &str = "lineage.json";
 /// Ids of jobs begin so, and go on with so many hexadecimal digits.
@@ -64,7 +66,8 @@ impl LoadError {
     pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Stage(error) => !error.is_damaged(),
-            Self::Slow | Self::Worker(_) | Self::Registry(_) => true,
+            // Another one may be unloaded.
+            Self::TooMany { .. } | Self::Slow | Self::Worker(_) | Self::Registry(_) => true,
             _ => false,
         }
     }
@@ -80,6 +83,9 @@ struct Lineage {
 /// Loads adapters of one base.
 #[derive(Clone, Debug)]
 pub(crate) struct Loader {
+    /// Held from the look at what is there until the new one is: two callers that want the same load it once, and together
+    /// they keep to the limit.
+    pub(crate) loading: Arc<Mutex<()>>,
     pub(crate) stage: Stage,
     pub(crate) base: Arc<Base>,
     pub(crate) device: Device,
@@ -90,11 +96,30 @@ pub(crate) struct Loader {
 }
 
 impl Loader {
-    /// Loads what `model@3` or `job@50` names.
-    pub(crate) async fn named(&self, id: &str) -> Result<Served, LoadError> {
+    /// Loads what `model@3` or `job@50` names, and serves it.
+    pub(crate) async fn load(&self, id: &str) -> Result<Served, LoadError> {
+        let _one = self.loading.lock().await;
+        if let Some(served) = self.models.get(id) {
+            return Ok(served);
+        }
+        let served = self.named(id).await?;
+        tracing::info!(model = id, version = served.version, "adapter is served, as a call asked");
+        self.models.set(id, served.clone());
+        Ok(served)
+    }
+
+    /// Serves a version as `id`, as an alias says.
+    pub(crate) async fn follow(&self, id: &str, version: &Version) -> Result<(), LoadError> {
+        let _one = self.loading.lock().await;
+        self.models.set(id, self.version(id, version).await?);
+        Ok(())
+    }
+
+    async fn named(&self, id: &str) -> Result<Served, LoadError> {
         let wrong = || LoadError::Id { id: id.chars().take(80).collect() };
         let (owner, number) = id.rsplit_once('@').ok_or_else(wrong)?;
-        let number: u64 = number.parse().map_err(|_| wrong())?;
+        // One id a version: `+3` and `03` are none.
+        let number = number.parse::<u64>().ok().filter(|parsed| parsed.to_string() == number).ok_or_else(wrong)?;
         let served = match owner.strip_prefix(JOB) {
             Some(digits) if digits.len() == JOB_DIGITS && digits.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
                 self.checkpoint(id, owner, number).await?
@@ -113,7 +138,7 @@ impl Loader {
     }
 
     /// Loads a version to be served as `id`.
-    pub(crate) async fn version(&self, id: &str, version: &Version) -> Result<Served, LoadError> {
+    async fn version(&self, id: &str, version: &Version) -> Result<Served, LoadError> {
         let parts = child(&version.name, &["models", "versions"])?;
         let number = match parts.get(1).map(|number| number.parse()) {
             Some(Ok(number)) => number,
@@ -141,10 +166,13 @@ impl Loader {
                 let missing = || LoadError::Checkpoint { job: job.to_owned(), step };
                 let path = self.checkpoint_path(job, step).await?.ok_or_else(missing)?;
                 let lineage = self.stage.get_json::<Lineage>(&format!("{path}/{LINEAGE}")).await;
-                let lineage = lineage.map_err(|error| match error {
-                    StageError::NotFound { .. } => LoadError::FullModel,
-                    error => error.into(),
-                })?;
+                let lineage = match lineage {
+                    Ok(lineage) => lineage,
+                    // The trainer may have removed it meanwhile.
+                    Err(StageError::NotFound { .. }) if !self.stage.is_finished(&path).await? => return Err(missing()),
+                    Err(StageError::NotFound { .. }) => return Err(LoadError::FullModel),
+                    Err(error) => return Err(error.into()),
+                };
                 self.check_template(&lineage.template_sha256)?;
                 self.fetch(&name, &path).await?
             }
@@ -188,10 +216,16 @@ impl Loader {
     async fn fetch(&self, name: &str, path: &str) -> Result<Arc<Adapter>, LoadError> {
         // The name was checked, so it stays below the folder.
         let into = self.work_dir.join(name);
-        let fetched = timeout(FETCH_TIME, self.stage.fetch_dir(path, &into)).await;
-        let dir = fetched.map_err(|_| LoadError::Slow)??;
-        let (base, device) = (Arc::clone(&self.base), self.device.clone());
-        let loaded = tokio::task::spawn_blocking(move || Adapter::load(&dir, &base.config, &device)).await??;
+        // A checkpoint also holds the optimiser's state, which is larger than the adapter.
+        let fetching = self.stage.fetch_files(path, &into, |name| ADAPTER.contains(&name));
+        timeout(FETCH_TIME, fetching).await.map_err(|_| LoadError::Slow)??;
+        let (base, device, dir) = (Arc::clone(&self.base), self.device.clone(), into.clone());
+        let loaded = tokio::task::spawn_blocking(move || Adapter::load(&dir, &base.config, &device)).await?;
+        // It is in memory now, or of no use.
+        if let Err(error) = tokio::fs::remove_dir_all(&into).await {
+            tracing::debug!(%error, "failed to remove a local copy");
+        }
+        let loaded = loaded?;
         if loaded.is_reward() { Err(LoadError::Reward) } else { Ok(Arc::new(loaded)) }
     }
 }

@@ -34,7 +34,7 @@ pub(crate) struct Served {
     pub(crate) loaded: bool,
 }
 
-/// The adapters by `model@alias`. Clones share them. An answer takes its adapter's `Arc` once, so a move of the alias
+/// The adapters by `model@alias`, or by what a call has loaded. Clones share them. An answer takes its adapter's `Arc` once, so a move of the alias
 /// does not touch it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Models(Arc<RwLock<BTreeMap<String, Served>>>);
@@ -73,7 +73,7 @@ impl Models {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
     }
 
-    /// The adapter of a version, if any alias names it.
+    /// The adapter of a version, if it is served under any name.
     pub(crate) fn of_version(&self, version: &str) -> Option<Arc<Adapter>> {
         let models = self.0.read().unwrap_or_else(PoisonError::into_inner);
         models.values().find(|served| served.version == version).map(|served| Arc::clone(&served.adapter))

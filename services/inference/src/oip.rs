@@ -19,10 +19,13 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     error::AnswerError,
-    models::BASE,
+    models::{BASE, Served},
     request::{FieldError, messages},
     serving::{Prompt, Serving},
 };
+
+/// Tensors of an answer.
+const OUTPUTS: [&str; 3] = ["text", "ids", "finish_reason"];
 
 /// Answers calls of the protocol.
 #[derive(Clone, Debug)]
@@ -46,7 +49,7 @@ impl v2::grpc_inference_service_server::GrpcInferenceService for OpenInference {
         request: Request<v2::ModelReadyRequest>,
     ) -> Result<Response<v2::ModelReadyResponse>, Status> {
         let v2::ModelReadyRequest { name, version } = request.into_inner();
-        let there = self.0.models.find(&model(&name, &version)).is_ok();
+        let there = self.find(&name, &version).is_ok();
         Ok(Response::new(v2::ModelReadyResponse { ready: there && self.0.engine.is_ready() }))
     }
 
@@ -63,7 +66,7 @@ impl v2::grpc_inference_service_server::GrpcInferenceService for OpenInference {
         request: Request<v2::ModelMetadataRequest>,
     ) -> Result<Response<v2::ModelMetadataResponse>, Status> {
         let v2::ModelMetadataRequest { name, version } = request.into_inner();
-        let served = self.0.models.find(&model(&name, &version)).map_err(AnswerError::from)?;
+        let served = self.find(&name, &version)?;
         let tensor = |name: &str, datatype: &str, size: i64| TensorMetadata {
             name: name.to_owned(),
             datatype: datatype.to_owned(),
@@ -85,8 +88,14 @@ impl v2::grpc_inference_service_server::GrpcInferenceService for OpenInference {
         let mut request = request.into_inner();
         let prompt = prompt(&mut request).map_err(AnswerError::from)?;
         let sampling = sampling(&request.parameters).map_err(AnswerError::from)?;
-        let name = model(&request.model_name, &request.model_version);
-        let mut pieces = self.0.answer(&name, prompt, Some(sampling), String::new()).await?.pieces();
+        self.find(&request.model_name, &request.model_version)?;
+        let wanted: Vec<String> = request.outputs.iter().map(|output| output.name.clone()).collect();
+        if let Some(unknown) = wanted.iter().find(|name| !OUTPUTS.contains(&name.as_str())) {
+            let unknown: String = unknown.chars().take(80).collect();
+            let reason = format!("there is no output `{unknown}`: {}", OUTPUTS.join(", "));
+            return Err(AnswerError::Field(FieldError::new("outputs", reason)).into());
+        }
+        let mut pieces = self.0.answer(&request.model_name, prompt, Some(sampling), String::new()).await?.pieces();
         let (mut text, mut ids, mut reason, mut version) = (String::new(), vec![], "", String::new());
         while let Some(piece) = pieces.next().await {
             match piece?.event {
@@ -113,7 +122,10 @@ impl v2::grpc_inference_service_server::GrpcInferenceService for OpenInference {
             model_name: if request.model_name.is_empty() { BASE.to_owned() } else { request.model_name },
             model_version: version.rsplit('/').next().unwrap_or_default().to_owned(),
             id: request.id,
-            outputs: vec![bytes("text", &text), output("ids", "INT64", count, ids), bytes("finish_reason", reason)],
+            outputs: [bytes("text", &text), output("ids", "INT64", count, ids), bytes("finish_reason", reason)]
+                .into_iter()
+                .filter(|output| wanted.is_empty() || wanted.contains(&output.name))
+                .collect(),
             ..Default::default()
         }))
     }
@@ -124,9 +136,17 @@ fn output(name: &str, datatype: &str, size: i64, contents: v2::InferTensorConten
     InferOutputTensor { name, datatype, shape: vec![size], contents: Some(contents), ..Default::default() }
 }
 
-/// The protocol's version is a number of ours.
-fn model(name: &str, version: &str) -> String {
-    if version.is_empty() { name.to_owned() } else { format!("{name}@{version}") }
+impl OpenInference {
+    /// What a name means, if it is served in the version that is asked for; any version if none is.
+    fn find(&self, name: &str, version: &str) -> Result<Option<Served>, AnswerError> {
+        let served = self.0.models.find(name)?;
+        let number = served.as_ref().map(|served| served.number.to_string()).unwrap_or_default();
+        if version.is_empty() || version == number {
+            return Ok(served);
+        }
+        let there = if number.is_empty() { "no versions".to_owned() } else { format!("version {number} now") };
+        Err(AnswerError::Field(FieldError::new("model_version", format!("{name} has {there}"))))
+    }
 }
 
 fn prompt(request: &mut v2::ModelInferRequest) -> Result<Prompt, FieldError> {
@@ -134,8 +154,8 @@ fn prompt(request: &mut v2::ModelInferRequest) -> Result<Prompt, FieldError> {
     let inputs = std::mem::take(&mut request.inputs);
     let [input] = <[InferInputTensor; 1]>::try_from(inputs)
         .map_err(|_| FieldError::new("inputs", "must be one tensor: text or messages"))?;
-    if input.datatype != "BYTES" || input.shape.iter().product::<i64>() != 1 {
-        return Err(FieldError::new("inputs", "must be BYTES of one element"));
+    if input.datatype != "BYTES" || input.shape != [1] {
+        return Err(FieldError::new("inputs", "must be BYTES of shape [1]: one element"));
     }
     let contents = input.contents.map(|contents| contents.bytes_contents).unwrap_or_default();
     let bytes = match (contents.into_iter().next(), raw.into_iter().next()) {

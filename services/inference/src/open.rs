@@ -1,7 +1,10 @@
 //! An answer in the making.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -11,10 +14,15 @@ use firn_llm::{
 };
 use tokio::sync::mpsc;
 
-use crate::job::{End, Event, Failure};
+use crate::{
+    counters::Left,
+    job::{End, Event, Failure},
+};
 
 /// Longest that an answer waits for its reader: a place in the batch is not for those who have forgotten it.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// How long a reader may be behind before its answer gives its place to one that waits.
+const GRACE: Duration = Duration::from_millis(500);
 /// Room in an answer's channel that lets it advance: a token, and the place that is kept for a failure.
 pub(crate) const ROOM: usize = 2;
 
@@ -28,6 +36,7 @@ pub(crate) struct Open {
     /// Tokens that it may still get.
     pub(crate) left: usize,
     pub(crate) ends: Vec<u32>,
+    pub(crate) satisfied: Arc<AtomicBool>,
     pub(crate) events: mpsc::Sender<Event>,
     pub(crate) paused_since: Option<Instant>,
 }
@@ -53,6 +62,16 @@ impl Open {
 
     pub(crate) fn is_abandoned(&self) -> bool {
         self.events.is_closed()
+    }
+
+    /// What an answer whose reader has left is counted as.
+    pub(crate) fn left(&self) -> Left {
+        if self.satisfied.load(Ordering::Relaxed) { Left::Stop } else { Left::Abort }
+    }
+
+    /// Its reader has kept it waiting for a moment, so that somebody else may have its place.
+    pub(crate) fn is_paused(&self, now: Instant) -> bool {
+        !self.has_room() && self.paused_since.is_some_and(|since| now.duration_since(since) >= GRACE)
     }
 
     /// Passes a token on.

@@ -1,6 +1,14 @@
 //! An answer's stream: tokens in, pieces of text out.
 
-use std::{future::ready, pin::Pin, sync::Arc, time::Instant};
+use std::{
+    future::ready,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
 
 use firn_proto::inference::v1::{self as pb, generate_response::Event as Piece};
 use futures_util::{Stream, StreamExt as _, stream};
@@ -24,6 +32,7 @@ pub(crate) struct Reader {
     pub(crate) base: Arc<Base>,
     pub(crate) events: mpsc::Receiver<Event>,
     pub(crate) stops: Vec<String>,
+    pub(crate) satisfied: Arc<AtomicBool>,
     pub(crate) started: Instant,
     /// What is known of the end already.
     pub(crate) finish: pb::Finish,
@@ -45,7 +54,7 @@ impl Reader {
     }
 
     async fn read(self, pieces: &Sender) -> Result<(), AnswerError> {
-        let Self { base, mut events, stops, started, mut finish } = self;
+        let Self { base, mut events, stops, satisfied, started, mut finish } = self;
         let mut answer = Answer::new(&base.tokenizer, stops);
         let mut end = None;
         while end.is_none() {
@@ -68,6 +77,7 @@ impl Reader {
                 send(pieces, delta.map(Piece::Delta)).await;
                 if stopped {
                     // The engine sees that nobody listens, and frees the place while the rest is sent.
+                    satisfied.store(true, Ordering::Relaxed);
                     events.close();
                     end = Some(End::Stop);
                     finish.reason = pb::FinishReason::Stop.into();

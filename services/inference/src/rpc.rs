@@ -59,15 +59,7 @@ impl InferenceService for Rpc {
 
     async fn load_model(&self, request: Request<pb::LoadModelRequest>) -> Result<Response<pb::ServedModel>, Status> {
         let id = request.into_inner().id;
-        let served = match self.0.models.get(&id) {
-            Some(served) => served,
-            None => {
-                let served = self.0.loader.named(&id).await.map_err(AdapterCallError::Load)?;
-                tracing::info!(model = id, version = served.version, "adapter is served, as a call asked");
-                self.0.models.set(&id, served.clone());
-                served
-            }
-        };
+        let served = self.0.loader.load(&id).await.map_err(AdapterCallError::Load)?;
         Ok(Response::new(self.served(id, served)))
     }
 

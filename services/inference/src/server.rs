@@ -17,7 +17,7 @@ use crate::{
     aliases::Watcher,
     base::Base,
     batch::Limits,
-    config::{Config, Options},
+    config::{CacheWish, Config, Options},
     engine::{EngineError, State, Worker, engine},
     error::{RunError, StartError},
     loader::Loader,
@@ -38,7 +38,7 @@ pub struct Inference {
     server: GrpcServer,
     base: Arc<Base>,
     device: Device,
-    cache_tokens: usize,
+    cache: CacheWish,
     worker: Worker,
     state: watch::Receiver<State>,
     watcher: Watcher,
@@ -66,7 +66,7 @@ impl Inference {
         let limits = Limits { sequences: options.max_sequences, step_tokens: options.max_step_tokens };
         let (engine, worker) = engine(options.max_queue, limits);
         let state = engine.state();
-        let cache_tokens = options.cache_tokens(&base.config, &device);
+        let cache = options.cache();
         let loader = Loader {
             stage,
             base: Arc::clone(&base),
@@ -75,13 +75,14 @@ impl Inference {
             registry,
             work_dir: options.work_dir,
             max_adapters: options.max_adapters,
+            loading: Arc::default(),
         };
-        let serving = Serving { base: Arc::clone(&base), models, loader: loader.clone(), engine };
+        let serving = Serving::new(Arc::clone(&base), models, loader.clone(), engine);
         let service = InferenceServiceServer::new(Rpc(serving.clone())).max_decoding_message_size(LARGEST_REQUEST);
         let open = GrpcInferenceServiceServer::new(OpenInference(serving)).max_decoding_message_size(LARGEST_REQUEST);
         let server = GrpcServer::bind("inference", args).await?.add_service(service).add_service(open);
         let watcher = Watcher(loader);
-        Ok(Self { server, base, device, cache_tokens, worker, state, watcher })
+        Ok(Self { server, base, device, cache, worker, state, watcher })
     }
 
     /// Address for gRPC.
@@ -102,7 +103,7 @@ impl Inference {
     /// # Errors
     /// The base cannot be loaded, the engine breaks, or the listener fails. Open calls have ended then.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), RunError> {
-        let Self { server, base, device, cache_tokens, worker, state, watcher } = self;
+        let Self { server, base, device, cache, worker, state, watcher } = self;
         let readiness = server.readiness();
         // The server also ends if the engine does.
         let serving_stop = shutdown.child_token();
@@ -110,7 +111,8 @@ impl Inference {
         let _engine_end = engine_stop.clone().drop_guard();
         let load = move || {
             let model = Decoder::load(&base.dir, &device)?;
-            let cache = KvCache::new(&model, cache_tokens);
+            // What is free is known once the weights are there.
+            let cache = KvCache::new(&model, cache.tokens(&base.config, &device));
             Ok((model, cache))
         };
         worker.start(load, engine_stop.clone()).map_err(|error| Arc::new(EngineError::Thread(error)))?;

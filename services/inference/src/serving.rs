@@ -1,10 +1,13 @@
 //! What every door leads to: names to adapters, text to tokens, jobs to the engine.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Instant,
+};
 
 use firn_llm::{generate::Constraint, tokenizer::Message};
 use firn_proto::inference::v1 as pb;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::{
     base::Base,
@@ -24,7 +27,12 @@ pub(crate) struct Serving {
     pub(crate) models: Models,
     pub(crate) loader: Loader,
     pub(crate) engine: Engine,
+    /// Texts that are tokenised for their own sake at once.
+    tokenizing: Arc<Semaphore>,
 }
+
+/// Most texts that are tokenised for their own sake at once; others wait.
+const MOST_TOKENIZING: usize = 8;
 
 /// What a prompt was given as.
 #[derive(Debug)]
@@ -61,6 +69,10 @@ impl Prompt {
 }
 
 impl Serving {
+    pub(crate) fn new(base: Arc<Base>, models: Models, loader: Loader, engine: Engine) -> Self {
+        Self { base, models, loader, engine, tokenizing: Arc::new(Semaphore::new(MOST_TOKENIZING)) }
+    }
+
     /// Longest context in tokens.
     pub(crate) fn context(&self) -> u32 {
         u32::try_from(self.base.config.context).unwrap_or(u32::MAX)
@@ -81,12 +93,12 @@ impl Serving {
         // Before the text is read: who does not fit must not cost anything.
         let place = self.engine.place()?;
         let base = Arc::clone(&self.base);
-        // A long text takes a while, in which other calls go on.
-        let (ids, constraint) = tokio::task::spawn_blocking(move || {
+        // A long text takes a while, in which other calls go on. The place stays taken if the caller leaves meanwhile.
+        let (ids, constraint, place) = tokio::task::spawn_blocking(move || {
             let field = prompt.field();
             let ids = prompt.ids(&base)?;
             check_ids(&ids, field, &base.config)?;
-            Ok::<_, FieldError>((ids, constraint(&base, &schema)?))
+            Ok::<_, FieldError>((ids, constraint(&base, &schema)?, place))
         })
         .await??;
         let (sender, events) = mpsc::channel(EVENTS);
@@ -98,9 +110,20 @@ impl Serving {
         };
         let ends = if ignore_eos { Vec::new() } else { self.base.tokenizer.eos_ids().to_vec() };
         let adapter = served.map(|served| served.adapter);
-        let generation = Generation { ids, adapter, sampling, constraint, logprobs, max_tokens, ends, events: sender };
+        let satisfied = Arc::<AtomicBool>::default();
+        let generation = Generation {
+            ids,
+            adapter,
+            sampling,
+            constraint,
+            logprobs,
+            max_tokens,
+            ends,
+            satisfied: Arc::clone(&satisfied),
+            events: sender,
+        };
         self.engine.submit(place, tenant, Job::Generate(Box::new(generation)))?;
-        Ok(Reader { base: Arc::clone(&self.base), events, stops: stop, started, finish })
+        Ok(Reader { base: Arc::clone(&self.base), events, stops: stop, satisfied, started, finish })
     }
 
     /// Ids of a text, and the log-probability of each but the first.
@@ -108,11 +131,11 @@ impl Serving {
         let served = self.models.find(model)?;
         let place = self.engine.place()?;
         let base = Arc::clone(&self.base);
-        let ids = tokio::task::spawn_blocking(move || {
+        let (ids, place) = tokio::task::spawn_blocking(move || {
             let field = text.field();
             let ids = text.ids(&base)?;
             check_ids(&ids, field, &base.config)?;
-            Ok::<_, FieldError>(ids)
+            Ok::<_, FieldError>((ids, place))
         })
         .await??;
         let (reply, scores) = oneshot::channel();
@@ -126,7 +149,10 @@ impl Serving {
     pub(crate) async fn tokenize(&self, prompt: Prompt) -> Result<pb::TokenizeResponse, AnswerError> {
         let base = Arc::clone(&self.base);
         let (context_length, template_sha256) = (self.context(), self.base.template_sha256.clone());
+        // It is never closed. The permit goes with the work, which goes on if the caller leaves.
+        let permit = Arc::clone(&self.tokenizing).acquire_owned().await;
         let read = move || {
+            let _permit = permit;
             let field = prompt.field();
             let ids = prompt.ids(&base)?;
             let text = base.tokenizer.decode(&ids, false);

@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use crate::{job::Job, open::Open};
+use crate::{counters::Left, job::Job, open::Open};
 
 /// Counts who waits, up to a limit.
 #[derive(Clone, Debug)]
@@ -127,17 +127,29 @@ impl Waiting {
         self.again.iter()
     }
 
-    /// Forgets whom nobody waits for; gives how many those were.
-    pub(crate) fn forget_abandoned(&mut self, now: Instant) -> u64 {
-        let before = self.len();
-        self.again.retain_mut(|open| !open.is_abandoned() && open.is_read(now));
+    /// Forgets whom nobody waits for; gives what those answers are counted as.
+    pub(crate) fn forget_abandoned(&mut self, now: Instant) -> Vec<Left> {
+        let mut abandoned = Vec::new();
+        self.again.retain_mut(|open| {
+            let stays = !open.is_abandoned() && open.is_read(now);
+            if !stays {
+                abandoned.push(open.left());
+            }
+            stays
+        });
         for queue in self.tenants.values_mut() {
-            queue.retain(|queued| !queued.job.is_abandoned());
+            queue.retain(|queued| {
+                let stays = !queued.job.is_abandoned();
+                if !stays && matches!(queued.job, Job::Generate(_)) {
+                    abandoned.push(Left::Abort);
+                }
+                stays
+            });
         }
         self.tenants.retain(|_, queue| !queue.is_empty());
         let tenants = &self.tenants;
         self.turn.retain(|tenant| tenants.contains_key(tenant));
-        (before - self.len()) as u64
+        abandoned
     }
 
     /// Takes everybody out.
@@ -147,8 +159,9 @@ impl Waiting {
         again.chain(std::mem::take(&mut self.tenants).into_values().flatten().map(Next::New))
     }
 
-    fn len(&self) -> usize {
-        self.again.len() + self.tenants.values().map(VecDeque::len).sum::<usize>()
+    /// Somebody could begin or go on if there were a place.
+    pub(crate) fn has_ready(&self) -> bool {
+        !self.turn.is_empty() || self.again.iter().any(Open::has_room)
     }
 }
 
@@ -197,7 +210,8 @@ mod tests {
         waiting.push(two);
         assert!(places.take().is_none());
         drop(reply);
-        assert_eq!(waiting.forget_abandoned(Instant::now()), 1);
+        assert_eq!(waiting.forget_abandoned(Instant::now()), [], "scores are no answers");
+        assert_eq!(places.taken(), 1);
         assert!(places.take().is_some());
         assert_eq!(id(&waiting.pop().unwrap()), 2);
         assert!(waiting.pop().is_none());

@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     path::{Path as LocalPath, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use bytes::{Bytes, BytesMut};
@@ -83,18 +84,32 @@ impl Stage {
     /// # Errors
     /// [`StageError::NotFound`] without a manifest; [`StageError::Damaged`] names the file whose hash is wrong.
     pub async fn fetch_dir(&self, path: &str, into: &LocalPath) -> Result<PathBuf, StageError> {
-        let manifest = self.manifest(path).await?;
-        for file in &manifest.files {
-            let local = into.join(&file.path);
-            if !is_local(file, &local).await {
-                self.fetch_file(&format!("{path}/{}", file.path), file, &local).await?;
-            }
-        }
+        self.fetch_files(path, into, |_| true).await?;
         let (local, bytes) = (into.join(MANIFEST), self.get(&format!("{path}/{MANIFEST}")).await?);
         if tokio::fs::read(&local).await.ok().as_deref() != Some(&*bytes) {
             write_local(&local, &bytes).await.map_err(|error| StageError::local("write", &local, error))?;
         }
         Ok(into.to_owned())
+    }
+
+    /// As [`Self::fetch_dir`], but only those files that are `wanted`, by their names, and no manifest.
+    ///
+    /// # Errors
+    /// As [`Self::fetch_dir`].
+    pub async fn fetch_files(
+        &self,
+        path: &str,
+        into: &LocalPath,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<(), StageError> {
+        let manifest = self.manifest(path).await?;
+        for file in manifest.files.iter().filter(|file| wanted(&file.path)) {
+            let local = into.join(&file.path);
+            if !is_local(file, &local).await {
+                self.fetch_file(&format!("{path}/{}", file.path), file, &local).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn fetch_file(&self, path: &str, expected: &FileEntry, local: &LocalPath) -> Result<(), StageError> {
@@ -238,10 +253,11 @@ async fn is_local(expected: &FileEntry, local: &LocalPath) -> bool {
     found.is_some_and(|(_, sha256)| sha256 == expected.sha256)
 }
 
-/// Beside the file, with the process's id: two processes may fetch the same folder.
+/// Beside the file, with a name of its own: two processes, or two tasks of one, may fetch the same folder.
 fn part_path(local: &LocalPath) -> PathBuf {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
     let mut name = local.as_os_str().to_owned();
-    name.push(format!(".{}.part", std::process::id()));
+    name.push(format!(".{}-{}.part", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
     name.into()
 }
 

@@ -153,14 +153,16 @@ pub(crate) async fn restore_best(stage: &Stage, job: &str, step: u64, into: &Pat
     Ok(stage.fetch_dir(&path, &into.join(format!("best-{step}-fetched"))).await?.join(STATE))
 }
 
-/// All complete checkpoints, by step.
+/// All complete checkpoints, one a step.
 pub(crate) async fn all(stage: &Stage, job: &str) -> Result<Vec<Found>, StageError> {
     let mut all = vec![];
     for purpose in [Purpose::Resume, Purpose::Best] {
         let found = finished(stage, job, purpose).await?;
         all.extend(found.into_iter().map(|(step, path)| Found { step, path, purpose }));
     }
-    all.sort_by_key(|found| (found.step, found.purpose == Purpose::Best));
+    // Of a step that is kept for both, the weights are the same, and that it is the best is worth telling.
+    all.sort_by_key(|found: &Found| (found.step, found.purpose == Purpose::Resume));
+    all.dedup_by_key(|found| found.step);
     Ok(all)
 }
 

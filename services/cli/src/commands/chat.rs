@@ -113,7 +113,10 @@ impl Session {
             }
             "compare" if rest.is_empty() => self.models.truncate(1),
             "compare" => {
-                self.models = rest.split([' ', ',']).filter(|name| !name.is_empty()).map(str::to_owned).collect()
+                let names: Vec<String> =
+                    rest.split([' ', ',']).filter(|name| !name.is_empty()).map(str::to_owned).collect();
+                ensure!(!names.is_empty(), "/compare takes names, see `firn models served`");
+                self.models = names;
             }
             "system" => rest.clone_into(&mut self.system),
             "temperature" => self.sampling.temperature = Some(rest.parse()?),

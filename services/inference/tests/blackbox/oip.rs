@@ -66,6 +66,8 @@ async fn tensors_in_tensors_out() {
         (request(vec![]), "one tensor"),
         (request(vec![input("image", "x")]), "no input `image`"),
         (request(vec![InferInputTensor { shape: vec![2], ..input("text", "x") }]), "one element"),
+        (request(vec![InferInputTensor { shape: vec![1 << 62, 4], ..input("text", "x") }]), "one element"),
+        (ModelInferRequest { model_version: "7".to_owned(), ..request(vec![input("text", "x")]) }, "no versions"),
         (request(vec![input("messages", "{}")]), "messages"),
     ] {
         let status = within(client.model_infer(wrong)).await.unwrap_err();

@@ -6,7 +6,7 @@
 mod pages;
 mod store;
 
-use crate::model::{Decoder, ModelError};
+use crate::model::{Adapter, Decoder, ModelError};
 pub(crate) use pages::{PageTable, Pages};
 pub(crate) use store::Store;
 
@@ -44,7 +44,7 @@ impl KvCache {
         let config = model.config();
         let limit = tokens.div_ceil(PAGE_TOKENS).max(1);
         let width = config.kv_heads * config.head_dim;
-        Self { pages: Pages::new(limit), store: Store::new(config.layers(), width, model.device()) }
+        Self { pages: Pages::new(limit), store: Store::new(config.layers(), width, limit, model.device()) }
     }
 
     /// Bytes that a token takes in a cache of this model.
@@ -55,6 +55,13 @@ impl KvCache {
     /// How full it is.
     pub fn usage(&self) -> CacheUse {
         self.pages.usage()
+    }
+
+    /// True if there is room for all of a text and one token more, now. Known pages of its beginning that others have take
+    /// no room.
+    pub fn has_room_for(&self, ids: &[u32], adapter: Option<&Adapter>) -> bool {
+        let shared = self.pages.held(adapter.map_or(0, Adapter::id), ids);
+        (ids.len() + 1).div_ceil(PAGE_TOKENS) - shared <= self.usage().available()
     }
 
     /// Makes room for `tokens` more tokens of a sequence; false if there is none now.

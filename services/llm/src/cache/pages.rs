@@ -92,15 +92,26 @@ impl Pages {
     /// says what comes next.
     pub(crate) fn attach(&mut self, table: &mut PageTable, tokens: &[u32]) {
         debug_assert!(table.pages.is_empty());
-        let most = tokens.len().saturating_sub(1) / PAGE_TOKENS;
-        for chunk in tokens.as_chunks::<PAGE_TOKENS>().0.iter().take(most) {
-            let content = Content { owner: table.owner, parent: table.pages.last().copied(), tokens: *chunk };
-            let Some(&page) = self.known.get(&content) else { break };
-            self.retain(page);
-            table.pages.push(page);
-            table.tokens.extend_from_slice(chunk);
-        }
+        table.pages = self.beginning(table.owner, tokens);
+        table.pages.iter().for_each(|page| self.retain(*page));
+        table.tokens.extend_from_slice(&tokens[..table.pages.len() * PAGE_TOKENS]);
         table.known = table.pages.len();
+    }
+
+    /// How many of the pages that [`Self::attach`] would give are some sequence's now.
+    pub(crate) fn held(&self, owner: u64, tokens: &[u32]) -> usize {
+        self.beginning(owner, tokens).iter().filter(|page| self.slots[**page as usize].holders > 0).count()
+    }
+
+    fn beginning(&self, owner: u64, tokens: &[u32]) -> Vec<Page> {
+        let most = tokens.len().saturating_sub(1) / PAGE_TOKENS;
+        let mut pages: Vec<Page> = Vec::new();
+        for chunk in tokens.as_chunks::<PAGE_TOKENS>().0.iter().take(most) {
+            let content = Content { owner, parent: pages.last().copied(), tokens: *chunk };
+            let Some(&page) = self.known.get(&content) else { break };
+            pages.push(page);
+        }
+        pages
     }
 
     /// Adds empty pages to a table; false, and nothing is added, if there are not so many.

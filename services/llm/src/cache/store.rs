@@ -17,6 +17,8 @@ const FIRST_PAGES: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Store {
     width: usize,
+    /// Most rows of a device's store.
+    most: usize,
     layers: Layers,
 }
 
@@ -29,14 +31,15 @@ enum Layers {
 }
 
 impl Store {
-    pub(crate) fn new(layers: usize, width: usize, device: &Device) -> Self {
+    pub(crate) fn new(layers: usize, width: usize, limit: usize, device: &Device) -> Self {
+        let most = limit * PAGE_TOKENS;
         let layers = if device.is_host() {
             Layers::Host((0..layers).map(|_| Default::default()).collect())
         } else {
-            let empty = || Tensor::zeros([FIRST_PAGES * PAGE_TOKENS, width], &device.burn);
+            let empty = || Tensor::zeros([most.min(FIRST_PAGES * PAGE_TOKENS), width], &device.burn);
             Layers::Device((0..layers).map(|_| [empty(), empty()]).collect(), device.burn.clone())
         };
-        Self { width, layers }
+        Self { width, most, layers }
     }
 
     /// Writes the new keys and values of several sequences after those that they have, and gives the attention of their new
@@ -48,7 +51,7 @@ impl Store {
         [q, k, v]: [&Tensor<2>; 3],
         heads: Heads,
     ) -> Tensor<2> {
-        let width = self.width;
+        let (width, most) = (self.width, self.most);
         match &mut self.layers {
             Layers::Host(layers) => {
                 let (shape, device) = (q.dims(), q.device());
@@ -71,7 +74,7 @@ impl Store {
                 let outputs = sequences.iter().map(|(table, span)| {
                     let rows = |t: &Tensor<2>| t.clone().slice([span.clone()]);
                     for (slot, rows) in layers[layer].iter_mut().zip([rows(k), rows(v)]) {
-                        write_rows(slot, table, rows, width, device);
+                        write_rows(slot, table, rows, most, device);
                     }
                     let places = places(table, table.len() + span.len());
                     let count = places.len();
@@ -101,8 +104,9 @@ fn write_pages(pages: &mut Vec<Vec<f32>>, table: &PageTable, rows: &[f32], width
 }
 
 /// Writes rows of a sequence on a device.
-fn write_rows(slot: &mut Tensor<2>, table: &PageTable, rows: Tensor<2>, width: usize, device: &BurnDevice) {
-    let mut whole = grown(slot, table, width, device);
+fn write_rows(slot: &mut Tensor<2>, table: &PageTable, rows: Tensor<2>, most: usize, device: &BurnDevice) {
+    let mut whole = grown(slot, table, most, device);
+    let width = whole.dims()[1];
     let count = rows.dims()[0];
     // Rows of one page lie side by side.
     let mut done = 0;
@@ -129,13 +133,13 @@ fn own<'a>(pages: &'a [Vec<f32>], table: &PageTable) -> Vec<&'a [f32]> {
 }
 
 /// Takes a layer's rows out of their slot, as many as the table's pages need.
-fn grown(slot: &mut Tensor<2>, table: &PageTable, width: usize, device: &BurnDevice) -> Tensor<2> {
+fn grown(slot: &mut Tensor<2>, table: &PageTable, most: usize, device: &BurnDevice) -> Tensor<2> {
     let needed = table.pages().iter().max().map_or(0, |page| *page as usize + 1) * PAGE_TOKENS;
     let whole = std::mem::replace(slot, Tensor::zeros([1, 1], device));
-    let there = whole.dims()[0];
+    let [there, width] = whole.dims();
     if there >= needed {
         return whole;
     }
-    let more = needed.next_power_of_two().max(2 * there) - there;
+    let more = needed.max(2 * there).min(most.max(needed)) - there;
     Tensor::cat(vec![whole, Tensor::zeros([more, width], device)], 0)
 }

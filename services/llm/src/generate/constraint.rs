@@ -24,6 +24,9 @@ pub enum ConstraintError {
     Tokenizer(String),
 }
 
+/// Lexer fuel and parser items of a token's mask (about 5 and 1 ms), and lexer states of an answer (about 1 kB each).
+const LIMITS: (u64, usize, usize) = (70_000, 20_000, 20_000);
+
 /// Makes constraints for one tokenizer.
 pub struct Grammars {
     factory: ParserFactory,
@@ -60,7 +63,9 @@ impl Grammars {
         let words: Vec<Vec<u8>> = (0..vocab as u32)
             .map(|id| match tokenizer.token_bytes(id) {
                 // Marked so that a special token is never taken for its spelling.
-                bytes if tokenizer.is_special(id) => [&[TokTrie::SPECIAL_TOKEN_MARKER], bytes.as_slice()].concat(),
+                bytes if tokenizer.is_special(id) || tokenizer.eos_ids().contains(&id) => {
+                    [&[TokTrie::SPECIAL_TOKEN_MARKER], bytes.as_slice()].concat()
+                }
                 bytes => bytes,
             })
             .collect();
@@ -69,6 +74,9 @@ impl Grammars {
         let env: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
         let mut factory = ParserFactory::new_simple(&env).map_err(|error| wrong(error.to_string()))?;
         factory.quiet();
+        // Masks are found between the steps of a batch, which all its answers wait for.
+        let limits = factory.limits_mut();
+        (limits.step_lexer_fuel, limits.step_max_items, limits.max_lexer_states) = LIMITS;
         Ok(Self { factory })
     }
 

@@ -89,6 +89,11 @@ impl Sequence {
         self.ids.len() - self.table.len()
     }
 
+    /// Prompt and answer so far.
+    pub fn ids(&self) -> &[u32] {
+        &self.ids
+    }
+
     /// Takes what the cache knows of the tokens of a sequence that has no pages; gives how many tokens that are.
     pub fn attach(&mut self, cache: &mut KvCache, adapter: Option<&Adapter>) -> usize {
         self.table = PageTable::new(adapter.map_or(0, Adapter::id));

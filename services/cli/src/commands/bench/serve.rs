@@ -121,7 +121,7 @@ fn report(args: &ServeArgs, mut all: Seen, seconds: f64) -> Result<()> {
         bail!("{} streams failed, one of them so: {error}", all.errors.len());
     }
     if all.lost > 0 {
-        bail!("{} tokens were lost", all.lost);
+        bail!("{} tokens were lost or came twice", all.lost);
     }
     Ok(())
 }
@@ -166,7 +166,7 @@ async fn ask(
             Some(Event::Finish(finish)) => {
                 seen.requests += 1;
                 seen.tokens += got;
-                seen.lost += u64::from(max_tokens).max(u64::from(finish.completion_tokens)) - got;
+                seen.lost += got.abs_diff(finish.completion_tokens.into()) + got.abs_diff(max_tokens.into());
                 return Ok(());
             }
             None => {}
