@@ -35,6 +35,7 @@ mod limits;
 mod lists;
 mod metrics;
 mod models;
+mod names;
 mod newest;
 mod page;
 mod routes;

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     error::ApiError,
     fields::{Fields, is_nothing},
+    names::Names,
 };
 
 /// Most answers to one request.
@@ -57,6 +58,8 @@ pub(crate) struct Ask {
     pub(crate) stream: bool,
     /// Send the token counts at the end of the events.
     pub(crate) include_usage: bool,
+    /// What the caller calls what inference may refuse.
+    pub(crate) names: Names,
 }
 
 /// The call to make.
@@ -103,7 +106,7 @@ impl Ask {
             return Err(ApiError::field("top_logprobs", "top_logprobs needs logprobs to be true"));
         }
         let top = wanted.then(|| up_to("top_logprobs", top.unwrap_or(0), MOST_TOP.0)).transpose()?;
-        Self::read(fields, top, |model, sampling| {
+        Self::read(fields, top, Names::default(), |model, sampling| {
             Input::Chat(ChatRequest { model, messages, sampling: Some(sampling), tenant })
         })
     }
@@ -112,8 +115,9 @@ impl Ask {
     pub(crate) fn text(body: &[u8], tenant: String) -> Result<Self, ApiError> {
         let mut fields = Fields::parse(body)?;
         let input = Some(prompt(&mut fields)?);
+        let names = Names::default().with("ids", "prompt").with("sampling.top_logprobs", "logprobs");
         let top = fields.take::<u32>("logprobs")?.map(|top| up_to("logprobs", top, MOST_TOP.1)).transpose()?;
-        Self::read(fields, top, |model, sampling| {
+        Self::read(fields, top, names, |model, sampling| {
             Input::Text(GenerateRequest { model, input, sampling: Some(sampling), tenant })
         })
     }
@@ -122,9 +126,13 @@ impl Ask {
     fn read(
         mut fields: Fields,
         top: Option<u32>,
+        names: Names,
         input: impl FnOnce(String, Sampling) -> Input,
     ) -> Result<Self, ApiError> {
         let model = fields.take::<String>("model")?.unwrap_or_default();
+        let most = if fields.has("max_completion_tokens") { "max_completion_tokens" } else { "max_tokens" };
+        let schema = if fields.has("guided_json") { "guided_json" } else { "response_format" };
+        let names = names.with("sampling.max_tokens", most).with("sampling.json_schema", schema);
         let mut sampling = sampling(&mut fields)?;
         (sampling.logprobs, sampling.top_logprobs) = (top.is_some(), top.unwrap_or(0));
         sampling.json_schema = json_schema(&mut fields)?;
@@ -143,7 +151,8 @@ impl Ask {
         BOOKKEEPING.iter().for_each(|name| fields.skip(name));
         fields.end()?;
         let input = input(model.clone(), sampling);
-        Ok(Self { model, input, n, logprobs: top.is_some(), stream, include_usage: options.include_usage })
+        let include_usage = options.include_usage;
+        Ok(Self { model, input, n, logprobs: top.is_some(), stream, include_usage, names })
     }
 }
 

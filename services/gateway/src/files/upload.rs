@@ -19,6 +19,7 @@ use super::object;
 use crate::{
     app::{App, timed, within},
     error::ApiError,
+    names::Names,
 };
 
 /// Longest wait for a part of the body.
@@ -111,7 +112,9 @@ async fn send(app: &App, head: FileHead, mut field: Field<'_>) -> Result<File, A
     let mut files = app.files.clone();
     let call = async move {
         let parts = stream::unfold(receiver, next);
-        Ok(files.upload_file(timed(parts, UPLOAD_TIME)).await?.into_inner())
+        let names = Names::default().with("data", "file");
+        let stored = files.upload_file(timed(parts, UPLOAD_TIME)).await;
+        stored.map(tonic::Response::into_inner).map_err(|status| names.told(status))
     };
     let limit = app.max_upload_bytes;
     let feed = async move {

@@ -89,7 +89,7 @@ async fn a_completion_is_answered_whole_and_streamed() {
 async fn failures_have_openai_s_shape_and_status() {
     let running = Running::start().await;
     for (model, status, code, param) in [
-        ("nobody", 404, json!("model_not_found"), Value::Null),
+        ("nobody", 404, json!("model_not_found"), json!("model")),
         ("full", 429, json!("rate_limit_exceeded"), Value::Null),
         ("loading", 503, json!("unavailable"), Value::Null),
         ("wrong", 400, Value::Null, json!("temperature")),

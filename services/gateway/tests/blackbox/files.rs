@@ -75,13 +75,14 @@ async fn what_is_wrong_with_a_form_is_named_and_no_file_stays() {
     let purpose = ("purpose", None, b"fine-tune".as_slice());
     let file = ("file", Some("a.csv"), b"A\nx\n".as_slice());
     let (large, huge) = (vec![b'x'; 1001], vec![b'x'; 200_000]);
-    let cases: [(&[Field<'_>], u16, Value); 8] = [
+    let cases: [(&[Field<'_>], u16, Value); 9] = [
         (&[purpose], 400, json!("file")),
         (&[file], 400, json!("purpose")),
         (&[file, ("purpose", None, b"batch")], 400, json!("purpose")),
         (&[purpose, file, file], 400, json!("file")),
         (&[purpose, file, ("expires_after[anchor]", None, b"x")], 400, json!("expires_after[anchor]")),
         (&[purpose, ("file", Some("a.exe"), b"x")], 400, json!("filename")),
+        (&[purpose, ("file", Some("a.csv"), b"")], 400, json!("file")),
         (&[purpose, ("file", Some("a.csv"), &large)], 413, Value::Null),
         (&[purpose, ("file", Some("a.csv"), &huge)], 413, Value::Null),
     ];

@@ -12,6 +12,7 @@ mod finetune;
 mod functions;
 mod jobs;
 mod metrics;
+mod names;
 mod tenants;
 mod tokens;
 mod tuning;
