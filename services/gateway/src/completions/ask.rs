@@ -19,19 +19,11 @@ use crate::{
 const MOST_ANSWERS: u32 = 8;
 /// Most probable tokens beside each of a chat's, and of a completion's.
 const MOST_TOP: (u32, u32) = (20, 5);
-/// What changes no answer of ours: bookkeeping of OpenAI's platform.
-const BOOKKEEPING: [&str; 8] = [
-    "user",
-    "metadata",
-    "store",
-    "service_tier",
-    "safety_identifier",
-    "prompt_cache_key",
-    "parallel_tool_calls",
-    "tool_choice",
-];
+/// What changes no answer of ours: bookkeeping of OpenAI's platform, and how to call tools that nobody may name.
+const BOOKKEEPING: [&str; 5] = ["user", "metadata", "safety_identifier", "prompt_cache_key", "parallel_tool_calls"];
 /// What is not done, and may be there if it is switched off.
-const NOT_DONE: [&str; 10] = [
+const NOT_DONE: [&str; 11] = [
+    "store",
     "tools",
     "functions",
     "function_call",
@@ -148,6 +140,9 @@ impl Ask {
             // `modalities` says by ["text"] that nothing else is wanted, `reasoning_effort` by "none".
             fields.neutral(name, |value| is_nothing(value) || *value == json!(["text"]) || value == "none")?;
         }
+        // Without tools, "auto" chooses none.
+        fields.neutral("tool_choice", |choice| choice == "none" || choice == "auto")?;
+        fields.neutral("service_tier", |tier| tier == "auto" || tier == "default")?;
         BOOKKEEPING.iter().for_each(|name| fields.skip(name));
         fields.end()?;
         let input = input(model.clone(), sampling);

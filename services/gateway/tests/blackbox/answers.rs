@@ -109,6 +109,32 @@ async fn failures_have_openai_s_shape_and_status() {
 }
 
 #[tokio::test]
+async fn what_would_be_ignored_is_refused_by_name() {
+    let running = Running::start().await;
+    let nothing = json!({
+        "tool_choice": "none", "store": false, "service_tier": "auto", "metadata": {"a": "b"}, "parallel_tool_calls": true,
+    });
+    assert_eq!(running.post("/v1/chat/completions", &question(nothing)).await.status(), 200);
+    for (name, value) in [
+        ("tool_choice", json!("required")),
+        ("tool_choice", json!({"type": "function", "function": {"name": "look"}})),
+        ("store", json!(true)),
+        ("service_tier", json!("priority")),
+    ] {
+        for (path, body) in [("/v1/chat/completions", question(json!({}))), ("/v1/completions", json!({"prompt": "a"}))]
+        {
+            let mut body = body;
+            body[name] = value.clone();
+            let (status, answer) = json_of(running.post(path, &body).await).await;
+            let error = &answer["error"];
+            assert_eq!((status.as_u16(), &error["param"]), (400, &json!(name)), "{answer}");
+            assert_eq!(error["code"], "unsupported_parameter");
+        }
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn a_failure_in_the_middle_ends_the_answer_as_an_error() {
     let running = Running::start().await;
     for stream in [true, false] {
