@@ -132,7 +132,7 @@ async fn stream_events(app: &App, id: &str, created_at: i64, cursor: u64) -> Res
             Err(status) => Some(failed(status)),
         }
     });
-    Ok(sse(shown.chain(stream::iter([Event::default().data("[DONE]")]))))
+    Ok(sse(shown.chain(stream::iter([Event::default().data("[DONE]")])), app.heartbeat))
 }
 
 async fn list_events(app: &App, id: &str, created_at: i64, part: &Part) -> Result<Response, ApiError> {

@@ -10,6 +10,7 @@ mod fake;
 mod files;
 mod finetune;
 mod functions;
+mod heartbeat;
 mod jobs;
 mod metrics;
 mod names;
