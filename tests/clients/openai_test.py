@@ -326,7 +326,9 @@ def test_what_is_wrong_is_named(client):
     refused(wrong, lambda: chat(client, top_logprobs=2), param="top_logprobs")
     refused(wrong, lambda: complete(client, logprobs=6), param="logprobs")
     tool = {"type": "function", "function": {"name": "look", "parameters": {}}}
-    refused(wrong, lambda: chat(client, tools=[tool]), param="tools", code="unsupported_parameter")
+    others = {"tool_choice": "required", "store": True, "service_tier": "flex"}
+    for name, value in {"tools": [tool], **others}.items():
+        refused(wrong, lambda: chat(client, **{name: value}), param=name, code="unsupported_parameter")
     assert said(chat(client)), "it still answers"
 
 
@@ -411,6 +413,11 @@ def test_wrong_files_are_refused(client, name, rows):
     with pytest.raises(openai.BadRequestError) as caught:
         pytest.fail(f"not refused: {create(client, rows, name)}")
     assert caught.value.param in ("file", "filename"), caught.value.body
+
+
+def test_a_file_without_a_known_purpose_is_refused(client):
+    file = ("offers.jsonl", as_jsonl(OFFERS[:1]))
+    refused(openai.BadRequestError, lambda: client.files.create(file=file, purpose="fun"), param="purpose")
 
 
 def test_a_file_that_is_not_there_is_not_found(client):

@@ -34,6 +34,8 @@ const QUEUE: usize = 4;
 const FORM: usize = 64 << 10;
 /// Longest purpose in bytes.
 const LONGEST_PURPOSE: usize = 64;
+/// What a file may be for, by OpenAI's names.
+const PURPOSES: [&str; 6] = ["fine-tune", "batch", "user_data", "evals", "assistants", "vision"];
 /// What a file is for if it comes before the caller has said so.
 const USUAL_PURPOSE: &str = "fine-tune";
 
@@ -72,6 +74,9 @@ async fn read(
         match field.name() {
             Some("purpose") if purpose.is_none() => {
                 let said = short_text(&mut field).await?;
+                if !PURPOSES.contains(&said.as_str()) {
+                    return Err(ApiError::field("purpose", format!("purpose must be one of {}", PURPOSES.join(", "))));
+                }
                 if file.as_ref().is_some_and(|file| file.purpose != said) {
                     return Err(ApiError::field("purpose", "send purpose before file"));
                 }
