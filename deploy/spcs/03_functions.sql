@@ -1,4 +1,4 @@
--- Answers and fine-tuning from SQL. This needs a gateway with the routes /functions/…: see README.md, "Not there yet".
+-- Answers and fine-tuning from SQL. The gateway knows its callers by CURRENT_USER: it refuses a function without it.
 USE ROLE firn_owner;
 USE WAREHOUSE firn_wh;
 USE SCHEMA firn.app;
@@ -8,6 +8,7 @@ CREATE OR REPLACE FUNCTION complete(model VARCHAR, prompt VARCHAR)
   RETURNS VARCHAR
   SERVICE = firn
   ENDPOINT = api
+  CONTEXT_HEADERS = (CURRENT_USER)
   MAX_BATCH_ROWS = 32
   AS '/functions/complete';
 
@@ -16,24 +17,28 @@ CREATE OR REPLACE FUNCTION finetune_create(name VARCHAR, base VARCHAR, source VA
   RETURNS VARCHAR
   SERVICE = firn
   ENDPOINT = api
+  CONTEXT_HEADERS = (CURRENT_USER)
   MAX_BATCH_ROWS = 1
   AS '/functions/finetune/create';
 CREATE OR REPLACE FUNCTION finetune_status(job VARCHAR)
   RETURNS VARIANT
   SERVICE = firn
   ENDPOINT = api
+  CONTEXT_HEADERS = (CURRENT_USER)
   MAX_BATCH_ROWS = 1
   AS '/functions/finetune/status';
 CREATE OR REPLACE FUNCTION finetune_cancel(job VARCHAR)
   RETURNS VARIANT
   SERVICE = firn
   ENDPOINT = api
+  CONTEXT_HEADERS = (CURRENT_USER)
   MAX_BATCH_ROWS = 1
   AS '/functions/finetune/cancel';
 CREATE OR REPLACE FUNCTION finetune_list()
   RETURNS VARIANT
   SERVICE = firn
   ENDPOINT = api
+  CONTEXT_HEADERS = (CURRENT_USER)
   MAX_BATCH_ROWS = 1
   AS '/functions/finetune/list';
 

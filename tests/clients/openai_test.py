@@ -306,14 +306,15 @@ def test_models_are_listed_and_found(client):
     assert base == models[0], f"{base} alone, {models[0]} in the list"
     assert base.model_extra["max_model_len"] == tokenize(client, prompt="x")["max_model_len"], base
     missing = openai.NotFoundError
-    refused(missing, lambda: client.models.retrieve("nobody"), code="model_not_found", word="nobody")
+    refused(missing, lambda: client.models.retrieve("nobody"), param="model", code="model_not_found", word="nobody")
 
 
 def test_what_is_wrong_is_named(client):
     wrong, missing = openai.BadRequestError, openai.NotFoundError
     for ask in (chat, complete):
-        refused(missing, lambda: ask(client, model="nobody"), code="model_not_found", word="nobody")
-        refused(missing, lambda: ask(client, model="nobody", stream=True), code="model_not_found", word="nobody")
+        unknown = {"param": "model", "code": "model_not_found", "word": "nobody"}
+        refused(missing, lambda: ask(client, model="nobody"), **unknown)
+        refused(missing, lambda: ask(client, model="nobody", stream=True), **unknown)
         for name, value in [("temperature", -1), ("top_p", 0), ("max_tokens", 0), ("presence_penalty", 3), ("n", 9)]:
             refused(wrong, lambda: ask(client, **{name: value}), param=name)
         refused(wrong, lambda: ask(client, temperature="warm"), param="temperature")
@@ -325,7 +326,9 @@ def test_what_is_wrong_is_named(client):
     refused(wrong, lambda: chat(client, top_logprobs=2), param="top_logprobs")
     refused(wrong, lambda: complete(client, logprobs=6), param="logprobs")
     tool = {"type": "function", "function": {"name": "look", "parameters": {}}}
-    refused(wrong, lambda: chat(client, tools=[tool]), param="tools", code="unsupported_parameter")
+    others = {"tool_choice": "required", "store": True, "service_tier": "flex"}
+    for name, value in {"tools": [tool], **others}.items():
+        refused(wrong, lambda: chat(client, **{name: value}), param=name, code="unsupported_parameter")
     assert said(chat(client)), "it still answers"
 
 
@@ -336,10 +339,13 @@ def test_an_id_outside_the_vocabulary_is_refused(client):
 def test_what_is_longer_than_the_context_is_refused(client):
     length = tokenize(client, prompt="x")["max_model_len"]
     long = "word " * (length + 1)
-    wrong = openai.BadRequestError
-    refused(wrong, lambda: chat(client, messages=[{"role": "user", "content": long}]), "messages", word=str(length))
-    refused(wrong, lambda: complete(client, prompt=long), "prompt", word=str(length))
-    refused(wrong, lambda: complete(client, prompt=[5] * (length + 1)), "prompt", word=str(length))
+
+    def too_long(call, param):
+        refused(openai.BadRequestError, call, param, "context_length_exceeded", str(length))
+
+    too_long(lambda: chat(client, messages=[{"role": "user", "content": long}]), "messages")
+    too_long(lambda: complete(client, prompt=long), "prompt")
+    too_long(lambda: complete(client, prompt=[5] * (length + 1)), "prompt")
     assert complete(client, prompt=[5] * (length - 2), max_tokens=2).usage.prompt_tokens == length - 2
 
 
@@ -407,6 +413,11 @@ def test_wrong_files_are_refused(client, name, rows):
     with pytest.raises(openai.BadRequestError) as caught:
         pytest.fail(f"not refused: {create(client, rows, name)}")
     assert caught.value.param in ("file", "filename"), caught.value.body
+
+
+def test_a_file_without_a_known_purpose_is_refused(client):
+    file = ("offers.jsonl", as_jsonl(OFFERS[:1]))
+    refused(openai.BadRequestError, lambda: client.files.create(file=file, purpose="fun"), param="purpose")
 
 
 def test_a_file_that_is_not_there_is_not_found(client):
@@ -527,7 +538,7 @@ def test_a_checkpoint_answers_once_it_is_loaded(client, tuned):
     name = last.fine_tuned_model_checkpoint
     assert name == f"{tuned.id}@{last.step_number}", last
     missing = openai.NotFoundError
-    refused(missing, lambda: chat(client, model=name, messages=ASKED), code="model_not_found")
+    refused(missing, lambda: chat(client, model=name, messages=ASKED), param="model", code="model_not_found")
     text = client.post("/load_lora_adapter", cast_to=str, body={"lora_name": name})
     assert "Success" in text and name in text, text
     assert client.models.retrieve(name).model_extra["loaded"] is True
@@ -536,7 +547,7 @@ def test_a_checkpoint_answers_once_it_is_loaded(client, tuned):
     expected = said(chat(client, model=tuned.fine_tuned_model, messages=ASKED))
     assert found == expected, f"{found!r} by the checkpoint, {expected!r} by the version"
     client.post("/unload_lora_adapter", cast_to=str, body={"lora_name": name})
-    refused(missing, lambda: chat(client, model=name, messages=ASKED), code="model_not_found")
+    refused(missing, lambda: chat(client, model=name, messages=ASKED), param="model", code="model_not_found")
 
 
 def test_a_job_is_paused_resumed_and_cancelled(client, tuned):

@@ -85,6 +85,10 @@ fn our_own_specifications_are_accepted_and_are_what_render_prints() {
         assert_eq!(report["findings"].as_array().map(Vec::len), Some(0), "{report:#}");
         let rendered = stdout(&spcs(&["render", kind, "--template"]));
         let held = std::fs::read_to_string(&file).unwrap();
+        if kind != "job" {
+            let is_known = rendered.contains("FIRN_TRUST_INGRESS_USER: \"true\"") && !rendered.contains("FIRN_NO_AUTH");
+            assert!(is_known, "the ingress says who calls, and the gateway must listen: {rendered}");
+        }
         assert!(held == rendered, "{}: render it again with `firn spcs render {kind} --template`", file.display());
     }
 }
@@ -101,6 +105,17 @@ fn every_script_is_accepted() {
         }
     }
     assert!(scripts >= 6, "{scripts} scripts");
+}
+
+#[test]
+fn every_function_says_who_calls_it() {
+    let text = std::fs::read_to_string(deploy().join("spcs/03_functions.sql")).unwrap();
+    let functions: Vec<&str> = text.split("CREATE OR REPLACE FUNCTION").skip(1).collect();
+    assert!(!functions.is_empty());
+    for function in functions {
+        let statement = function.split(';').next().unwrap();
+        assert!(statement.contains("CONTEXT_HEADERS = (CURRENT_USER)"), "{statement}");
+    }
 }
 
 #[test]

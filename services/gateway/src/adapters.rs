@@ -14,6 +14,7 @@ use crate::{
     body::json_body,
     error::ApiError,
     fields::{Fields, is_nothing},
+    names::Names,
 };
 
 /// Longest that loading takes: an adapter is read from the stage and checked.
@@ -30,7 +31,8 @@ async fn load(State(mut app): State<App>, request: Request) -> Result<String, Ap
     fields.neutral("lora_path", |path| is_nothing(path) || path.as_str() == Some(&id))?;
     fields.neutral("load_inplace", is_nothing)?;
     fields.end()?;
-    let loaded = app.inference.load_model(timed(LoadModelRequest { id }, LOAD_TIME)).await?.into_inner();
+    let loaded = app.inference.load_model(timed(LoadModelRequest { id }, LOAD_TIME)).await;
+    let loaded = loaded.map_err(|status| names().told(status))?.into_inner();
     Ok(format!("Success: LoRA adapter '{}' added successfully.", loaded.id))
 }
 
@@ -39,8 +41,14 @@ async fn unload(State(mut app): State<App>, request: Request) -> Result<String, 
     let id = name(&mut fields)?;
     fields.skip("lora_int_id");
     fields.end()?;
-    app.inference.unload_model(within(UnloadModelRequest { id: id.clone() })).await?;
+    let unloaded = app.inference.unload_model(within(UnloadModelRequest { id: id.clone() })).await;
+    unloaded.map_err(|status| names().told(status))?;
     Ok(format!("Success: LoRA adapter '{id}' removed successfully."))
+}
+
+/// What the protocol calls an id, callers of these routes call the adapter's name.
+fn names() -> Names {
+    Names::default().with("id", "lora_name").with("model", "lora_name")
 }
 
 fn name(fields: &mut Fields) -> Result<String, ApiError> {

@@ -29,6 +29,8 @@ pub(crate) struct App {
     /// What `base` means where a job is asked for.
     pub(crate) base: Arc<str>,
     pub(crate) answer_timeout: Duration,
+    /// How often a silent stream shows that it is alive.
+    pub(crate) heartbeat: Duration,
     /// How long a function's batch is waited for before it is to be polled.
     pub(crate) function_patience: Duration,
 }

@@ -61,6 +61,9 @@ pub struct Options {
     /// Seconds after which an answer ends, however far it is.
     #[arg(long = "answer-timeout-seconds", env = "FIRN_ANSWER_TIMEOUT_SECONDS", default_value = "600", value_parser = seconds)]
     pub answer_timeout: Duration,
+    /// Seconds after which a silent stream shows that it is alive: proxies cut one after a minute or less.
+    #[arg(long = "heartbeat-seconds", env = "FIRN_HEARTBEAT_SECONDS", default_value = "10", value_parser = some_seconds)]
+    pub heartbeat: Duration,
     /// Seconds after which a batch of a service function is answered with 202, to be polled; Snowflake sends it again
     /// after 30.
     #[arg(long = "function-patience-seconds", env = "FIRN_FUNCTION_PATIENCE_SECONDS", default_value = "20", value_parser = seconds)]
@@ -99,6 +102,7 @@ impl Default for Options {
             base: "bases/firn/tiny".to_owned(),
             max_connections: 512,
             answer_timeout: Duration::from_secs(600),
+            heartbeat: Duration::from_secs(10),
             function_patience: Duration::from_secs(20),
             grace: Duration::from_secs(20),
             token: None,
@@ -114,6 +118,14 @@ fn seconds(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|_| format!("`{text}` is not a length of time"))
 }
 
+/// More than none: a pause of no length would be a busy loop.
+fn some_seconds(text: &str) -> Result<Duration, String> {
+    match seconds(text)? {
+        Duration::ZERO => Err(format!("`{text}` must be more than 0")),
+        time => Ok(time),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser as _;
@@ -126,6 +138,13 @@ mod tests {
         assert_eq!(config.options.health_listen.unwrap().to_string(), "127.0.0.1:7105");
         let options = Options { health_listen: None, ..config.options };
         assert_eq!(format!("{options:?}"), format!("{:?}", Options::default()));
+    }
+
+    #[test]
+    fn a_heart_beats() {
+        let beats = |text: &str| Config::try_parse_from(["firn-gateway", "--heartbeat-seconds", text]);
+        assert_eq!(beats("0.5").unwrap().options.heartbeat, Duration::from_millis(500));
+        assert!(beats("0").is_err() && beats("often").is_err());
     }
 
     #[test]

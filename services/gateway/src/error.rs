@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
+use crate::names::Names;
+
 /// Why the gateway could not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -135,21 +137,31 @@ impl IntoResponse for ApiError {
 
 impl From<Status> for ApiError {
     fn from(status: Status) -> Self {
+        Self::named(status, &Names::default())
+    }
+}
+
+impl ApiError {
+    /// What a service says, with the names that the caller has for its fields.
+    pub(crate) fn named(status: Status, names: &Names) -> Self {
         let details = status.get_error_details();
+        let reason = details.error_info().map(|info| info.reason.as_str());
+        let is_model = reason == Some("MODEL_NOT_FOUND");
         let violation = details.bad_request().and_then(|request| request.field_violations.first());
-        // A caller knows `temperature`, not where the protocol keeps it.
-        let param = violation.map(|violation| last_part(&violation.field).to_owned());
-        let message = match violation {
-            Some(violation) => format!("{}: {}", last_part(&violation.field), violation.description),
-            None => status.message().to_owned(),
+        let (param, message) = match violation {
+            Some(violation) => {
+                let name = names.of(&violation.field);
+                let message = format!("{name}: {}", violation.description);
+                (Some(name), message)
+            }
+            None => (is_model.then(|| names.of("model")), status.message().to_owned()),
         };
         let (http, code) = match status.code() {
-            Code::InvalidArgument => (StatusCode::BAD_REQUEST, None),
-            Code::OutOfRange | Code::FailedPrecondition => (StatusCode::BAD_REQUEST, None),
-            Code::NotFound => {
-                let is_model = firn_kit::status::reason(&status).as_deref() == Some("MODEL_NOT_FOUND");
-                (StatusCode::NOT_FOUND, Some(if is_model { "model_not_found" } else { "not_found" }))
+            Code::InvalidArgument => {
+                (StatusCode::BAD_REQUEST, (reason == Some("CONTEXT_TOO_LONG")).then_some("context_length_exceeded"))
             }
+            Code::OutOfRange | Code::FailedPrecondition => (StatusCode::BAD_REQUEST, None),
+            Code::NotFound => (StatusCode::NOT_FOUND, Some(if is_model { "model_not_found" } else { "not_found" })),
             Code::AlreadyExists | Code::Aborted => (StatusCode::CONFLICT, None),
             Code::PermissionDenied | Code::Unauthenticated => (StatusCode::FORBIDDEN, None),
             Code::ResourceExhausted => (StatusCode::TOO_MANY_REQUESTS, Some("rate_limit_exceeded")),
@@ -166,10 +178,6 @@ impl From<Status> for ApiError {
         let retry_after = busy.then(|| asked.unwrap_or(Duration::from_secs(1)));
         Self { status: http, message, param, code, retry_after }
     }
-}
-
-fn last_part(field: &str) -> &str {
-    ["sampling.", "head.", "spec."].iter().find_map(|kept_in| field.strip_prefix(kept_in)).unwrap_or(field)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Jobs in Firn's own shapes, and their events as they come.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, time::Duration};
 
 use axum::{
     Json, Router,
@@ -23,7 +23,7 @@ use tonic::{Status, Streaming};
 
 use crate::{
     app::{App, within},
-    completions::{HEARTBEAT, UNBUFFERED},
+    completions::UNBUFFERED,
     error::ApiError,
     lists,
     tuning::spec,
@@ -72,7 +72,7 @@ async fn events(
 ) -> Result<Response, ApiError> {
     let Query(from) = from.map_err(|rejection| ApiError::field("cursor", rejection.body_text()))?;
     let events = watched(&app, &id, cursor(&headers, from.cursor)?).await?;
-    Ok(sse(each(events).map(|event| match event {
+    let shown = each(events).map(|event| match event {
         Ok(event) => {
             let (kind, data, is_kept) = match event.event {
                 Some(job_event::Event::State(job)) => ("state", object(job), true),
@@ -86,7 +86,8 @@ async fn events(
             if is_kept { shown.id(event.cursor.to_string()) } else { shown }
         }
         Err(status) => failed(status),
-    })))
+    });
+    Ok(sse(shown, app.heartbeat))
 }
 
 /// Asks for a job by the id that callers know.
@@ -145,9 +146,9 @@ pub(crate) fn failed(status: Status) -> Event {
     Event::default().event("error").data(ApiError::from(status).body().to_string())
 }
 
-pub(crate) fn sse(events: impl Stream<Item = Event> + Send + 'static) -> Response {
+pub(crate) fn sse(events: impl Stream<Item = Event> + Send + 'static, heartbeat: Duration) -> Response {
     let events = Sse::new(events.map(Ok::<_, Infallible>));
-    ([UNBUFFERED], events.keep_alive(KeepAlive::new().interval(HEARTBEAT).text("alive"))).into_response()
+    ([UNBUFFERED], events.keep_alive(KeepAlive::new().interval(heartbeat).text("alive"))).into_response()
 }
 
 /// A job with all that is known of it.

@@ -1,9 +1,10 @@
 //! The HTTP door: OpenAI routes in front of the gRPC services.
 //!
 //! It translates and holds no state: a request becomes one call of a service, and what the service says becomes JSON or
-//! server-sent events. What a service does not do is refused by name, never ignored. A caller that leaves cancels its
-//! call. It listens on this machine alone unless it has a token or is told that something in front checks callers: then
-//! Snowflake's ingress may also say whose request it is.
+//! server-sent events. What a service does not do is refused by name. Left unread is bookkeeping of OpenAI's platform alone,
+//! which changes no answer: `user` and `metadata`, say. A caller that leaves cancels its call. It listens on this machine
+//! alone unless it has a token or is told that something in front checks callers: then Snowflake's ingress may also say
+//! whose request it is.
 //!
 //! ```text
 //! connections ─► auth, limits ─► routes ─┬─► completions: ask ─► calls of inference ─► reply: JSON, or events
@@ -35,6 +36,7 @@ mod limits;
 mod lists;
 mod metrics;
 mod models;
+mod names;
 mod newest;
 mod page;
 mod routes;

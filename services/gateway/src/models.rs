@@ -39,7 +39,9 @@ async fn model(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Va
     let found = served(&app).await?.into_iter().find(|model| model["id"] == id);
     let missing = || {
         let shown: String = id.chars().take(80).collect();
-        ApiError::refused(StatusCode::NOT_FOUND, format!("there is no model `{shown}`")).code("model_not_found")
+        ApiError::refused(StatusCode::NOT_FOUND, format!("there is no model `{shown}`"))
+            .about("model")
+            .code("model_not_found")
     };
     found.map(Json).ok_or_else(missing)
 }

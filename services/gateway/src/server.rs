@@ -75,6 +75,7 @@ impl Gateway {
             max_upload_bytes: options.max_upload_bytes,
             base: options.base.into(),
             answer_timeout: options.answer_timeout,
+            heartbeat: options.heartbeat,
             function_patience: options.function_patience,
         };
         let (listener, local_addr) = listen(options.http, "--http").await?;

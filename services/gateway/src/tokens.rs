@@ -14,6 +14,7 @@ use crate::{
     completions::prompt::messages,
     error::ApiError,
     fields::Fields,
+    names::Names,
 };
 
 pub(crate) fn routes() -> Router<App> {
@@ -55,7 +56,8 @@ async fn detokenize(State(mut app): State<App>, request: Request) -> Result<Json
     skip_common(&mut fields);
     fields.end()?;
     let request = TokenizeRequest { input: Some(Input::Ids(TokenIds { ids })) };
-    let read = app.inference.tokenize(within(request)).await?.into_inner();
+    let names = Names::default().with("ids", "tokens");
+    let read = app.inference.tokenize(within(request)).await.map_err(|status| names.told(status))?.into_inner();
     Ok(Json(json!({"prompt": read.text})))
 }
 

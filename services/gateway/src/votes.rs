@@ -15,6 +15,7 @@ use crate::{
     error::ApiError,
     fields::Fields,
     jobs,
+    names::Names,
     tuning::{
         self,
         order::{Order, Own},
@@ -113,6 +114,10 @@ async fn train(State(app): State<App>, request: Request) -> Result<Json<Value>, 
         seed: fields.take("seed")?,
         objective: Objective::Dpo,
         own,
+        names: Names::default()
+            .with("spec.hyperparameters.", "")
+            .with("spec.data.source", "votes")
+            .with("spec.data.", ""),
     };
     fields.end()?;
     let (_, rows) = collected(&app, VOTES, vec![]).await?;
@@ -120,8 +125,7 @@ async fn train(State(app): State<App>, request: Request) -> Result<Json<Value>, 
         let message = format!("there are {rows} votes: a job needs at least {FEWEST}");
         return Err(ApiError::field("votes", message).code("too_few_votes"));
     }
-    let spec = order.spec(&app).await?;
-    Ok(Json(jobs::object(tuning::queue(&app, spec, request_id).await?)))
+    Ok(Json(jobs::object(tuning::queue(&app, order, request_id).await?)))
 }
 
 #[cfg(test)]

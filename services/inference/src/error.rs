@@ -80,6 +80,9 @@ impl From<AnswerError> for Status {
     fn from(error: AnswerError) -> Self {
         let message = error.to_string();
         match &error {
+            AnswerError::Field(FieldError { field, reason, is_too_long: true }) => {
+                status::invalid_argument_because(DOMAIN, "CONTEXT_TOO_LONG", field, reason.as_str())
+            }
             AnswerError::Field(wrong) => status::invalid_argument(DOMAIN, wrong.field, wrong.reason.as_str()),
             AnswerError::Model(_) => status::status(Code::NotFound, DOMAIN, "MODEL_NOT_FOUND", message),
             AnswerError::Submit(SubmitError::Full { .. }) => {

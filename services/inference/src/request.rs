@@ -37,11 +37,13 @@ const SEED_BITS: u32 = 53;
 pub(crate) struct FieldError {
     pub(crate) field: &'static str,
     pub(crate) reason: String,
+    /// The prompt does not fit into the context, which callers may mend by themselves.
+    pub(crate) is_too_long: bool,
 }
 
 impl FieldError {
     pub(crate) fn new(field: &'static str, reason: impl Into<String>) -> Self {
-        Self { field, reason: reason.into() }
+        Self { field, reason: reason.into(), is_too_long: false }
     }
 }
 
@@ -159,7 +161,7 @@ pub(crate) fn check_ids(ids: &[u32], field: &'static str, config: &ModelConfig) 
     }
     if ids.len() > config.context {
         let reason = format!("has {} tokens, more than the context of {}", ids.len(), config.context);
-        return Err(FieldError::new(field, reason));
+        return Err(FieldError { is_too_long: true, ..FieldError::new(field, reason) });
     }
     match ids.iter().find(|id| **id as usize >= config.vocab) {
         Some(id) => Err(FieldError::new(field, format!("id {id} is outside the vocabulary of {} ids", config.vocab))),

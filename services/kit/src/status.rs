@@ -21,9 +21,15 @@ pub fn status(code: Code, domain: &str, reason: &str, message: impl Into<String>
 /// Makes an INVALID_ARGUMENT that names the request's field by its path, such as `spec.hyperparameters.epochs`.
 #[must_use]
 pub fn invalid_argument(domain: &str, field: &str, description: impl Into<String>) -> Status {
+    invalid_argument_because(domain, "INVALID_FIELD", field, description)
+}
+
+/// The same with a reason that programs act on.
+#[must_use]
+pub fn invalid_argument_because(domain: &str, reason: &str, field: &str, description: impl Into<String>) -> Status {
     let description = description.into();
     let message = format!("{field}: {description}");
-    let mut details = info(domain, "INVALID_FIELD");
+    let mut details = info(domain, reason);
     details.add_bad_request_violation(field, description);
     Status::with_error_details(Code::InvalidArgument, message, details)
 }

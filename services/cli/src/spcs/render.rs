@@ -205,9 +205,9 @@ fn moving(order: &Order, name: &'static str) -> Result<Container> {
     let mut container = container(order, name, *request, limit, false)?;
     if name == "gateway" {
         container.stage = false;
-        // The account's ingress has checked the caller before the gateway hears of it.
+        // The account's ingress has checked the caller, and says who it is.
         container.env.insert("FIRN_HTTP".to_owned(), "0.0.0.0:8080".to_owned());
-        container.env.insert("FIRN_NO_AUTH".to_owned(), "true".to_owned());
+        container.env.insert("FIRN_TRUST_INGRESS_USER".to_owned(), "true".to_owned());
         container.env.insert("FIRN_BASE".to_owned(), order.base.clone());
     }
     Ok(container)

@@ -12,25 +12,18 @@ use super::{
 use crate::{
     error::ApiError,
     fields::{Fields, is_nothing},
+    names::Names,
 };
 
 /// Most answers to one request.
 const MOST_ANSWERS: u32 = 8;
 /// Most probable tokens beside each of a chat's, and of a completion's.
 const MOST_TOP: (u32, u32) = (20, 5);
-/// What changes no answer of ours: bookkeeping of OpenAI's platform.
-const BOOKKEEPING: [&str; 8] = [
-    "user",
-    "metadata",
-    "store",
-    "service_tier",
-    "safety_identifier",
-    "prompt_cache_key",
-    "parallel_tool_calls",
-    "tool_choice",
-];
+/// What changes no answer of ours: bookkeeping of OpenAI's platform, and how to call tools that nobody may name.
+const BOOKKEEPING: [&str; 5] = ["user", "metadata", "safety_identifier", "prompt_cache_key", "parallel_tool_calls"];
 /// What is not done, and may be there if it is switched off.
-const NOT_DONE: [&str; 10] = [
+const NOT_DONE: [&str; 11] = [
+    "store",
     "tools",
     "functions",
     "function_call",
@@ -57,6 +50,8 @@ pub(crate) struct Ask {
     pub(crate) stream: bool,
     /// Send the token counts at the end of the events.
     pub(crate) include_usage: bool,
+    /// What the caller calls what inference may refuse.
+    pub(crate) names: Names,
 }
 
 /// The call to make.
@@ -103,7 +98,7 @@ impl Ask {
             return Err(ApiError::field("top_logprobs", "top_logprobs needs logprobs to be true"));
         }
         let top = wanted.then(|| up_to("top_logprobs", top.unwrap_or(0), MOST_TOP.0)).transpose()?;
-        Self::read(fields, top, |model, sampling| {
+        Self::read(fields, top, Names::default(), |model, sampling| {
             Input::Chat(ChatRequest { model, messages, sampling: Some(sampling), tenant })
         })
     }
@@ -112,8 +107,9 @@ impl Ask {
     pub(crate) fn text(body: &[u8], tenant: String) -> Result<Self, ApiError> {
         let mut fields = Fields::parse(body)?;
         let input = Some(prompt(&mut fields)?);
+        let names = Names::default().with("ids", "prompt").with("sampling.top_logprobs", "logprobs");
         let top = fields.take::<u32>("logprobs")?.map(|top| up_to("logprobs", top, MOST_TOP.1)).transpose()?;
-        Self::read(fields, top, |model, sampling| {
+        Self::read(fields, top, names, |model, sampling| {
             Input::Text(GenerateRequest { model, input, sampling: Some(sampling), tenant })
         })
     }
@@ -122,9 +118,13 @@ impl Ask {
     fn read(
         mut fields: Fields,
         top: Option<u32>,
+        names: Names,
         input: impl FnOnce(String, Sampling) -> Input,
     ) -> Result<Self, ApiError> {
         let model = fields.take::<String>("model")?.unwrap_or_default();
+        let most = if fields.has("max_completion_tokens") { "max_completion_tokens" } else { "max_tokens" };
+        let schema = if fields.has("guided_json") { "guided_json" } else { "response_format" };
+        let names = names.with("sampling.max_tokens", most).with("sampling.json_schema", schema);
         let mut sampling = sampling(&mut fields)?;
         (sampling.logprobs, sampling.top_logprobs) = (top.is_some(), top.unwrap_or(0));
         sampling.json_schema = json_schema(&mut fields)?;
@@ -140,10 +140,14 @@ impl Ask {
             // `modalities` says by ["text"] that nothing else is wanted, `reasoning_effort` by "none".
             fields.neutral(name, |value| is_nothing(value) || *value == json!(["text"]) || value == "none")?;
         }
+        // Without tools, "auto" chooses none.
+        fields.neutral("tool_choice", |choice| choice == "none" || choice == "auto")?;
+        fields.neutral("service_tier", |tier| tier == "auto" || tier == "default")?;
         BOOKKEEPING.iter().for_each(|name| fields.skip(name));
         fields.end()?;
         let input = input(model.clone(), sampling);
-        Ok(Self { model, input, n, logprobs: top.is_some(), stream, include_usage: options.include_usage })
+        let include_usage = options.include_usage;
+        Ok(Self { model, input, n, logprobs: top.is_some(), stream, include_usage, names })
     }
 }
 

@@ -28,6 +28,7 @@ fn a_full_request_is_understood() {
         "temperature": 0.5, "top_p": 0.9, "top_k": -1, "max_tokens": 5, "max_completion_tokens": 7, "seed": -1,
         "stop": "END", "stream": true, "stream_options": {"include_usage": true}, "n": 1, "user": "me",
         "presence_penalty": 0, "tools": [], "response_format": {"type": "text"}, "logprobs": false, "audio": null,
+        "tool_choice": "auto", "store": false, "service_tier": "default", "metadata": {"a": "b"}, "parallel_tool_calls": true,
     }))
     .unwrap();
     assert!(stream && usage);
@@ -55,6 +56,10 @@ fn what_is_not_done_is_refused_by_name() {
         ("guided_json", json!("{")),
         ("guided_json", json!([])),
         ("tools", json!([{}])),
+        ("tool_choice", json!("required")),
+        ("tool_choice", json!({"type": "function", "function": {"name": "look"}})),
+        ("store", json!(true)),
+        ("service_tier", json!("flex")),
         ("echo", json!(true)),
         ("stop", json!(["a", "b", "c", "d", "e"])),
         ("temperature", json!("hot")),

@@ -24,8 +24,6 @@ use super::{
 };
 use crate::error::ApiError;
 
-/// How often a silent stream shows that it is alive: proxies cut one after a minute or less.
-pub(crate) const HEARTBEAT: Duration = Duration::from_secs(10);
 /// Keeps nginx and its kin from holding events back.
 pub(crate) const UNBUFFERED: (HeaderName, HeaderValue) =
     (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
@@ -46,7 +44,7 @@ struct Events {
 }
 
 /// Passes the answers on as they come, each piece with its answer's index.
-pub(crate) fn events(reply: Reply, calls: Vec<Pieces>, include_usage: bool) -> Response {
+pub(crate) fn events(reply: Reply, calls: Vec<Pieces>, include_usage: bool, heartbeat: Duration) -> Response {
     let events = Events { reply, include_usage, choices: vec![Choice::default(); calls.len()] };
     let first: Vec<String> = match events.reply.shape {
         Shape::Chat => (0..calls.len())
@@ -67,7 +65,7 @@ pub(crate) fn events(reply: Reply, calls: Vec<Pieces>, include_usage: bool) -> R
         Some((data, (!is_last).then_some((events, calls))))
     });
     let data = stream::iter(first).chain(rest.flat_map(stream::iter));
-    ([UNBUFFERED], sse(data)).into_response()
+    ([UNBUFFERED], sse(data, heartbeat)).into_response()
 }
 
 impl Events {
@@ -135,7 +133,7 @@ impl Events {
     }
 }
 
-fn sse(data: impl Stream<Item = String> + Send + 'static) -> Response {
+fn sse(data: impl Stream<Item = String> + Send + 'static, heartbeat: Duration) -> Response {
     let events = data.map(|data| Ok::<_, Infallible>(Event::default().data(data)));
-    Sse::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT).text("alive")).into_response()
+    Sse::new(events).keep_alive(KeepAlive::new().interval(heartbeat).text("alive")).into_response()
 }

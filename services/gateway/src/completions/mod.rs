@@ -22,7 +22,7 @@ use self::reply::{Reply, Shape};
 pub(crate) use self::{
     ask::Ask,
     calls::{call, collect},
-    events::{HEARTBEAT, UNBUFFERED},
+    events::UNBUFFERED,
 };
 use crate::{app::App, body::json_body, error::ApiError, tenant::Tenant};
 
@@ -49,7 +49,11 @@ async fn completions(
 }
 
 async fn answer(app: &App, ask: Ask, shape: Shape) -> Result<Response, ApiError> {
-    let calls = calls::open(app, &ask).await?;
+    let calls = calls::open(app, &ask).await.map_err(|status| ask.names.told(status))?;
     let reply = Reply::new(shape, ask.model, ask.logprobs);
-    if ask.stream { Ok(events::events(reply, calls, ask.include_usage)) } else { reply.whole(calls).await }
+    if ask.stream {
+        Ok(events::events(reply, calls, ask.include_usage, app.heartbeat))
+    } else {
+        reply.whole(calls).await
+    }
 }

@@ -19,6 +19,7 @@ use super::object;
 use crate::{
     app::{App, timed, within},
     error::ApiError,
+    names::Names,
 };
 
 /// Longest wait for a part of the body.
@@ -33,6 +34,8 @@ const QUEUE: usize = 4;
 const FORM: usize = 64 << 10;
 /// Longest purpose in bytes.
 const LONGEST_PURPOSE: usize = 64;
+/// What a file may be for, by OpenAI's names.
+const PURPOSES: [&str; 6] = ["fine-tune", "batch", "user_data", "evals", "assistants", "vision"];
 /// What a file is for if it comes before the caller has said so.
 const USUAL_PURPOSE: &str = "fine-tune";
 
@@ -71,6 +74,9 @@ async fn read(
         match field.name() {
             Some("purpose") if purpose.is_none() => {
                 let said = short_text(&mut field).await?;
+                if !PURPOSES.contains(&said.as_str()) {
+                    return Err(ApiError::field("purpose", format!("purpose must be one of {}", PURPOSES.join(", "))));
+                }
                 if file.as_ref().is_some_and(|file| file.purpose != said) {
                     return Err(ApiError::field("purpose", "send purpose before file"));
                 }
@@ -111,7 +117,9 @@ async fn send(app: &App, head: FileHead, mut field: Field<'_>) -> Result<File, A
     let mut files = app.files.clone();
     let call = async move {
         let parts = stream::unfold(receiver, next);
-        Ok(files.upload_file(timed(parts, UPLOAD_TIME)).await?.into_inner())
+        let names = Names::default().with("data", "file");
+        let stored = files.upload_file(timed(parts, UPLOAD_TIME)).await;
+        stored.map(tonic::Response::into_inner).map_err(|status| names.told(status))
     };
     let limit = app.max_upload_bytes;
     let feed = async move {

@@ -23,13 +23,15 @@ const TAKEN: [&str; 4] = ["model", "messages", "stream", "n"];
 
 /// The answer's text.
 pub(crate) async fn answer(app: App, tenant: Tenant, places: Arc<Semaphore>, row: Row) -> Result<Value, ApiError> {
-    let ask = read(row.arguments()?, tenant)?;
+    let mut ask = read(row.arguments()?, tenant)?;
+    // Its turns are the row's second argument.
+    ask.names = ask.names.with("messages", "prompt");
     // The semaphore is never closed.
     let _place = places.acquire_owned().await.map_err(|_| ApiError::internal())?;
     let mut tries = 1;
     loop {
         let answer = async { collect(call(&app, ask.input.clone()).await?).await }.await;
-        match answer.map_err(ApiError::from) {
+        match answer.map_err(|status| ask.names.told(status)) {
             Ok(answer) => return Ok(json!(answer.text)),
             Err(error) => match error.retry_after() {
                 Some(pause) if tries < TRIES => tokio::time::sleep(pause.min(LONGEST_PAUSE)).await,

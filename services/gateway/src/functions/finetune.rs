@@ -51,10 +51,11 @@ pub(crate) async fn answer(app: App, verb: Option<Verb>, batch: Option<String>, 
     };
     match verb {
         Verb::Create => {
-            let spec = Some(options::spec(arguments)?);
+            let (spec, names) = options::spec(arguments)?;
             let request_id = batch.map(|batch| format!("{batch}-{number}")).unwrap_or_default();
-            let job = app.trainer.clone().create_job(within(CreateJobRequest { spec, request_id })).await?.into_inner();
-            Ok(json!(job::id(&job)))
+            let request = within(CreateJobRequest { spec: Some(spec), request_id });
+            let created = app.trainer.clone().create_job(request).await;
+            Ok(json!(job::id(created.map_err(|status| names.told(status))?.get_ref())))
         }
         Verb::Show => show(&app).await,
         Verb::Describe => {

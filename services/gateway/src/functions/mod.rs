@@ -2,7 +2,7 @@
 //!
 //! ```sql
 //! CREATE FUNCTION complete(model VARCHAR, prompt VARCHAR) RETURNS VARCHAR
-//!   SERVICE = firn ENDPOINT = api AS '/functions/complete';
+//!   SERVICE = firn ENDPOINT = api CONTEXT_HEADERS = (CURRENT_USER) AS '/functions/complete';
 //! ```
 
 mod batches;

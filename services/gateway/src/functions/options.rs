@@ -7,15 +7,15 @@ use firn_proto::{
 use serde_json::Value;
 
 use super::complete::options;
-use crate::{error::ApiError, fields::Fields};
+use crate::{error::ApiError, fields::Fields, names::Names};
 
 /// Rows have what Snowflake's FINETUNE wants: a prompt and a completion.
 const PROMPT: &str = "{{ prompt }}";
 const COMPLETION: &str = "{{ completion }}";
 const SEED: u64 = 42;
 
-/// Reads `model, base, rows[, held-out rows][, options]`.
-pub(crate) fn spec(mut arguments: impl Iterator<Item = Value>) -> Result<JobSpec, ApiError> {
+/// Reads `model, base, rows[, held-out rows][, options]`: a job, and what a row calls its fields.
+pub(crate) fn spec(mut arguments: impl Iterator<Item = Value>) -> Result<(JobSpec, Names), ApiError> {
     let model = text("model", arguments.next())?;
     let base = text("base", arguments.next())?;
     let source = text("rows", arguments.next())?;
@@ -31,6 +31,7 @@ pub(crate) fn spec(mut arguments: impl Iterator<Item = Value>) -> Result<JobSpec
         ));
     }
     let mut fields = Fields::from(options(given.unwrap_or_default())?);
+    let names = names(&fields);
     let hyperparameters = hyperparameters(&mut fields)?;
     let data = CreateSnapshotRequest {
         dataset: model.clone(),
@@ -54,7 +55,24 @@ pub(crate) fn spec(mut arguments: impl Iterator<Item = Value>) -> Result<JobSpec
         ..JobSpec::default()
     };
     fields.end()?;
-    Ok(spec)
+    Ok((spec, names))
+}
+
+fn names(options: &Fields) -> Names {
+    let names = match options.has("max_epochs") && !options.has("epochs") {
+        true => Names::default().with("spec.hyperparameters.epochs", "max_epochs"),
+        false => Names::default(),
+    };
+    names
+        .with("spec.hyperparameters.", "")
+        .with("spec.lora.target_modules", "target_modules")
+        .with("spec.lora.", "lora_")
+        .with("spec.data.source", "rows")
+        .with("spec.data.held_out_source", "held-out rows")
+        .with("spec.data.format.text.column", "text_column")
+        .with("spec.data.format.messages.column", "messages_column")
+        .with("spec.data.format.prompt.", "")
+        .with("spec.data.", "")
 }
 
 fn text(name: &str, given: Option<Value>) -> Result<String, ApiError> {
@@ -132,7 +150,7 @@ mod tests {
 
     fn read(arguments: Value) -> Result<JobSpec, Value> {
         let Value::Array(arguments) = arguments else { panic!("a list") };
-        spec(arguments.into_iter()).map_err(|error| error.body()["error"].take())
+        spec(arguments.into_iter()).map(|(spec, _)| spec).map_err(|error| error.body()["error"].take())
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! order: the body ─► source: files, collections and models found ─► spec: the protocol's job ─► shapes: OpenAI's job
 //! ```
 
+mod method;
 pub(crate) mod order;
 mod shapes;
 pub(crate) mod source;
@@ -18,7 +19,7 @@ use axum::{
     response::{IntoResponse as _, Response, sse::Event},
     routing::{get, post},
 };
-use firn_proto::trainer::v1::{CreateJobRequest, Job, JobSpec, ListJobsRequest};
+use firn_proto::trainer::v1::{CreateJobRequest, Job, ListJobsRequest};
 use futures_util::{StreamExt as _, stream};
 use serde_json::Value;
 
@@ -57,14 +58,14 @@ pub(crate) fn routes() -> Router<App> {
 async fn create(State(app): State<App>, request: Request) -> Result<Json<Value>, ApiError> {
     let request_id = request_id(request.headers())?;
     let order = Order::read(&json_body(request, app.max_body_bytes).await?)?;
-    let spec = order.spec(&app).await?;
-    Ok(Json(shapes::job(queue(&app, spec, request_id).await?)))
+    Ok(Json(shapes::job(queue(&app, order, request_id).await?)))
 }
 
-/// Queues a job.
-pub(crate) async fn queue(app: &App, spec: JobSpec, request_id: String) -> Result<Job, ApiError> {
-    let request = within(CreateJobRequest { spec: Some(spec), request_id });
-    Ok(app.trainer.clone().create_job(request).await?.into_inner())
+/// Queues a job. What the trainer refuses has the caller's name.
+pub(crate) async fn queue(app: &App, order: Order, request_id: String) -> Result<Job, ApiError> {
+    let names = order.names.clone();
+    let request = within(CreateJobRequest { spec: Some(order.spec(app).await?), request_id });
+    Ok(app.trainer.clone().create_job(request).await.map_err(|status| names.told(status))?.into_inner())
 }
 
 /// What makes a retry safe; empty: nothing.
@@ -131,7 +132,7 @@ async fn stream_events(app: &App, id: &str, created_at: i64, cursor: u64) -> Res
             Err(status) => Some(failed(status)),
         }
     });
-    Ok(sse(shown.chain(stream::iter([Event::default().data("[DONE]")]))))
+    Ok(sse(shown.chain(stream::iter([Event::default().data("[DONE]")])), app.heartbeat))
 }
 
 async fn list_events(app: &App, id: &str, created_at: i64, part: &Part) -> Result<Response, ApiError> {

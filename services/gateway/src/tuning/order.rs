@@ -4,10 +4,10 @@ use firn_proto::{
     dataprep::v1::CreateSnapshotRequest,
     trainer::v1::{JobSpec, Objective},
 };
-use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde::Deserialize;
 
 use super::{
+    method::{Usual, method},
     source,
     spec::{Format, Lora, Tuning, objective},
 };
@@ -15,13 +15,11 @@ use crate::{
     app::App,
     error::ApiError,
     fields::{Fields, is_nothing},
+    names::Names,
 };
 
 /// Name of a tuned model if the caller gives none.
 const USUAL_MODEL: &str = "tuned";
-/// The trainer's peak learning rates, which a multiplier multiplies.
-const RATE: f64 = 5e-4;
-const LORA_RATE: f64 = 1e-3;
 
 /// A request, checked as far as it can be without asking anybody.
 #[derive(Debug)]
@@ -33,6 +31,8 @@ pub(crate) struct Order {
     pub(crate) seed: Option<u64>,
     pub(crate) objective: Objective,
     pub(crate) own: Own,
+    /// What the caller calls what is in the specification.
+    pub(crate) names: Names,
 }
 
 /// What is Firn's own, under `firn`.
@@ -53,30 +53,6 @@ pub(crate) struct Own {
     pub(crate) hyperparameters: Tuning,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Method {
-    r#type: String,
-    supervised: Option<MethodBody>,
-    dpo: Option<MethodBody>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct MethodBody {
-    hyperparameters: Option<Usual>,
-}
-
-/// OpenAI's hyper-parameters: a number each, or "auto".
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct Usual {
-    n_epochs: Value,
-    batch_size: Value,
-    learning_rate_multiplier: Value,
-    beta: Value,
-}
-
 impl Order {
     /// Reads a body of `/v1/fine_tuning/jobs`.
     pub(crate) fn read(body: &[u8]) -> Result<Self, ApiError> {
@@ -91,9 +67,9 @@ impl Order {
             }
             (own, method) => own.or(method).unwrap_or(Objective::Likelihood),
         };
-        if let Some(usual) = by_method.or(usual) {
-            own.fill(usual)?;
-        }
+        let placed = by_method.or(usual.map(|usual| (usual, "hyperparameters")));
+        let names = placed.map(|placed| own.fill(placed)).transpose()?.unwrap_or_default();
+        let names = own.names(names);
         let order = Self {
             model: fields
                 .take("model")?
@@ -105,6 +81,7 @@ impl Order {
             seed: fields.take("seed")?,
             objective,
             own,
+            names,
         };
         fields.neutral("integrations", is_nothing)?;
         // Bookkeeping of the caller's, which a job has no place for.
@@ -115,17 +92,19 @@ impl Order {
 
     /// Finds what is named, and makes the job's specification.
     pub(crate) async fn spec(self, app: &App) -> Result<JobSpec, ApiError> {
-        let start = source::start(app, &self.model).await?;
-        let rows = source::rows(app, "training_file", &self.training_file).await?;
+        let start = source::start(app, &self.names.of("spec.base"), &self.model).await?;
+        let rows = source::rows(app, &self.names.of("spec.data.source"), &self.training_file).await?;
         let held_out_source = match &self.validation_file {
-            Some(file) => source::rows(app, "validation_file", file).await?.path,
+            Some(file) => source::rows(app, &self.names.of("spec.data.held_out_source"), file).await?.path,
             None => String::new(),
         };
         let of_preferences = self.objective != Objective::Likelihood;
         let own = self.own;
         let format = own.format.unwrap_or_else(|| rows.format(of_preferences));
         let model = self.suffix.unwrap_or_else(|| USUAL_MODEL.to_owned());
-        firn_kit::names::check_id(&model).map_err(|error| ApiError::field("suffix", format!("suffix: {error}")))?;
+        let name = self.names.of("spec.model");
+        firn_kit::names::check_id(&model)
+            .map_err(|error| ApiError::field(name.as_str(), format!("{name}: {error}")))?;
         let data = CreateSnapshotRequest {
             dataset: own.dataset.unwrap_or_else(|| model.clone()),
             source: rows.path,
@@ -153,36 +132,22 @@ impl Order {
 }
 
 impl Own {
-    /// Takes OpenAI's hyper-parameters where Firn's own do not say otherwise.
-    fn fill(&mut self, usual: Usual) -> Result<(), ApiError> {
-        let tuning = &mut self.hyperparameters;
-        tuning.epochs = tuning.epochs.or(number("n_epochs", usual.n_epochs)?);
-        tuning.batch_size = tuning.batch_size.or(number("batch_size", usual.batch_size)?);
-        tuning.beta = tuning.beta.or(number("beta", usual.beta)?);
-        let rate = usual_rate(!matches!(self.lora, Some(Lora::Wanted(false))));
-        let multiplier: Option<f64> = number("learning_rate_multiplier", usual.learning_rate_multiplier)?;
-        tuning.learning_rate = tuning.learning_rate.or(multiplier.map(|multiplier| multiplier * rate));
-        Ok(())
+    /// What the caller calls a job's fields, all but hyper-parameters of OpenAI's: the rest of a specification is Firn's.
+    fn names(&self, names: Names) -> Names {
+        let either = |is_own: bool, own: &'static str, usual: &'static str| if is_own { own } else { usual };
+        names
+            .with("spec.base", "model")
+            .with("spec.adapter", either(!self.adapter.is_empty(), "firn.adapter", "model"))
+            .with("spec.model", "suffix")
+            .with("spec.hyperparameters.seed", "seed")
+            .with("spec.data.seed", "seed")
+            .with("spec.data.source", "training_file")
+            .with("spec.data.held_out_source", "validation_file")
+            .with("spec.data.dataset", either(self.dataset.is_some(), "firn.dataset", "suffix"))
+            .with("spec.data.format", either(self.format.is_some(), "firn.format", "training_file"))
+            .with("spec.data.", "firn.")
+            .with("spec.", "firn.")
     }
-}
-
-/// The learning rate that the multiplier 1 means.
-pub(super) fn usual_rate(lora: bool) -> f64 {
-    if lora { LORA_RATE } else { RATE }
-}
-
-/// A method's hyper-parameters, and what it minimises.
-fn method(method: Option<Method>) -> Result<(Option<Usual>, Option<Objective>), ApiError> {
-    let Some(Method { r#type, supervised, dpo }) = method else { return Ok((None, None)) };
-    let (body, other, objective) = match r#type.as_str() {
-        "supervised" => (supervised, dpo, Objective::Likelihood),
-        "dpo" => (dpo, supervised, Objective::Dpo),
-        _ => return Err(ApiError::field("method", "method: type must be supervised or dpo")),
-    };
-    if other.is_some() {
-        return Err(ApiError::field("method", format!("method: type is {}, so only that may be set", r#type)));
-    }
-    Ok((body.and_then(|body| body.hyperparameters), Some(objective)))
 }
 
 fn named(name: &str) -> Result<Objective, ApiError> {
@@ -190,19 +155,9 @@ fn named(name: &str) -> Result<Objective, ApiError> {
     objective(name).ok_or_else(wrong)
 }
 
-fn number<T: DeserializeOwned>(name: &str, value: Value) -> Result<Option<T>, ApiError> {
-    match value {
-        Value::Null => Ok(None),
-        Value::String(word) if word == "auto" => Ok(None),
-        value => serde_json::from_value(value)
-            .map(Some)
-            .map_err(|error| ApiError::field(name, format!("{name} must be a number, or auto: {error}"))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -237,7 +192,7 @@ mod tests {
             (json!({"firn": {"objective": "best"}}), "firn"),
             (json!({"firn": {"unheard_of": 1}}), "firn"),
             (json!({"firn": {"lora": {"rank": 1}}}), "firn"),
-            (json!({"hyperparameters": {"n_epochs": "many"}}), "n_epochs"),
+            (json!({"hyperparameters": {"n_epochs": "many"}}), "hyperparameters.n_epochs"),
             (json!({"integrations": [{"type": "wandb"}]}), "integrations"),
             (json!({"unheard_of": 1}), "unheard_of"),
         ] {

@@ -4,7 +4,7 @@ use firn_proto::trainer::v1::{Checkpoint, Job, JobEvent, JobSpec, JobState, Obje
 use serde_json::{Map, Value, json};
 
 use super::{
-    order::usual_rate,
+    method::usual_rate,
     source::COLLECTION,
     spec::{self, objective_name},
 };

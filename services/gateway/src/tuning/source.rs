@@ -35,9 +35,9 @@ pub(crate) struct Start {
 }
 
 /// Finds rows: `file-…` or `collection:<name>`.
-pub(crate) async fn rows(app: &App, field: &'static str, name: &str) -> Result<Source, ApiError> {
+pub(crate) async fn rows(app: &App, field: &str, name: &str) -> Result<Source, ApiError> {
     if let Some(collection) = name.strip_prefix(COLLECTION) {
-        let (path, rows) = collected(app, collection, vec![]).await?;
+        let (path, rows) = collected(app, collection, vec![]).await.map_err(|error| error.about(field))?;
         if rows == 0 {
             return Err(ApiError::field(field, format!("{field}: {name} has no rows")));
         }
@@ -92,8 +92,8 @@ impl Source {
     }
 }
 
-/// Finds where training begins: `base`, a version as it is asked for (`offers@best`, `offers@3`), or a path on the stage.
-pub(crate) async fn start(app: &App, model: &str) -> Result<Start, ApiError> {
+/// Finds where training begins, which the caller has said in this field: `base`, a version as it is asked for (`offers@best`, `offers@3`), or a path on the stage.
+pub(crate) async fn start(app: &App, field: &str, model: &str) -> Result<Start, ApiError> {
     if matches!(model, "" | "base") {
         return Ok(Start { base: app.base.to_string(), adapter: String::new() });
     }
@@ -106,7 +106,7 @@ pub(crate) async fn start(app: &App, model: &str) -> Result<Start, ApiError> {
         Ok(version) => version.into_inner(),
         Err(status) => {
             let missing = status.code() == Code::NotFound;
-            let error = ApiError::from(status).about("model");
+            let error = ApiError::from(status).about(field);
             return Err(if missing { error.code("model_not_found") } else { error });
         }
     };

@@ -89,7 +89,7 @@ async fn a_completion_is_answered_whole_and_streamed() {
 async fn failures_have_openai_s_shape_and_status() {
     let running = Running::start().await;
     for (model, status, code, param) in [
-        ("nobody", 404, json!("model_not_found"), Value::Null),
+        ("nobody", 404, json!("model_not_found"), json!("model")),
         ("full", 429, json!("rate_limit_exceeded"), Value::Null),
         ("loading", 503, json!("unavailable"), Value::Null),
         ("wrong", 400, Value::Null, json!("temperature")),
@@ -105,6 +105,32 @@ async fn failures_have_openai_s_shape_and_status() {
     }
     let (status, body) = json_of(running.post("/v1/chat/completions", &question(json!({"n": 9}))).await).await;
     assert_eq!((status.as_u16(), &body["error"]["param"]), (400, &json!("n")));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_would_be_ignored_is_refused_by_name() {
+    let running = Running::start().await;
+    let nothing = json!({
+        "tool_choice": "none", "store": false, "service_tier": "auto", "metadata": {"a": "b"}, "parallel_tool_calls": true,
+    });
+    assert_eq!(running.post("/v1/chat/completions", &question(nothing)).await.status(), 200);
+    for (name, value) in [
+        ("tool_choice", json!("required")),
+        ("tool_choice", json!({"type": "function", "function": {"name": "look"}})),
+        ("store", json!(true)),
+        ("service_tier", json!("priority")),
+    ] {
+        for (path, body) in [("/v1/chat/completions", question(json!({}))), ("/v1/completions", json!({"prompt": "a"}))]
+        {
+            let mut body = body;
+            body[name] = value.clone();
+            let (status, answer) = json_of(running.post(path, &body).await).await;
+            let error = &answer["error"];
+            assert_eq!((status.as_u16(), &error["param"]), (400, &json!(name)), "{answer}");
+            assert_eq!(error["code"], "unsupported_parameter");
+        }
+    }
     running.stop().await;
 }
 

@@ -90,7 +90,8 @@ async fn models_jobs_and_versions_are_listed() {
     assert_eq!(ids, ["base", "offers@best"]);
     assert_eq!(models["data"][0]["object"], "model");
     assert_eq!(running.get("/v1/models/offers@best").await.1["parent"], "base");
-    assert_eq!(running.get("/v1/models/none").await.0, 404);
+    let (status, body) = running.get("/v1/models/none").await;
+    assert_eq!((status.as_u16(), &body["error"]["param"]), (404, &json!("model")));
 
     *running.fake.many_jobs.lock().unwrap() = 3;
     let (_, jobs) = running.get("/v1/jobs?page_size=2").await;

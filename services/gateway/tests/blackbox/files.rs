@@ -61,6 +61,10 @@ async fn a_file_goes_up_and_comes_back() {
     let (_, rest) = running.get("/v1/files?limit=2&after=file-2").await;
     assert_eq!((&rest["data"][0]["id"], &rest["has_more"]), (&json!("file-1"), &json!(false)));
     assert_eq!(running.get("/v1/files?purpose=batch").await.1["data"].as_array().unwrap().len(), 1);
+    for purpose in ["user_data", "evals", "assistants", "vision"] {
+        let fields = [("purpose", None, purpose.as_bytes()), ("file", Some("d.csv"), b"A\nx\n".as_slice())];
+        assert_eq!(json_of(running.send(upload(&fields)).await).await.1["purpose"], purpose);
+    }
     let delete = || Request::delete("/v1/files/file-3").header("host", "localhost").body(Body::default()).unwrap();
     let (status, body) = json_of(running.send(delete()).await).await;
     assert_eq!((status.as_u16(), &body["deleted"]), (200, &json!(true)));
@@ -75,13 +79,16 @@ async fn what_is_wrong_with_a_form_is_named_and_no_file_stays() {
     let purpose = ("purpose", None, b"fine-tune".as_slice());
     let file = ("file", Some("a.csv"), b"A\nx\n".as_slice());
     let (large, huge) = (vec![b'x'; 1001], vec![b'x'; 200_000]);
-    let cases: [(&[Field<'_>], u16, Value); 8] = [
+    let cases: [(&[Field<'_>], u16, Value); 11] = [
         (&[purpose], 400, json!("file")),
         (&[file], 400, json!("purpose")),
+        (&[("purpose", None, b"fun"), file], 400, json!("purpose")),
+        (&[file, ("purpose", None, b"")], 400, json!("purpose")),
         (&[file, ("purpose", None, b"batch")], 400, json!("purpose")),
         (&[purpose, file, file], 400, json!("file")),
         (&[purpose, file, ("expires_after[anchor]", None, b"x")], 400, json!("expires_after[anchor]")),
         (&[purpose, ("file", Some("a.exe"), b"x")], 400, json!("filename")),
+        (&[purpose, ("file", Some("a.csv"), b"")], 400, json!("file")),
         (&[purpose, ("file", Some("a.csv"), &large)], 413, Value::Null),
         (&[purpose, ("file", Some("a.csv"), &huge)], 413, Value::Null),
     ];

@@ -71,6 +71,9 @@ impl FileService for Fake {
                 return Err(status::invalid_argument(DOMAIN, "head.filename", "must end in .jsonl"));
             }
         }
+        if bytes.is_empty() {
+            return Err(status::invalid_argument(DOMAIN, "data", "the file is empty"));
+        }
         // As data-prep does: a call that was given up is dropped here.
         tokio::task::yield_now().await;
         Ok(Response::new(self.store(&head.filename, &head.purpose, &bytes)))

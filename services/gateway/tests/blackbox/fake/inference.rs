@@ -45,6 +45,7 @@ impl InferenceService for Fake {
     }
 
     async fn load_model(&self, request: Request<pb::LoadModelRequest>) -> Result<Response<pb::ServedModel>, Status> {
+        self.refused()?;
         let id = request.into_inner().id;
         let version = match id.as_str() {
             "offers@3" => "models/offers/versions/3",
@@ -67,6 +68,7 @@ impl InferenceService for Fake {
     }
 
     async fn tokenize(&self, request: Request<pb::TokenizeRequest>) -> Result<Response<pb::TokenizeResponse>, Status> {
+        self.refused()?;
         self.tokenized.lock().unwrap().push(request.into_inner());
         let tokens = vec![b"hi".to_vec(), vec![0xff]];
         let template_sha256 = "abc".to_owned();

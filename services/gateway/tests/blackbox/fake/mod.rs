@@ -44,6 +44,8 @@ pub(crate) struct Fake {
     pub(crate) open: Arc<Mutex<(usize, usize)>>,
     /// So many requests find the queue full.
     pub(crate) full: Arc<Mutex<usize>>,
+    /// What the next call that changes or answers something is refused with.
+    pub(crate) refusal: Arc<Mutex<Option<Status>>>,
     pub(crate) tokenized: Arc<Mutex<Vec<pb::TokenizeRequest>>>,
     next: Arc<Mutex<VecDeque<Script>>>,
 }
@@ -82,6 +84,16 @@ impl Fake {
         (fake, address)
     }
 
+    /// The next call is refused for a field.
+    pub(crate) fn refuse(&self, field: &str) {
+        *self.refusal.lock().unwrap() = Some(status::invalid_argument(DOMAIN, field, "is wrong"));
+    }
+
+    /// Fails if the test wants that.
+    fn refused(&self) -> Result<(), Status> {
+        self.refusal.lock().unwrap().take().map_or(Ok(()), Err)
+    }
+
     /// The test writes the next answer itself, and hears when nobody reads it any more. Called again, the one after it.
     pub(crate) fn script(&self) -> (mpsc::Sender<Piece>, oneshot::Receiver<()>) {
         let (sender, pieces) = mpsc::channel(64);
@@ -110,6 +122,7 @@ impl Fake {
     }
 
     fn answer(&self, model: &str, sampling: Option<&pb::Sampling>) -> Result<Response<Pieces>, Status> {
+        self.refused()?;
         let retry = std::time::Duration::from_secs(2);
         let full = std::mem::take(&mut *self.full.lock().unwrap());
         if full > 0 {

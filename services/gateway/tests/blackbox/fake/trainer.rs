@@ -118,6 +118,7 @@ impl TrainerService for Fake {
     }
 
     async fn create_job(&self, request: Request<pb::CreateJobRequest>) -> Result<Response<pb::Job>, Status> {
+        self.refused()?;
         let request = request.into_inner();
         let spec = request.spec.clone();
         if spec.as_ref().is_some_and(|spec| spec.model == "Wrong") {
