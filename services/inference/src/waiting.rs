@@ -61,6 +61,7 @@ pub(crate) struct Queued {
 
 /// Who comes next.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, on the stack")]
 pub(crate) enum Next {
     /// An answer that gave its pages up: it goes on before anybody begins.
     Again(Open),

@@ -16,7 +16,8 @@ pub struct Sequence {
     /// Prompt and answer so far.
     ids: Vec<u32>,
     chooser: Chooser,
-    constraint: Option<Constraint>,
+    /// In a box: it is far larger than all the rest, and seldom there.
+    constraint: Option<Box<Constraint>>,
     /// Most probable tokens that are told beside each chosen one; `None`: no log-probabilities at all.
     logprobs: Option<usize>,
 }
@@ -76,7 +77,7 @@ impl Sequence {
     /// Keeps the answer to a constraint.
     #[must_use]
     pub fn with_constraint(self, constraint: Constraint) -> Self {
-        Self { constraint: Some(constraint), ..self }
+        Self { constraint: Some(Box::new(constraint)), ..self }
     }
 
     /// Tokens in the context, those of the next step included.

@@ -1,5 +1,7 @@
 //! The same answers through pages, reused prefixes, chunks and mixed batches as alone.
 
+#![expect(clippy::panic, reason = "a test stops at the first thing that is not as it should be")]
+
 use std::path::Path;
 
 use firn_llm::cache::{KvCache, PAGE_TOKENS};
