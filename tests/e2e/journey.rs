@@ -114,3 +114,44 @@ fn any_service_may_die_and_the_job_ends() {
     let list = String::from_utf8(list.unwrap().stdout).unwrap();
     assert!((1..=6).all(|version| list.contains(&format!("models/shop/versions/{version}"))), "{list}");
 }
+
+#[test]
+fn a_checkpoint_is_served_beside_the_base_while_its_job_runs() {
+    let processes = Processes::start().unwrap();
+    write_rows(&processes, 40);
+    let mut client = train(&processes, &["--epochs", "2000"]).spawn().unwrap();
+    // The trainer saves every fifty steps.
+    let _rest = until_step(&mut client, 51);
+    let jobs = firn(processes.folder(), &["jobs", "list", "--json", "--trainer-endpoint", &processes.url("trainer")]);
+    let jobs = String::from_utf8(jobs.unwrap().stdout).unwrap();
+    let job: Value = serde_json::from_str(jobs.lines().last().unwrap()).unwrap();
+    let id = job["name"].as_str().unwrap().trim_start_matches("jobs/").to_owned();
+    let model = format!("{id}@50");
+    let inference = processes.url("inference");
+    let load = ["models", "load", &model, "--inference-endpoint", &inference, "--json"];
+    let begin = std::time::Instant::now();
+    // The last step's message comes before its checkpoint is whole.
+    let loaded = loop {
+        let loaded = firn(processes.folder(), &load).unwrap();
+        if loaded.status.success() {
+            break loaded;
+        }
+        assert!(begin.elapsed().as_secs() < 30, "{}", String::from_utf8_lossy(&loaded.stderr));
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    };
+    assert_eq!(last_json(&loaded)["version"], format!("jobs/{id}/checkpoints/50"));
+    let (status, tuned) = chat(&processes, &model);
+    let (_, base) = chat(&processes, "base");
+    assert_eq!(status, 200, "{tuned}");
+    let text = |answer: &Value| answer["choices"][0]["message"]["content"].as_str().unwrap().to_owned();
+    assert_ne!(text(&tuned), text(&base), "fifty steps have changed what it says");
+    let trainer = processes.url("trainer");
+    let show = firn(processes.folder(), &["jobs", "show", &id, "--json", "--trainer-endpoint", &trainer]).unwrap();
+    assert_eq!(last_json(&show)["state"], "running");
+    assert!(
+        firn(processes.folder(), &["jobs", "cancel", &id, "--trainer-endpoint", &trainer]).unwrap().status.success()
+    );
+    // The client says that the job was cancelled, which is no success.
+    assert!(!client.wait().unwrap().success());
+    assert_eq!(chat(&processes, &model).0, 200, "what was loaded stays");
+}

@@ -17,8 +17,8 @@ use crate::{
     spec::Spec,
 };
 
-/// Deadline of the call that starts a preparation: it hashes the source file.
-const CALL_TIME: Duration = Duration::from_secs(120);
+/// Deadline of the call that starts a preparation: it hashes the source, and 10 GB of a slow stage take minutes.
+const CALL_TIME: Duration = Duration::from_secs(1_800);
 /// Pause before data-prep is asked again after its watch broke.
 const PAUSE: Duration = Duration::from_millis(500);
 

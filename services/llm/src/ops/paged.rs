@@ -5,10 +5,11 @@
 use rayon::prelude::*;
 
 use super::attention::Heads;
+use super::product::tile;
 use crate::cache::PAGE_TOKENS;
 
-/// Products of rows with keys from which on rows are spread over the cores: below, waking them costs more.
-const SPREAD: usize = 1 << 16;
+/// Multiplications from which on rows are spread over the cores: below, waking them costs more.
+const SPREAD: usize = 1 << 19;
 
 /// Where a query row looks: at the first `end` tokens of its sequence, or at those of them that its window holds. Each page
 /// holds rows `[PAGE_TOKENS, kv·dim]`.
@@ -23,7 +24,7 @@ pub(crate) struct Row<'a> {
 pub(crate) fn attend(queries: &[f32], rows: &[Row<'_>], heads: Heads) -> Vec<f32> {
     let width = heads.kv * heads.group * heads.dim;
     let mut out = vec![0.0; queries.len()];
-    let products: usize = rows.iter().map(|row| row.end * heads.kv * heads.group).sum();
+    let products: usize = rows.iter().map(|row| row.end * width).sum();
     if rows.len() > 1 && products >= SPREAD {
         let parts = out.par_chunks_exact_mut(width).zip(queries.par_chunks_exact(width)).zip(rows);
         parts.for_each(|((out, query), row)| attend_row(query, row, heads, out));
@@ -34,46 +35,99 @@ pub(crate) fn attend(queries: &[f32], rows: &[Row<'_>], heads: Heads) -> Vec<f32
     out
 }
 
+/// Attention of one row to the first `end` tokens, or to those of them that its window holds.
 fn attend_row(query: &[f32], row: &Row<'_>, heads: Heads, out: &mut [f32]) {
-    let Row { keys, values, end } = *row;
     let Heads { kv, group, dim, scale, window } = heads;
-    let begin = window.map_or(0, |window| end.saturating_sub(window));
-    let mut scores = vec![0.0; end - begin];
+    let begin = window.map_or(0, |window| row.end.saturating_sub(window));
+    let mut weights = vec![0.0; row.end - begin];
     for head in 0..kv * group {
-        let query = &query[head * dim..][..dim];
-        let out = &mut out[head * dim..][..dim];
-        let at = |token: usize| token % PAGE_TOKENS * kv * dim + head / group * dim;
-        let mut top = f32::NEG_INFINITY;
-        for (token, score) in (begin..end).zip(&mut scores) {
-            *score = dot(query, &keys[token / PAGE_TOKENS][at(token)..][..dim]);
-            top = top.max(*score);
-        }
+        let part = Part { width: kv * dim, column: head / group * dim, begin };
+        part.scores(&query[head * dim..][..dim], row.keys, &mut weights);
+        let top = weights.iter().fold(f32::NEG_INFINITY, |top, v| top.max(*v));
         let mut sum = 0.0;
-        for score in &mut scores {
-            *score = ((*score - top) * scale).exp();
-            sum += *score;
+        for weight in &mut weights {
+            *weight = exp_of_negative((*weight - top) * scale);
         }
-        for (token, weight) in (begin..end).zip(&scores) {
-            let value = &values[token / PAGE_TOKENS][at(token)..][..dim];
-            out.iter_mut().zip(value).for_each(|(out, value)| *out += weight * value);
+        for weight in &weights {
+            sum += weight;
         }
         let norm = 1.0 / sum;
-        out.iter_mut().for_each(|out| *out *= norm);
+        weights.iter_mut().for_each(|weight| *weight *= norm);
+        part.mean(row.values, &weights, &mut out[head * dim..][..dim]);
     }
 }
 
-/// Scalar product in eight lanes, which the compiler turns into vector instructions.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    const LANES: usize = 8;
-    let mut lanes = [0.0f32; LANES];
-    let (a_chunks, b_chunks) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
-    for (a, b) in a_chunks.0.iter().zip(b_chunks.0) {
-        for lane in 0..LANES {
-            lanes[lane] += a[lane] * b[lane];
+/// A head's columns of pages whose rows have `width` floats, from token `begin` on.
+#[derive(Clone, Copy)]
+struct Part {
+    width: usize,
+    column: usize,
+    begin: usize,
+}
+
+impl Part {
+    /// A token's floats.
+    #[inline(always)]
+    fn of<'a>(self, pages: &[&'a [f32]], token: usize, dim: usize) -> &'a [f32] {
+        &pages[token / PAGE_TOKENS][token % PAGE_TOKENS * self.width + self.column..][..dim]
+    }
+
+    /// Products of a query with each token's key. Several at once: one alone waits for its own sum at each step.
+    fn scores(self, query: &[f32], keys: &[&[f32]], scores: &mut [f32]) {
+        const AT_ONCE: usize = 4;
+        let dim = query.len();
+        let mut token = self.begin;
+        let (fours, rest) = scores.as_chunks_mut::<AT_ONCE>();
+        for scores in fours {
+            [*scores] = tile([query], std::array::from_fn(|beside| self.of(keys, token + beside, dim)));
+            token += AT_ONCE;
+        }
+        for score in rest {
+            [[*score]] = tile([query], [self.of(keys, token, dim)]);
+            token += 1;
         }
     }
-    let rest: f32 = a_chunks.1.iter().zip(b_chunks.1).map(|(a, b)| a * b).sum();
-    lanes.iter().sum::<f32>() + rest
+
+    /// The mean of the tokens' values by their weights.
+    fn mean(self, values: &[&[f32]], weights: &[f32], out: &mut [f32]) {
+        const BLOCK: usize = 32;
+        let (blocks, rest) = out.as_chunks_mut::<BLOCK>();
+        let mut part = self;
+        for block in blocks {
+            // Sums that stay in registers while the tokens pass.
+            let mut sums = [0.0f32; BLOCK];
+            for (token, weight) in (self.begin..).zip(weights) {
+                let Some(value) = part.of(values, token, BLOCK).first_chunk::<BLOCK>() else { unreachable!("a block") };
+                for (sum, value) in sums.iter_mut().zip(value) {
+                    *sum = weight.mul_add(*value, *sum);
+                }
+            }
+            *block = sums;
+            part.column += BLOCK;
+        }
+        if rest.is_empty() {
+            return;
+        }
+        rest.fill(0.0);
+        for (token, weight) in (self.begin..).zip(weights) {
+            let value = part.of(values, token, rest.len());
+            rest.iter_mut().zip(value).for_each(|(sum, value)| *sum = weight.mul_add(*value, *sum));
+        }
+    }
+}
+
+/// `eˣ` for `x` from −∞ to 0, within 2 units in the last place, without a call, so that the loop over it is vector
+/// instructions: a power of two, times a polynomial of what is left (the Cephes library's).
+#[inline(always)]
+fn exp_of_negative(x: f32) -> f32 {
+    const LN2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
+    const TERMS: [f32; 6] = [1.987_569_1e-4, 1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
+    let x = x.max(-87.0);
+    let power = (x * std::f32::consts::LOG2_E).round_ties_even();
+    let rest = power.mul_add(-LN2[1], power.mul_add(-LN2[0], x));
+    let series = TERMS.iter().fold(0.0f32, |sum, term| sum.mul_add(rest, *term));
+    let value = series.mul_add(rest * rest, rest) + 1.0;
+    value * f32::from_bits(((power as i32 + 127) << 23) as u32)
 }
 
 #[cfg(test)]
@@ -84,6 +138,16 @@ mod tests {
     use super::*;
     use crate::device::Device;
     use crate::ops::{attention, tensor, to_vec};
+
+    #[test]
+    fn exponentials_are_exact_enough() {
+        for step in 0..=87_000 {
+            let x = -step as f32 / 1_000.0;
+            let (found, expected) = (exp_of_negative(x), x.exp());
+            assert!((found - expected).abs() <= expected * 3e-7, "{x}: {found} for {expected}");
+        }
+        assert!(exp_of_negative(0.0) == 1.0 && exp_of_negative(f32::NEG_INFINITY) < 1e-37);
+    }
 
     #[test]
     fn pages_give_what_joined_rows_give() {

@@ -72,7 +72,7 @@ fn rows_product(xs: &[f32], ws: &[f32], width: usize, n: usize, columns: &mut [f
 
 /// Dot products of every row of `x` with every row of `w`: lane by lane, then the lanes, then the rest.
 #[inline(always)]
-fn tile<const I: usize, const J: usize>(x: [&[f32]; I], w: [&[f32]; J]) -> [[f32; J]; I] {
+pub(super) fn tile<const I: usize, const J: usize>(x: [&[f32]; I], w: [&[f32]; J]) -> [[f32; J]; I] {
     let (x, w) = (x.map(|row| row.as_chunks::<LANES>()), w.map(|row| row.as_chunks::<LANES>()));
     let sums = lane_sums(x.map(|(head, _)| head), w.map(|(head, _)| head));
     let mut dots = [[0.0; J]; I];
