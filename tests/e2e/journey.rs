@@ -119,7 +119,7 @@ fn any_service_may_die_and_the_job_ends() {
 fn a_checkpoint_is_served_beside_the_base_while_its_job_runs() {
     let processes = Processes::start().unwrap();
     write_rows(&processes, 40);
-    let mut client = train(&processes, &["--epochs", "2000"]).spawn().unwrap();
+    let mut client = train(&processes, &["--epochs", "500"]).spawn().unwrap();
     // The trainer saves every fifty steps.
     let _rest = until_step(&mut client, 51);
     let jobs = firn(processes.folder(), &["jobs", "list", "--json", "--trainer-endpoint", &processes.url("trainer")]);
