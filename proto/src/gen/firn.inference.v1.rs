@@ -186,7 +186,7 @@ pub struct Finish {
     /// Seconds in all.
     #[prost(double, tag = "6")]
     pub seconds: f64,
-    /// Tokens of the prompt whose computed state was still there from an earlier request.
+    /// Tokens of the prompt whose computed state was there from another request already.
     #[prost(uint32, tag = "7")]
     pub cached_tokens: u32,
     /// Version that answered, `models/{model}/versions/{n}` or `jobs/{job}/checkpoints/{step}`; empty for the base.
@@ -240,7 +240,7 @@ pub struct ListModelsResponse {
 /// A model that can be asked for.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ServedModel {
-    /// Name to ask for: `base`, `model@alias`, or `model@3` and `job@50` if they were loaded.
+    /// Name to ask for: `base`, `model@alias`, or `model@3` and `job-…@50` if they were loaded.
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
     /// Version in the registry, or a job's checkpoint; empty for the base.
@@ -259,7 +259,7 @@ pub struct ServedModel {
 /// Asks for a model that no alias names.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LoadModelRequest {
-    /// `model@3`: a version; `job@50`: what a running or finished job has saved at step 50, or the job's adapter.
+    /// `model@3`: a version; `job-…@50`: what a running or finished job has saved after step 50, if it still keeps that.
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
 }
@@ -365,7 +365,7 @@ pub struct Stats {
     /// Tokens of answers.
     #[prost(uint64, tag = "12")]
     pub answer_tokens_total: u64,
-    /// Answers that gave their place up and went on later.
+    /// How often an answer gave its place up, to go on later.
     #[prost(uint64, tag = "13")]
     pub preemptions_total: u64,
     /// Answers that ended, by reason: `stop`, `length`, `abort`, `error`.
@@ -374,10 +374,10 @@ pub struct Stats {
     /// Steps of the engine.
     #[prost(uint64, tag = "15")]
     pub steps_total: u64,
-    /// Adapters in memory.
+    /// Names that adapters are served under.
     #[prost(uint64, tag = "16")]
     pub adapters: u64,
-    /// Most adapters.
+    /// Most of such names.
     #[prost(uint64, tag = "17")]
     pub max_adapters: u64,
 }
@@ -386,7 +386,7 @@ pub struct Stats {
 #[repr(i32)]
 pub enum FinishReason {
     Unspecified = 0,
-    /// End of sequence or a stop string.
+    /// End of sequence, a stop string, or a schema that lets nothing follow.
     Stop = 1,
     /// `max_tokens` or the end of the context.
     Length = 2,
@@ -424,7 +424,7 @@ pub mod inference_service_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// Serves the base model and the adapters that the registry's aliases name.
+    /// Serves the base model, the adapters that the registry's aliases name, and those that a call has loaded.
     #[derive(Debug, Clone)]
     pub struct InferenceServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -785,7 +785,7 @@ pub mod inference_service_server {
             request: tonic::Request<super::GetStatsRequest>,
         ) -> std::result::Result<tonic::Response<super::Stats>, tonic::Status>;
     }
-    /// Serves the base model and the adapters that the registry's aliases name.
+    /// Serves the base model, the adapters that the registry's aliases name, and those that a call has loaded.
     #[derive(Debug)]
     pub struct InferenceServiceServer<T> {
         inner: Arc<T>,

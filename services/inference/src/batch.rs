@@ -64,7 +64,7 @@ impl Batch {
     fn tidy(&mut self) {
         let now = Instant::now();
         for left in self.waiting.forget_abandoned(now) {
-            self.counters.left(left, 1);
+            self.counters.left(left);
         }
         let mut at = 0;
         while at < self.open.len() {
@@ -167,7 +167,7 @@ impl Batch {
         let mut left = self.limits.step_tokens.saturating_sub(reading);
         while left > 0 && self.has_place() {
             let Some(next) = self.waiting.pop() else { break };
-            let Some(open) = self.begin(next, scored, &mut left) else { if left == 0 { break } else { continue } };
+            let Some(open) = self.begin(next, scored, &mut left) else { continue };
             let mut open = match open {
                 Ok(open) => open,
                 Err(next) => {
@@ -243,7 +243,7 @@ impl Batch {
         let mut sequence = match Sequence::new(&self.model, ids, sampling) {
             Ok(sequence) => sequence,
             Err(error) => {
-                self.counters.left(Left::Error, 1);
+                self.counters.left(Left::Error);
                 let _ = events.try_send(Event::Failed(Failure::Model(error.to_string())));
                 return None;
             }
@@ -316,7 +316,7 @@ impl Batch {
     fn leave(&mut self, at: usize, why: Left) {
         let mut open = self.open.swap_remove(at);
         open.sequence.release(&mut self.cache);
-        self.counters.left(why, 1);
+        self.counters.left(why);
     }
 
     /// Waits for a job, or for a paused answer's reader; false if it is over.

@@ -61,10 +61,12 @@ pub struct Options {
     /// accelerator, if 4 GiB do.
     #[arg(long, env = "FIRN_MAX_CACHE_TOKENS", value_parser = at_least_one)]
     pub max_cache_tokens: Option<usize>,
-    /// Most adapters that are served; those beyond are logged and left out. Each adapter takes memory on the device.
+    /// Most names that adapters are served under; those beyond are logged and left out until there is room. Each adapter
+    /// takes memory on the device.
     #[arg(long, env = "FIRN_MAX_ADAPTERS", default_value = "64", value_parser = at_least_one)]
     pub max_adapters: usize,
-    /// Local folder for copies of what is on the stage; what is there is checked and used again.
+    /// Local folder for copies of what is on the stage: of the base, which is checked and used again, and of adapters until
+    /// they are in memory.
     #[arg(long, env = "FIRN_WORK_DIR", default_value_os_t = default_work_dir(), value_name = "FOLDER")]
     pub work_dir: PathBuf,
 }

@@ -31,7 +31,6 @@ pub(crate) struct Counters {
     cache_pages: AtomicU64,
     max_cache_pages: AtomicU64,
     idle_pages: AtomicU64,
-    prefix_queries: AtomicU64,
     prefix_hits: AtomicU64,
     prompt_tokens: AtomicU64,
     answer_tokens: AtomicU64,
@@ -44,7 +43,6 @@ impl Counters {
     /// A request has begun; the cache knew so many of its tokens.
     pub(crate) fn begun(&self, tokens: usize, cached: usize) {
         add(&self.prompt_tokens, tokens as u64);
-        add(&self.prefix_queries, tokens as u64);
         add(&self.prefix_hits, cached as u64);
     }
 
@@ -52,9 +50,10 @@ impl Counters {
         add(&self.preemptions, 1);
     }
 
-    pub(crate) fn left(&self, why: Left, count: u64) {
+    /// An answer has left.
+    pub(crate) fn left(&self, why: Left) {
         if let Some(at) = Left::ALL.iter().position(|(left, _)| *left == why) {
-            add(&self.left[at], count);
+            add(&self.left[at], 1);
         }
     }
 
@@ -84,7 +83,8 @@ impl Counters {
             max_cache_pages: get(&self.max_cache_pages),
             page_tokens: PAGE_TOKENS as u64,
             idle_pages: get(&self.idle_pages),
-            prefix_queries_total: get(&self.prefix_queries),
+            // All of a prompt is looked for.
+            prefix_queries_total: get(&self.prompt_tokens),
             prefix_hits_total: get(&self.prefix_hits),
             prompt_tokens_total: get(&self.prompt_tokens),
             answer_tokens_total: get(&self.answer_tokens),

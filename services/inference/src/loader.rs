@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use firn_kit::names::{NameError, child};
 use firn_llm::{
     device::Device,
-    model::{Adapter, AdapterError},
+    model::{ADAPTER_FILES, Adapter, AdapterError},
 };
 use firn_proto::registry::v1::{GetVersionRequest, Version, registry_service_client::RegistryServiceClient};
 use firn_stage::{Stage, StageError};
@@ -22,10 +22,6 @@ use crate::{
 const FETCH_TIME: Duration = Duration::from_secs(600);
 /// Longest that the registry may take to say what a version is.
 const CALL_TIME: Duration = Duration::from_secs(10);
-/// File that makes a version an adapter; one without it is a full model.
-const ADAPTER_CONFIG: &str = "adapter_config.json";
-/// Files of an adapter.
-const ADAPTER: [&str; 2] = [ADAPTER_CONFIG, "adapter_model.safetensors"];
 /// File of a job's checkpoint that says what its adapter belongs to.
 const LINEAGE: &str = "lineage.json";
 /// Ids of jobs begin so, and go on with so many hexadecimal digits.
@@ -144,7 +140,7 @@ impl Loader {
             Some(Ok(number)) => number,
             _ => return Err(NameError::Id { id: version.name.clone() }.into()),
         };
-        if !version.files.iter().any(|file| file.path == ADAPTER_CONFIG) {
+        if !version.files.iter().any(|file| file.path == ADAPTER_FILES[0]) {
             return Err(LoadError::FullModel);
         }
         self.check_template(version.lineage.as_ref().map_or("", |lineage| lineage.template_sha256.as_str()))?;
@@ -217,7 +213,7 @@ impl Loader {
         // The name was checked, so it stays below the folder.
         let into = self.work_dir.join(name);
         // A checkpoint also holds the optimiser's state, which is larger than the adapter.
-        let fetching = self.stage.fetch_files(path, &into, |name| ADAPTER.contains(&name));
+        let fetching = self.stage.fetch_files(path, &into, |name| ADAPTER_FILES.contains(&name));
         timeout(FETCH_TIME, fetching).await.map_err(|_| LoadError::Slow)??;
         let (base, device, dir) = (Arc::clone(&self.base), self.device.clone(), into.clone());
         let loaded = tokio::task::spawn_blocking(move || Adapter::load(&dir, &base.config, &device)).await?;

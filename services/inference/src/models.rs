@@ -1,4 +1,4 @@
-//! What can be asked for by name: the base, and the adapters that aliases name.
+//! What can be asked for by name: the base, and the adapters that aliases name or that calls have loaded.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

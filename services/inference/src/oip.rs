@@ -88,14 +88,14 @@ impl v2::grpc_inference_service_server::GrpcInferenceService for OpenInference {
         let mut request = request.into_inner();
         let prompt = prompt(&mut request).map_err(AnswerError::from)?;
         let sampling = sampling(&request.parameters).map_err(AnswerError::from)?;
-        self.find(&request.model_name, &request.model_version)?;
+        let served = self.find(&request.model_name, &request.model_version)?;
         let wanted: Vec<String> = request.outputs.iter().map(|output| output.name.clone()).collect();
         if let Some(unknown) = wanted.iter().find(|name| !OUTPUTS.contains(&name.as_str())) {
             let unknown: String = unknown.chars().take(80).collect();
             let reason = format!("there is no output `{unknown}`: {}", OUTPUTS.join(", "));
             return Err(AnswerError::Field(FieldError::new("outputs", reason)).into());
         }
-        let mut pieces = self.0.answer(&request.model_name, prompt, Some(sampling), String::new()).await?.pieces();
+        let mut pieces = self.0.answer(served, prompt, Some(sampling), String::new()).await?.pieces();
         let (mut text, mut ids, mut reason, mut version) = (String::new(), vec![], "", String::new());
         while let Some(piece) = pieces.next().await {
             match piece?.event {

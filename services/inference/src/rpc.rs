@@ -29,13 +29,15 @@ impl InferenceService for Rpc {
             Some(generate_request::Input::Ids(ids)) => Prompt::Ids(ids.ids),
             None => return Err(AnswerError::Field(FieldError::new("input", "must be prompt or ids")).into()),
         };
-        Ok(Response::new(self.0.answer(&model, prompt, sampling, tenant).await?.pieces()))
+        let served = self.0.models.find(&model).map_err(AnswerError::from)?;
+        Ok(Response::new(self.0.answer(served, prompt, sampling, tenant).await?.pieces()))
     }
 
     async fn chat(&self, request: Request<pb::ChatRequest>) -> Result<Response<Pieces>, Status> {
         let pb::ChatRequest { model, messages: turns, sampling, tenant } = request.into_inner();
         let turns = messages(turns).map_err(AnswerError::from)?;
-        Ok(Response::new(self.0.answer(&model, Prompt::Chat(turns, true), sampling, tenant).await?.pieces()))
+        let served = self.0.models.find(&model).map_err(AnswerError::from)?;
+        Ok(Response::new(self.0.answer(served, Prompt::Chat(turns, true), sampling, tenant).await?.pieces()))
     }
 
     async fn score(&self, request: Request<pb::ScoreRequest>) -> Result<Response<pb::ScoreResponse>, Status> {

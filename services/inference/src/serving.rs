@@ -15,7 +15,7 @@ use crate::{
     error::AnswerError,
     job::{EVENTS, Generation, Job, Scoring},
     loader::Loader,
-    models::Models,
+    models::{Models, Served},
     reading::Reader,
     request::{FieldError, Wishes, check_ids, tenant, wishes},
 };
@@ -53,6 +53,14 @@ impl Prompt {
         }
     }
 
+    /// Ids that the model can read.
+    fn checked_ids(self, base: &Base) -> Result<Vec<u32>, FieldError> {
+        let field = self.field();
+        let ids = self.ids(base)?;
+        check_ids(&ids, field, &base.config)?;
+        Ok(ids)
+    }
+
     fn ids(self, base: &Base) -> Result<Vec<u32>, FieldError> {
         let field = self.field();
         let wrong = |error: firn_llm::tokenizer::TokenizerError| FieldError::new(field, error.to_string());
@@ -78,10 +86,10 @@ impl Serving {
         u32::try_from(self.base.config.context).unwrap_or(u32::MAX)
     }
 
-    /// Queues an answer.
+    /// Queues an answer of a model, of the base if it is none.
     pub(crate) async fn answer(
         &self,
-        model: &str,
+        served: Option<Served>,
         prompt: Prompt,
         sampling: Option<pb::Sampling>,
         tenant_name: String,
@@ -89,16 +97,12 @@ impl Serving {
         let started = Instant::now();
         let Wishes { sampling, max_tokens, stop, ignore_eos, logprobs, schema } = wishes(sampling)?;
         let tenant = tenant(tenant_name)?;
-        let served = self.models.find(model)?;
         // Before the text is read: who does not fit must not cost anything.
         let place = self.engine.place()?;
         let base = Arc::clone(&self.base);
         // A long text takes a while, in which other calls go on. The place stays taken if the caller leaves meanwhile.
         let (ids, constraint, place) = tokio::task::spawn_blocking(move || {
-            let field = prompt.field();
-            let ids = prompt.ids(&base)?;
-            check_ids(&ids, field, &base.config)?;
-            Ok::<_, FieldError>((ids, constraint(&base, &schema)?, place))
+            Ok::<_, FieldError>((prompt.checked_ids(&base)?, constraint(&base, &schema)?, place))
         })
         .await??;
         let (sender, events) = mpsc::channel(EVENTS);
@@ -131,13 +135,8 @@ impl Serving {
         let served = self.models.find(model)?;
         let place = self.engine.place()?;
         let base = Arc::clone(&self.base);
-        let (ids, place) = tokio::task::spawn_blocking(move || {
-            let field = text.field();
-            let ids = text.ids(&base)?;
-            check_ids(&ids, field, &base.config)?;
-            Ok::<_, FieldError>((ids, place))
-        })
-        .await??;
+        let read = move || Ok::<_, FieldError>((text.checked_ids(&base)?, place));
+        let (ids, place) = tokio::task::spawn_blocking(read).await??;
         let (reply, scores) = oneshot::channel();
         let scoring = Scoring { ids: ids.clone(), adapter: served.map(|served| served.adapter), reply };
         self.engine.submit(place, String::new(), Job::Score(scoring))?;

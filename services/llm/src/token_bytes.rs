@@ -56,17 +56,17 @@ impl Tokenizer {
     }
 }
 
-/// Printable bytes stand for themselves, the others for the characters from U+0100 on.
+/// GPT-2's names of bytes: printable ones are themselves, the others are characters from U+0100 on.
+pub(crate) fn byte_names() -> [char; 256] {
+    let mut others = (0x100..).filter_map(char::from_u32);
+    std::array::from_fn(|index| match u8::try_from(index) {
+        Ok(byte @ (b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF)) => char::from(byte),
+        _ => others.next().unwrap_or_default(),
+    })
+}
+
 fn byte_level() -> HashMap<char, u8> {
-    let mut next = 0x100;
-    (0..=u8::MAX)
-        .filter_map(|byte| {
-            let printable = matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
-            let code = if printable { u32::from(byte) } else { next };
-            next += u32::from(!printable);
-            Some((char::from_u32(code)?, byte))
-        })
-        .collect()
+    byte_names().into_iter().zip(0..=u8::MAX).collect()
 }
 
 #[cfg(test)]

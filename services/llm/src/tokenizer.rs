@@ -213,11 +213,6 @@ impl Tokenizer {
         Ok(Rendered { ids: encoding.get_ids().to_vec(), assistant_mask, text })
     }
 
-    /// True if the checkpoint has a chat template.
-    pub fn has_template(&self) -> bool {
-        self.template.is_some()
-    }
-
     /// True if the template marks what the assistant says with `{% generation %}`.
     pub fn template_marks_answers(&self) -> bool {
         self.template_marks_answers

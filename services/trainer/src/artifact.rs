@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use firn_llm::{
     config,
-    model::{AdapterError, ModelError},
+    model::{ADAPTER_FILES, AdapterError, ModelError},
     tokenizer,
     weights::StoredType,
 };
@@ -51,7 +51,7 @@ pub(crate) fn save(trained: &Model, base: &str, scratch: &Path) -> Result<Vec<Pa
     match &trained.adapter {
         Some(adapter) => {
             adapter.save(scratch, base)?;
-            Ok(["adapter_config.json", "adapter_model.safetensors"].map(|name| scratch.join(name)).to_vec())
+            Ok(ADAPTER_FILES.map(|name| scratch.join(name)).to_vec())
         }
         None => {
             trained.decoder.save(scratch, StoredType::Bf16)?;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use firn_llm::model::ADAPTER_FILES;
 use firn_stage::{MANIFEST, Stage, StageError};
 use serde::{Deserialize, Serialize};
 
@@ -11,8 +12,6 @@ use crate::{config::KEPT_CHECKPOINTS, record::job_path};
 pub(crate) const STATE: &str = "state.safetensors";
 const PROGRESS: &str = "progress.json";
 const LINEAGE: &str = "lineage.json";
-/// Files of a checkpoint that the loop writes: the state, and the adapter as PEFT reads it.
-const FILES: [&str; 3] = [STATE, "adapter_config.json", "adapter_model.safetensors"];
 
 /// How far a run is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -104,7 +103,8 @@ pub(crate) async fn save(
         Err(StageError::AlreadyExists { .. }) => return Ok(()),
         folder => folder?,
     };
-    for name in FILES {
+    // What the loop writes: the state, and the adapter as PEFT reads it.
+    for name in [STATE].into_iter().chain(ADAPTER_FILES) {
         let file = local.join(name);
         if file.is_file() {
             folder.put_file(name, &file).await?;
@@ -132,9 +132,10 @@ pub(crate) async fn restore(stage: &Stage, job: &str, into: &Path) -> Result<Opt
     for (step, path) in finished(stage, job, Purpose::Resume).await? {
         let into = into.join(format!("checkpoint-{step}"));
         let fetched = async {
-            let dir = stage.fetch_dir(&path, &into).await?;
+            // The adapter beside it is for those who serve it.
+            stage.fetch_files(&path, &into, |name| name == STATE).await?;
             let progress = stage.get_json(&format!("{path}/{PROGRESS}")).await?;
-            Ok(Restored { progress, file: dir.join(STATE) })
+            Ok(Restored { progress, file: into.join(STATE) })
         };
         match fetched.await {
             Err(StageError::Damaged { path, reason }) => tracing::warn!(path, reason, "damaged checkpoint skipped"),
@@ -150,7 +151,9 @@ pub(crate) async fn restore_best(stage: &Stage, job: &str, step: u64, into: &Pat
     let found = finished(stage, job, Purpose::Best).await?.into_iter().find(|(of, _)| *of == step);
     let missing = || StageError::NotFound { path: job_path(job, &format!("best/{step:06}")) };
     let (_, path) = found.ok_or_else(missing)?;
-    Ok(stage.fetch_dir(&path, &into.join(format!("best-{step}-fetched"))).await?.join(STATE))
+    let into = into.join(format!("best-{step}-fetched"));
+    stage.fetch_files(&path, &into, |name| name == STATE).await?;
+    Ok(into.join(STATE))
 }
 
 /// All complete checkpoints, one a step.

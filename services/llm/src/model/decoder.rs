@@ -235,11 +235,11 @@ impl Decoder {
             positions.extend(run.table.len()..run.table.len() + run.ids.len());
             ids.extend_from_slice(run.ids);
         }
+        let adapters: Vec<_> = runs.iter().map(|run| run.adapter).collect();
         let mut x = self.embed(&ids);
         let store = &mut cache.store;
         for (index, layer) in self.layers.iter().enumerate() {
             let heads = self.heads(index);
-            let adapters: Vec<_> = runs.iter().map(|run| run.adapter).collect();
             let linear = |module: Module, x: &Tensor<2>| {
                 add_adapters(layer.linears[module.index()].serve(x), x, &adapters, &spans, index, module)
             };

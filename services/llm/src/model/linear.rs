@@ -25,16 +25,15 @@ pub(crate) struct LinearGradients {
 impl Linear {
     /// Output `[n, out]` without an adapter.
     pub(crate) fn apply(&self, x: &Tensor<2>) -> Tensor<2> {
-        let y = x.clone().matmul(self.weight.tensor().transpose());
-        match &self.bias {
-            Some(bias) => y + bias.clone().unsqueeze::<2>(),
-            None => y,
-        }
+        self.biased(x.clone().matmul(self.weight.tensor().transpose()))
     }
 
     /// As [`Self::apply`], with the same bits for a row whatever rows come with it: for serving.
     pub(crate) fn serve(&self, x: &Tensor<2>) -> Tensor<2> {
-        let y = product(x, &self.weight.tensor());
+        self.biased(product(x, &self.weight.tensor()))
+    }
+
+    fn biased(&self, y: Tensor<2>) -> Tensor<2> {
         match &self.bias {
             Some(bias) => y + bias.clone().unsqueeze::<2>(),
             None => y,

@@ -19,6 +19,8 @@ use crate::weights::{self, NamedTensor, StoredType, Weights, WeightsError};
 
 const FILE: &str = "adapter_model.safetensors";
 const CONFIG: &str = "adapter_config.json";
+/// Files of an adapter's folder: its configuration, which a full model's folder has not, and its tensors.
+pub const ADAPTER_FILES: [&str; 2] = [CONFIG, FILE];
 const BLOCKS: &str = "base_model.model.model.layers.";
 /// PEFT's task of a reward model, and the tensor that such an adapter has besides.
 const REWARD_TASK: &str = "SEQ_CLS";

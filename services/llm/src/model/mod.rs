@@ -13,6 +13,6 @@ pub(crate) use decoder::Run;
 pub use decoder::{Decoder, ModelError};
 pub(crate) use linear::{Linear, LinearGradients};
 pub(crate) use lora::LoraPair;
-pub use lora::{Adapter, AdapterError, LoraConfig};
+pub use lora::{ADAPTER_FILES, Adapter, AdapterError, LoraConfig};
 pub use merge::{MergeProof, prove};
 pub(crate) use weight::Weight;

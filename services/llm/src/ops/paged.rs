@@ -5,11 +5,8 @@
 use rayon::prelude::*;
 
 use super::attention::Heads;
-use super::product::tile;
+use super::product::{SPREAD, tile};
 use crate::cache::PAGE_TOKENS;
-
-/// Multiplications from which on rows are spread over the cores: below, waking them costs more.
-const SPREAD: usize = 1 << 19;
 
 /// Where a query row looks: at the first `end` tokens of its sequence, or at those of them that its window holds. Each page
 /// holds rows `[PAGE_TOKENS, kv·dim]`.

@@ -16,8 +16,8 @@ const LANES: usize = 8;
 const TILE: [usize; 2] = [4, 3];
 /// Rows of `W` that one task takes: they stay in a core's cache while all rows of `x` pass.
 const TASK_ROWS: usize = 48;
-/// Multiplications from which on tasks are spread over the cores: below, waking them costs more.
-const SPREAD: usize = 1 << 19;
+/// Multiplications from which on work is spread over the cores: below, waking them costs more.
+pub(super) const SPREAD: usize = 1 << 19;
 
 /// `x·Wᵀ` `[n, out]`, for `x` `[n, in]` and `w` `[out, in]`.
 pub(crate) fn product(x: &Tensor<2>, w: &Tensor<2>) -> Tensor<2> {

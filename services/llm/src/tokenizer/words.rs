@@ -17,6 +17,7 @@ use unicode_normalization_alignments::{IsNormalized, is_nfc_quick};
 use super::added::Added;
 use super::cache::{Cache, Part};
 use super::split::Pattern;
+use crate::token_bytes::byte_names;
 
 /// Bytes of the longest word that is taken. The library's regular expressions give up on runs of a million characters.
 const LONGEST_WORD: usize = 1 << 15;
@@ -65,7 +66,7 @@ impl Words {
             Some(_) => return None,
         };
         let absent = |affix: &Option<String>| affix.as_deref().is_none_or(str::is_empty);
-        let names = names();
+        let names = byte_names();
         let plain = model.dropout.is_none_or(|dropout| dropout == 0.0)
             && !model.byte_fallback
             && absent(&model.continuing_subword_prefix)
@@ -261,15 +262,6 @@ fn steps(pre_tokenizer: &PreTokenizerWrapper) -> Option<Vec<Step>> {
         _ => None,
     };
     others.iter().map(step).chain(use_regex.then_some(Some(Step::Pattern(Pattern::Gpt2)))).collect()
-}
-
-/// GPT-2's names of bytes: printable ones are themselves, the others are characters from U+0100 on.
-fn names() -> [char; 256] {
-    let mut others = (0x100..).filter_map(char::from_u32);
-    std::array::from_fn(|index| match u8::try_from(index) {
-        Ok(byte @ (b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF)) => char::from(byte),
-        _ => others.next().unwrap_or_default(),
-    })
 }
 
 #[cfg(test)]
