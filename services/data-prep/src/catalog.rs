@@ -21,7 +21,7 @@ use crate::{
     snapshot::{self, PrepareError, REPORT, Report},
 };
 
-/// Snapshots prepared at once: each holds its rows in memory.
+/// Snapshots prepared at once: each takes all cores, and fills a shard of each side in memory.
 const AT_ONCE: usize = 2;
 /// Snapshots that may wait for that, each with its tokenizer open; one more is refused.
 const MOST_PENDING: usize = 32;
@@ -99,21 +99,23 @@ impl Catalog {
         snapshots.get(name).map(watch::Sender::subscribe).ok_or_else(|| GetError::NotFound { name: name.to_owned() })
     }
 
+    fn get_ready(&self, name: &str) -> Result<Snapshot, GetError> {
+        let snapshot = self.get(name)?;
+        match snapshot.state() {
+            SnapshotState::Ready => Ok(snapshot),
+            _ => Err(GetError::NotReady { name: name.to_owned() }),
+        }
+    }
+
     /// The sides of rows in a snapshot that is ready, by their hashes.
     pub(crate) async fn contains(&self, name: &str, hashes: &[String]) -> Result<Vec<RowSide>, GetError> {
-        let snapshot = self.get(name)?;
-        if snapshot.state() != SnapshotState::Ready {
-            return Err(GetError::NotReady { name: name.to_owned() });
-        }
+        let snapshot = self.get_ready(name)?;
         Ok(contains::sides(&self.0.stage, &snapshot.path, hashes).await?)
     }
 
     /// What was found in the rows of a snapshot that is ready: its report as it is on the stage.
     pub(crate) async fn report(&self, name: &str) -> Result<String, GetError> {
-        let snapshot = self.get(name)?;
-        if snapshot.state() != SnapshotState::Ready {
-            return Err(GetError::NotReady { name: name.to_owned() });
-        }
+        let snapshot = self.get_ready(name)?;
         report::read(&self.0.stage, &snapshot.path).await
     }
 

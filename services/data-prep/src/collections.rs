@@ -127,7 +127,7 @@ fn lines(rows: &[String]) -> Result<Bytes, AppendError> {
     let mut bytes = Vec::with_capacity(rows.iter().map(|row| row.len() + 1).sum::<usize>() + 1);
     for (index, row) in rows.iter().enumerate() {
         serde_json::from_str::<Map<String, Value>>(row)
-            .map_err(|error| AppendError::Row { row: index + 1, reason: format!(": {error}") })?;
+            .map_err(|error| AppendError::Row { row: index + 1, reason: error.to_string() })?;
         // Between a row's values a line may end; within them it may not.
         bytes.extend(row.trim().bytes().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { byte }));
         bytes.push(b'\n');

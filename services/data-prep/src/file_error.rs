@@ -55,7 +55,7 @@ pub(crate) enum AppendError {
     Name(#[from] NameError),
     #[error("{reason}")]
     Rows { reason: String },
-    #[error("row {row} is not a JSON object{reason}")]
+    #[error("row {row} is not a JSON object: {reason}")]
     Row { row: usize, reason: String },
     #[error("{collection} has taken rows {limit} times: begin another collection")]
     CollectionFull { collection: String, limit: u64 },

@@ -185,7 +185,7 @@ impl Files {
     pub(crate) fn visit(&self, limits: &Limits, take: &mut Take<'_>) -> Result<Scan, RowsError> {
         let mut visit = Visit { head: None, columns: Columns::default(), limits, take };
         let scan = self.read(limits, true, &mut visit)?;
-        let columns = if self.kind == Kind::JsonLines { visit.columns.list } else { scan.columns };
+        let columns = if self.names_columns_by_row() { visit.columns.list } else { scan.columns };
         Ok(Scan { columns, ..scan })
     }
 

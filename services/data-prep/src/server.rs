@@ -23,7 +23,7 @@ use crate::{
 const LARGEST_REQUEST: usize = 1 << 20;
 /// Largest message with a chunk of a file, or with rows for a collection, in bytes.
 const LARGEST_PART: usize = 4 << 20;
-/// Longest wait for a preparation to stop: it looks once a block of rows.
+/// Longest wait for a preparation to stop: it looks at each row.
 const STOP_TIME: Duration = Duration::from_secs(10);
 
 /// The service, listening but not yet answering.

@@ -14,8 +14,8 @@ use crate::{
     split::{Chosen, Known, Order, Split, row_hash},
 };
 
-/// Rows between two looks at whether to stop.
-const LOOK: u64 = 1_000;
+/// Rows between two words on how far it is.
+const TELL: u64 = 1_000;
 
 /// Where a row goes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -171,7 +171,7 @@ impl Pass<'_> {
         let mut count = 0u64;
         let scan = pipeline::run(files, self.limits, hashed, work, &mut |place, result| {
             count += 1;
-            if count.is_multiple_of(LOOK) {
+            if count.is_multiple_of(TELL) {
                 (self.progress)(count);
             }
             if self.stop.is_cancelled() {

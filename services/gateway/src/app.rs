@@ -9,6 +9,8 @@ use firn_proto::{
     registry::v1::registry_service_client::RegistryServiceClient,
     trainer::v1::trainer_service_client::TrainerServiceClient,
 };
+use futures_util::{Stream, stream};
+use tonic::{Status, Streaming};
 
 use crate::metrics::Metrics;
 
@@ -45,4 +47,15 @@ pub(crate) fn timed<T>(message: T, time: Duration) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
     request.set_timeout(time);
     request
+}
+
+/// What a service streams, up to the first error.
+pub(crate) fn each<T: Send + 'static>(stream: Streaming<T>) -> impl Stream<Item = Result<T, Status>> + Send {
+    stream::unfold(Some(stream), |stream| async move {
+        let mut stream = stream?;
+        match stream.message().await {
+            Ok(item) => item.map(|item| (Ok(item), Some(stream))),
+            Err(status) => Some((Err(status), None)),
+        }
+    })
 }

@@ -50,7 +50,7 @@ impl fmt::Debug for Token {
     }
 }
 
-/// The rule for callers of `/v1`.
+/// The rule for callers of all but the page, health and metrics.
 #[derive(Clone, Debug)]
 pub(crate) enum Access {
     /// They send this.

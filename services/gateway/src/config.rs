@@ -9,7 +9,7 @@ use firn_kit::TelemetryArgs;
 
 use crate::auth::Token;
 
-/// Firn's HTTP door: OpenAI routes and a page to chat on.
+/// Firn's HTTP door: OpenAI's and vLLM's routes, Snowflake's service functions, and a page to chat, compare and train on.
 #[derive(clap::Parser, Clone, Debug)]
 #[command(
     name = "firn-gateway",
@@ -71,7 +71,7 @@ pub struct Options {
     /// Seconds that open requests get to finish at shutdown; then they are cut.
     #[arg(long = "grace-seconds", env = "FIRN_GRACE_SECONDS", default_value = "20", value_parser = seconds)]
     pub grace: Duration,
-    /// Callers of /v1 must send this as `Authorization: Bearer …`.
+    /// Callers of all but the page, health and metrics must send this as `Authorization: Bearer …`.
     #[arg(long, env = "FIRN_GATEWAY_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub token: Option<Token>,
     /// Listen beyond this machine without a token: something in front checks callers.

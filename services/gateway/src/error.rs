@@ -21,7 +21,7 @@ pub enum StartError {
     /// It would listen beyond this machine, and anyone could ask.
     #[error(
         "{address} can be reached from elsewhere: set FIRN_GATEWAY_TOKEN, or give --no-auth if something in front \
-         checks callers"
+         checks callers, or --trust-ingress-user behind Snowflake's ingress"
     )]
     Unguarded {
         /// The address.
@@ -61,6 +61,11 @@ impl ApiError {
     /// The request can't be done as it is.
     pub(crate) fn refused(status: StatusCode, message: impl Into<String>) -> Self {
         Self { status, message: message.into(), param: None, code: None, retry_after: None }
+    }
+
+    /// There is no such route.
+    pub(crate) fn unknown_path() -> Self {
+        Self::refused(StatusCode::NOT_FOUND, "there is nothing at this path").code("unknown_url")
     }
 
     /// A field of the request is wrong.

@@ -16,13 +16,13 @@ use firn_proto::trainer::v1::{
     CancelJobRequest, Checkpoint, GetJobRequest, Job, JobEvent, ListCheckpointsRequest, PauseJobRequest,
     ResumeJobRequest, StepMetrics, WatchJobRequest, job_event,
 };
-use futures_util::{Stream, StreamExt as _, stream};
+use futures_util::{Stream, StreamExt as _};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tonic::{Status, Streaming};
 
 use crate::{
-    app::{App, within},
+    app::{App, each, within},
     completions::UNBUFFERED,
     error::ApiError,
     lists,
@@ -103,7 +103,7 @@ pub(crate) async fn told(app: &App, id: &str, verb: &str) -> Result<Job, ApiErro
         "cancel" => trainer.cancel_job(within(CancelJobRequest { name })).await?,
         "pause" => trainer.pause_job(within(PauseJobRequest { name })).await?,
         "resume" => trainer.resume_job(within(ResumeJobRequest { name })).await?,
-        _ => return Err(crate::routes::unknown_path().await),
+        _ => return Err(ApiError::unknown_path()),
     };
     Ok(job.into_inner())
 }
@@ -130,17 +130,6 @@ pub(crate) fn cursor(headers: &HeaderMap, asked: Option<u64>) -> Result<u64, Api
     }
 }
 
-/// The events up to the first error.
-pub(crate) fn each(events: Streaming<JobEvent>) -> impl Stream<Item = Result<JobEvent, Status>> + Send {
-    stream::unfold(Some(events), |events| async move {
-        let mut events = events?;
-        match events.message().await {
-            Ok(event) => event.map(|event| (Ok(event), Some(events))),
-            Err(status) => Some((Err(status), None)),
-        }
-    })
-}
-
 /// The status line is long gone, so an error is an event.
 pub(crate) fn failed(status: Status) -> Event {
     Event::default().event("error").data(ApiError::from(status).body().to_string())
@@ -151,11 +140,16 @@ pub(crate) fn sse(events: impl Stream<Item = Event> + Send + 'static, heartbeat:
     ([UNBUFFERED], events.keep_alive(KeepAlive::new().interval(heartbeat).text("alive"))).into_response()
 }
 
+/// The id that callers know.
+pub(crate) fn id(name: &str) -> &str {
+    name.strip_prefix("jobs/").unwrap_or(name)
+}
+
 /// A job with all that is known of it.
 pub(crate) fn object(job: Job) -> Value {
     let spec = job.spec.clone().unwrap_or_default();
     let own = json!({
-        "id": job.name.strip_prefix("jobs/").unwrap_or(&job.name), "path": job.path, "best_step": job.best_step,
+        "id": id(&job.name), "path": job.path, "best_step": job.best_step,
         "sequence": job.sequence, "objective": spec::objective_name(spec.objective()), "spec": spec::object(spec),
     });
     let mut object = lists::job(job);

@@ -1,7 +1,7 @@
-//! The HTTP door: OpenAI routes in front of the gRPC services.
+//! The HTTP door: OpenAI's and vLLM's routes, service functions and the page, in front of the gRPC services.
 //!
-//! It translates and holds no state: a request becomes one call of a service, and what the service says becomes JSON or
-//! server-sent events. What a service does not do is refused by name. Left unread is bookkeeping of OpenAI's platform alone,
+//! It translates and keeps nothing that lasts: a request becomes calls of services, and what they say becomes JSON or
+//! server-sent events; what it remembers of batches, tenants and times is bounded and may be lost. What a service does not do is refused by name. Left unread is bookkeeping of OpenAI's platform alone,
 //! which changes no answer: `user` and `metadata`, say. A caller that leaves cancels its call. It listens on this machine
 //! alone unless it has a token or is told that something in front checks callers: then Snowflake's ingress may also say
 //! whose request it is.

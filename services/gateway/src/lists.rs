@@ -6,7 +6,7 @@ use axum::{
     routing::get,
 };
 use firn_proto::{
-    dataprep::v1::{ListSnapshotsRequest, Snapshot, SnapshotState},
+    dataprep::v1::{ListSnapshotsRequest, Snapshot},
     registry::v1::{Alias, ListModelsRequest, Model},
     trainer::v1::{Evaluation, Job, JobState, ListJobsRequest},
 };
@@ -70,7 +70,7 @@ async fn datasets(State(app): State<App>, page: Page) -> Result<Json<Value>, Api
 }
 
 pub(crate) fn job(job: Job) -> Value {
-    let state = state(JobState::as_str_name(&job.state()), "JOB_STATE_");
+    let state = job_state(job.state());
     let time = text(job.create_time.as_ref());
     let spec = job.spec.unwrap_or_default();
     json!({
@@ -99,7 +99,8 @@ pub(crate) fn alias(alias: Alias) -> Value {
 }
 
 pub(crate) fn snapshot(snapshot: Snapshot) -> Value {
-    let state = state(SnapshotState::as_str_name(&snapshot.state()), "SNAPSHOT_STATE_");
+    let state = snapshot.state().as_str_name();
+    let state = state.strip_prefix("SNAPSHOT_STATE_").unwrap_or(state);
     let time = text(snapshot.create_time.as_ref());
     json!({
         "name": snapshot.name, "state": state, "error": snapshot.error, "rows": snapshot.rows,
@@ -109,6 +110,8 @@ pub(crate) fn snapshot(snapshot: Snapshot) -> Value {
     })
 }
 
-pub(crate) fn state(name: &str, prefix: &str) -> String {
-    name.strip_prefix(prefix).unwrap_or(name).to_owned()
+/// A state's name, without what all of them begin with.
+pub(crate) fn job_state(state: JobState) -> &'static str {
+    let name = state.as_str_name();
+    name.strip_prefix("JOB_STATE_").unwrap_or(name)
 }

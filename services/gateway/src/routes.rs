@@ -46,8 +46,8 @@ fn guarded() -> Router<App> {
         .merge(lists::routes())
 }
 
-pub(crate) async fn unknown_path() -> ApiError {
-    ApiError::refused(StatusCode::NOT_FOUND, "there is nothing at this path").code("unknown_url")
+async fn unknown_path() -> ApiError {
+    ApiError::unknown_path()
 }
 
 async fn wrong_method() -> ApiError {

@@ -11,11 +11,11 @@ use axum::{
     routing::get,
 };
 use firn_proto::dataprep::v1::{DeleteFileRequest, File, GetFileRequest, ListFilesRequest, ReadFileRequest};
-use futures_util::{StreamExt as _, stream};
+use futures_util::TryStreamExt as _;
 use serde_json::{Value, json};
 
 use crate::{
-    app::{App, within},
+    app::{App, each, within},
     error::ApiError,
     newest::{Asked, MOST_PAGES, PAGE, part},
     times,
@@ -61,13 +61,7 @@ async fn content(State(app): State<App>, Path(id): Path<String>) -> Result<Respo
     let request = tonic::Request::new(ReadFileRequest { name: file.name });
     let chunks = app.files.clone().read_file(request).await?.into_inner();
     // The first error ends the body early, which its length shows.
-    let data = stream::unfold(Some(chunks), |chunks| async move {
-        let mut chunks = chunks?;
-        match chunks.message().await {
-            Ok(chunk) => chunk.map(|chunk| (Ok(chunk.data), Some(chunks))),
-            Err(status) => Some((Err(status), None)),
-        }
-    });
+    let data = each(chunks).map_ok(|chunk| chunk.data);
     let plain = |letter: char| if letter.is_ascii_graphic() && !"\"\\;%".contains(letter) { letter } else { '_' };
     let filename: String = file.filename.chars().map(plain).collect();
     let disposition = HeaderValue::try_from(format!("attachment; filename=\"{filename}\""));
@@ -77,7 +71,7 @@ async fn content(State(app): State<App>, Path(id): Path<String>) -> Result<Respo
         (header::CONTENT_DISPOSITION, disposition.unwrap_or(HeaderValue::from_static("attachment"))),
         (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     ];
-    Ok((headers, Body::from_stream(data.boxed())).into_response())
+    Ok((headers, Body::from_stream(data)).into_response())
 }
 
 /// Asks for a file by the id that callers know.

@@ -9,6 +9,7 @@ use super::{job, options, rows::Row};
 use crate::{
     app::{App, within},
     error::ApiError,
+    jobs,
 };
 
 /// Jobs of a page, and most pages that are read.
@@ -55,7 +56,7 @@ pub(crate) async fn answer(app: App, verb: Option<Verb>, batch: Option<String>, 
             let request_id = batch.map(|batch| format!("{batch}-{number}")).unwrap_or_default();
             let request = within(CreateJobRequest { spec: Some(spec), request_id });
             let created = app.trainer.clone().create_job(request).await;
-            Ok(json!(job::id(created.map_err(|status| names.told(status))?.get_ref())))
+            Ok(json!(jobs::id(&created.map_err(|status| names.told(status))?.get_ref().name)))
         }
         Verb::Show => show(&app).await,
         Verb::Describe => {
@@ -67,7 +68,7 @@ pub(crate) async fn answer(app: App, verb: Option<Verb>, batch: Option<String>, 
         Verb::Cancel => {
             let name = name(arguments.next())?;
             let job = app.trainer.clone().cancel_job(within(CancelJobRequest { name })).await?.into_inner();
-            Ok(json!(format!("Canceled Job: {}", job::id(&job))))
+            Ok(json!(format!("Canceled Job: {}", jobs::id(&job.name))))
         }
     }
 }

@@ -4,15 +4,12 @@ use firn_kit::clock::from_proto;
 use firn_proto::trainer::v1::{Evaluation, Job, JobState};
 use serde_json::{Value, json};
 
-/// The job's id.
-pub(crate) fn id(job: &Job) -> &str {
-    job.name.strip_prefix("jobs/").unwrap_or(&job.name)
-}
+use crate::{jobs::id, lists::job_state};
 
 /// A line of a list.
 pub(crate) fn shown(job: Job) -> Value {
     let created = created(&job);
-    let mut line = json!({"id": id(&job), "status": status(job.state()), "progress": progress(&job)});
+    let mut line = json!({"id": id(&job.name), "status": status(job.state()), "progress": progress(&job)});
     let spec = job.spec.unwrap_or_default();
     line["base_model"] = spec.base.into();
     line["model"] = spec.model.into();
@@ -28,9 +25,9 @@ pub(crate) fn described(job: Job, training_loss: Option<f64>) -> Value {
     let data = spec.data.unwrap_or_default();
     let loss = |of: &Option<Evaluation>| of.as_ref().filter(|of| of.rows > 0).map(|of| of.loss);
     let mut shown = json!({
-        "id": id(&job), "status": status(state), "progress": progress, "base_model": spec.base,
+        "id": id(&job.name), "status": status(state), "progress": progress, "base_model": spec.base,
         "created_on": created, "training_data": data.source, "validation_data": data.held_out_source,
-        "trained_tokens": job.train_tokens, "state": state_name(state), "step": job.step, "steps": job.steps,
+        "trained_tokens": job.train_tokens, "state": job_state(state), "step": job.step, "steps": job.steps,
     });
     match state {
         JobState::Succeeded => {
@@ -61,11 +58,6 @@ fn status(state: JobState) -> &'static str {
         JobState::Failed => "ERROR",
         JobState::Cancelled => "CANCELLED",
     }
-}
-
-fn state_name(state: JobState) -> &'static str {
-    let name = state.as_str_name();
-    name.strip_prefix("JOB_STATE_").unwrap_or(name)
 }
 
 fn progress(job: &Job) -> f64 {

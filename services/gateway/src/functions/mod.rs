@@ -72,8 +72,7 @@ async fn finetune(
     verb: Option<Path<String>>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let unknown = || ApiError::refused(StatusCode::NOT_FOUND, "there is nothing at this path").code("unknown_url");
-    let verb = verb.map(|Path(verb)| Verb::parse(&verb).ok_or_else(unknown)).transpose()?;
+    let verb = verb.map(|Path(verb)| Verb::parse(&verb).ok_or_else(ApiError::unknown_path)).transpose()?;
     let key = key(&tenant, request.uri(), request.headers())?;
     let rows = rows::parse(&json_body(request, app.max_body_bytes).await?)?;
     let (patience, batch) = (app.function_patience, key.as_ref().map(|key| key.id.clone()));

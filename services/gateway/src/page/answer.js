@@ -38,7 +38,6 @@ export class Answer {
   text = "";
   /** Ended by itself, without an error. */
   isWhole = false;
-  usage = null;
 
   constructor(title) {
     this.title = h("h2", {}, title);
@@ -49,7 +48,6 @@ export class Answer {
 
   /** Adds a button to what can be done with the answer. */
   action(label, click) { this.#actions.append(button(label, click)); }
-  dropActions() { this.#actions.querySelectorAll("button:not(:first-child)").forEach((other) => other.remove()); }
 
   async run(body, signal, contextLength) {
     this.#text.element.classList.add("busy");
@@ -78,7 +76,6 @@ export class Answer {
     this.#text.element.classList.remove("busy");
     this.element.removeAttribute("aria-busy");
     this.#actions.hidden = false;
-    this.usage = done?.usage ?? null;
     this.#result(done, begin, first, before, body.seed, contextLength);
     return this;
   }

@@ -160,7 +160,7 @@ function ballot(answers, models, messages, reveal, isHidden) {
 async function countVotes() {
   try {
     const kept = await get("v1/votes", { isQuiet: true });
-    drawVotes(kept.rows ?? kept.data?.length ?? 0);
+    drawVotes(kept.rows);
   } catch (error) { hasVotes = !error.isAbsent; }
 }
 

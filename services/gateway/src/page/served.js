@@ -1,6 +1,6 @@
 // What can be asked for by name now, and the way to have more served.
 
-import { get, list, send } from "./api.js";
+import { call, get, list } from "./api.js";
 import { attempt, button, dialog, fresh, h, last, link, toast } from "./dom.js";
 
 const EVERY = 15_000;
@@ -37,21 +37,19 @@ class Served extends EventTarget {
   get tuned() { return this.models.find((model) => model.parent)?.id ?? this.base; }
 
   async load(id) {
-    await send("v1/load_lora_adapter", { lora_name: id }).catch(explain);
+    await call("v1/load_lora_adapter", { json: { lora_name: id } }).catch(explain);
     await this.refresh();
     toast(`${id} is served`);
   }
 
   async unload(id) {
-    await send("v1/unload_lora_adapter", { lora_name: id }).catch(explain);
+    await call("v1/unload_lora_adapter", { json: { lora_name: id } }).catch(explain);
     await this.refresh();
     toast(`${id} is served no more`);
   }
 }
 
 function explain(error) {
-  // Some gateways answer with a plain sentence.
-  if (error instanceof SyntaxError) return;
   throw error.isAbsent ? new Error("this gateway can't load versions: it serves what aliases name") : error;
 }
 
@@ -63,7 +61,7 @@ export const compareLink = (id) => `#/compare?models=${encodeURIComponent(`${ser
 const MORE = "\u0000more";
 
 /** A list to choose a served model from; keeps its choice while the list changes. */
-export function picker(label, initial, changed = () => {}) {
+export function picker(label, initial) {
   const id = fresh("model");
   const select = h("select", { id });
   let wanted = initial;
@@ -85,11 +83,10 @@ export function picker(label, initial, changed = () => {}) {
     if (select.value === MORE) {
       draw();
       const loaded = await serveAnother();
-      if (loaded) { wanted = loaded; draw(); changed(loaded); }
+      if (loaded) { wanted = loaded; draw(); }
       return;
     }
     wanted = select.value;
-    changed(wanted);
   });
   served.addEventListener("change", draw);
   draw();

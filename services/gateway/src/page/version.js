@@ -26,7 +26,7 @@ export async function versionView(model, number) {
   const page = h("div", { class: "page" }, crumbs,
     h("div", { class: "head" }, h("h1", {}, `${model} ${number}`), aliases.map((alias) => chip(alias, "alias")), h("span", { class: "gap" }),
       serveButton(model, number, aliases), button("Promote…", () => promoteHere(model, number, again), { class: "main" })),
-    metrics(version, report), lineage(version, report), curves(report), proof(version, report), parameters(report), files(version, path));
+    metrics(version, report), lineage(version, report), curves(report), proof(version), parameters(report), files(version, path));
   return page;
 }
 
@@ -87,17 +87,9 @@ function curves(report) {
   return h("section", { class: "card" }, loss.element);
 }
 
-function proof(version, report) {
-  const found = report?.merge_proof ?? report?.merge ?? null;
+function proof(version) {
   const isAdapter = (version.files ?? []).some((file) => file.path === "adapter_model.safetensors");
   const section = (...children) => h("section", { class: "card" }, h("h2", {}, "Merge"), children);
-  if (found?.largest_logit_difference !== undefined) {
-    return section(h("p", {}, "The merged weights compute what base and adapter compute:"),
-      h("div", { class: "measures" },
-        h("div", { class: "measure" }, h("span", {}, "largest difference of a logit"), h("b", {}, found.largest_logit_difference.toExponential(1))),
-        h("div", { class: "measure" }, h("span", {}, "same next token"), h("b", {}, `${short(found.greedy_agreement * 100, 2)} %`)),
-        h("div", { class: "measure" }, h("span", {}, "on"), h("b", {}, plural(found.tokens, "token")))));
-  }
   if (!isAdapter) return null;
   return section(h("p", { class: "soft" }, "An adapter: it is served on the base's own weights, so nothing was merged. To fold it in, with a proof that nothing else changes:"),
     h("code", { class: "command" }, "firn tools merge-llm-adapter --base-model-path BASE --adapter-path ADAPTER --output-folder OUT"));

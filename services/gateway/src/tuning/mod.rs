@@ -25,10 +25,10 @@ use serde_json::Value;
 
 use self::order::Order;
 use crate::{
-    app::{App, within},
+    app::{App, each, within},
     body::json_body,
     error::ApiError,
-    jobs::{cursor, each, failed, found, saved, sse, told, watched},
+    jobs::{cursor, failed, found, saved, sse, told, watched},
     newest::{Asked, MOST_PAGES, PAGE, Part, part},
     times,
 };

@@ -93,9 +93,10 @@ impl Order {
     /// Finds what is named, and makes the job's specification.
     pub(crate) async fn spec(self, app: &App) -> Result<JobSpec, ApiError> {
         let start = source::start(app, &self.names.of("spec.base"), &self.model).await?;
-        let rows = source::rows(app, &self.names.of("spec.data.source"), &self.training_file).await?;
+        let is_open = self.own.format.is_none();
+        let rows = source::rows(app, &self.names.of("spec.data.source"), &self.training_file, is_open).await?;
         let held_out_source = match &self.validation_file {
-            Some(file) => source::rows(app, &self.names.of("spec.data.held_out_source"), file).await?.path,
+            Some(file) => source::rows(app, &self.names.of("spec.data.held_out_source"), file, false).await?.path,
             None => String::new(),
         };
         let of_preferences = self.objective != Objective::Likelihood;

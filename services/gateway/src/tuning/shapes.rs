@@ -8,7 +8,7 @@ use super::{
     source::COLLECTION,
     spec::{self, objective_name},
 };
-use crate::times;
+use crate::{jobs::id, lists::job_state, times};
 
 /// A job.
 pub(super) fn job(job: Job) -> Value {
@@ -28,7 +28,7 @@ pub(super) fn job(job: Job) -> Value {
         "method": method, "seed": spec.hyperparameters.as_ref().and_then(|of| of.seed), "integrations": [],
         "metadata": null, "user_provided_suffix": spec.model,
         "firn": {
-            "name": job.name, "state": short(state), "step": job.step, "steps": job.steps, "snapshot": job.snapshot,
+            "name": job.name, "state": job_state(state), "step": job.step, "steps": job.steps, "snapshot": job.snapshot,
             "version": job.version, "objective": objective_name(spec.objective()), "spec": spec::object(spec),
         },
     })
@@ -45,7 +45,7 @@ pub(super) fn event(created_at: i64, event: JobEvent) -> Option<Value> {
                 JobState::Succeeded => {
                     ("info", "message", format!("Job succeeded, version {}", job.version), Value::Null)
                 }
-                state => ("info", "message", format!("Job is {}", short(state).to_lowercase()), Value::Null),
+                state => ("info", "message", format!("Job is {}", job_state(state).to_lowercase()), Value::Null),
             }
         }
         job_event::Event::Step(of) => {
@@ -111,16 +111,6 @@ fn file(path: &str) -> Option<String> {
         ["inputs", "collections", name] => format!("{COLLECTION}{name}"),
         _ => path.to_owned(),
     })
-}
-
-/// The id that callers know.
-pub(super) fn id(name: &str) -> &str {
-    name.strip_prefix("jobs/").unwrap_or(name)
-}
-
-fn short(state: JobState) -> &'static str {
-    let name = state.as_str_name();
-    name.strip_prefix("JOB_STATE_").unwrap_or(name)
 }
 
 /// OpenAI's status: fewer than there are states, and one more, for it has no word for a paused job.

@@ -34,8 +34,8 @@ pub(crate) struct Start {
     pub(crate) adapter: String,
 }
 
-/// Finds rows: `file-…` or `collection:<name>`.
-pub(crate) async fn rows(app: &App, field: &str, name: &str) -> Result<Source, ApiError> {
+/// Finds rows: `file-…` or `collection:<name>`. The first row is looked at only if its columns are `asked` for.
+pub(crate) async fn rows(app: &App, field: &str, name: &str, asked: bool) -> Result<Source, ApiError> {
     if let Some(collection) = name.strip_prefix(COLLECTION) {
         let (path, rows) = collected(app, collection, vec![]).await.map_err(|error| error.about(field))?;
         if rows == 0 {
@@ -48,8 +48,11 @@ pub(crate) async fn rows(app: &App, field: &str, name: &str) -> Result<Source, A
         return Err(ApiError::field(field, message));
     }
     let file = files::found(app, name).await.map_err(|error| error.about(field))?;
-    let columns =
-        if file.filename.to_lowercase().ends_with(".jsonl") { first_columns(app, file.name).await? } else { vec![] };
+    let columns = if asked && file.filename.to_lowercase().ends_with(".jsonl") {
+        first_columns(app, file.name).await?
+    } else {
+        vec![]
+    };
     Ok(Source { path: file.path, columns })
 }
 

@@ -1,4 +1,4 @@
-//! The gateway over HTTP, in front of an inference service that says what the test wants.
+//! The gateway over HTTP, in front of services that say what the test wants.
 
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
