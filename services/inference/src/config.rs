@@ -44,7 +44,7 @@ pub struct Options {
     /// The registry whose aliases are served.
     #[arg(long, env = "FIRN_REGISTRY_ENDPOINT", default_value = "http://127.0.0.1:7003", value_name = "URL")]
     pub registry_endpoint: String,
-    /// Where to compute: auto, cpu, cuda:N or vulkan.
+    /// Where to compute: auto, cpu, cuda:N, cuda:N:f32 or vulkan.
     #[arg(long, env = "FIRN_DEVICE", default_value = "auto")]
     pub device: DeviceSpec,
     /// Most answers in one batch.

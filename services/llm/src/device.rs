@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use burn::tensor::{DType, Shape, Tensor, TensorData};
+
 pub(crate) use burn::tensor::Device as BurnDevice;
 
 /// Why a device can't be used.
@@ -10,7 +12,7 @@ pub(crate) use burn::tensor::Device as BurnDevice;
 #[non_exhaustive]
 pub enum DeviceError {
     /// The name is none of those known.
-    #[error("unknown device {0:?}: use auto, cpu, cuda:N or vulkan")]
+    #[error("unknown device {0:?}: use auto, cpu, cuda:N, cuda:N:f32 or vulkan")]
     Unknown(String),
     /// This binary was built without the device's feature.
     #[error("device {name} is not in this build: build with --features {feature}")]
@@ -22,6 +24,16 @@ pub enum DeviceError {
     },
 }
 
+/// What a model's weights and activations are kept in on a GPU. Sums, norms, losses and what is trained are f32 always.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// bfloat16: eight bits of mantissa. What tensor cores are made for.
+    #[default]
+    Bf16,
+    /// IEEE single.
+    F32,
+}
+
 /// A device by name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceSpec {
@@ -31,7 +43,7 @@ pub enum DeviceSpec {
     /// Burn's Flex backend.
     Cpu,
     /// An NVIDIA GPU by index.
-    Cuda(usize),
+    Cuda(usize, Precision),
     /// The default Vulkan device.
     Vulkan,
 }
@@ -43,13 +55,18 @@ impl FromStr for DeviceSpec {
         match name {
             "auto" => Ok(Self::Auto),
             "cpu" => Ok(Self::Cpu),
-            "cuda" => Ok(Self::Cuda(0)),
+            "cuda" => Ok(Self::Cuda(0, Precision::Bf16)),
             "vulkan" => Ok(Self::Vulkan),
-            other => other
-                .strip_prefix("cuda:")
-                .and_then(|index| index.parse().ok())
-                .map(Self::Cuda)
-                .ok_or_else(|| DeviceError::Unknown(other.to_owned())),
+            other => {
+                let gpu = other.strip_prefix("cuda:").and_then(|rest| {
+                    let (index, precision) = match rest.strip_suffix(":f32") {
+                        Some(index) => (index, Precision::F32),
+                        None => (rest, Precision::Bf16),
+                    };
+                    Some(Self::Cuda(index.parse().ok()?, precision))
+                });
+                gpu.ok_or_else(|| DeviceError::Unknown(other.to_owned()))
+            }
         }
     }
 }
@@ -59,7 +76,8 @@ impl fmt::Display for DeviceSpec {
         match self {
             Self::Auto => f.write_str("auto"),
             Self::Cpu => f.write_str("cpu"),
-            Self::Cuda(index) => write!(f, "cuda:{index}"),
+            Self::Cuda(index, Precision::Bf16) => write!(f, "cuda:{index}"),
+            Self::Cuda(index, Precision::F32) => write!(f, "cuda:{index}:f32"),
             Self::Vulkan => f.write_str("vulkan"),
         }
     }
@@ -72,6 +90,8 @@ pub struct Device {
     workers: usize,
     /// It computes in the machine's own memory.
     on_host: bool,
+    /// Of weights and activations.
+    dtype: DType,
 }
 
 impl Device {
@@ -81,15 +101,19 @@ impl Device {
     /// This build does not have it.
     pub fn open(spec: DeviceSpec) -> Result<Self, DeviceError> {
         match spec {
-            DeviceSpec::Auto if cfg!(feature = "cuda") => Self::open(DeviceSpec::Cuda(0)),
+            DeviceSpec::Auto if cfg!(feature = "cuda") => Self::open(DeviceSpec::Cuda(0, Precision::Bf16)),
             DeviceSpec::Auto | DeviceSpec::Cpu => Ok(Self::cpu()),
             #[cfg(feature = "cuda")]
-            DeviceSpec::Cuda(index) => Ok(Self { burn: BurnDevice::cuda(index), workers: 1, on_host: false }),
+            DeviceSpec::Cuda(index, precision) => {
+                let dtype = if precision == Precision::Bf16 { DType::BF16 } else { DType::F32 };
+                Ok(Self { burn: BurnDevice::cuda(index), workers: 1, on_host: false, dtype })
+            }
             #[cfg(not(feature = "cuda"))]
-            DeviceSpec::Cuda(_) => Err(DeviceError::NotBuilt { name: spec.to_string(), feature: "cuda" }),
+            DeviceSpec::Cuda(..) => Err(DeviceError::NotBuilt { name: spec.to_string(), feature: "cuda" }),
             #[cfg(feature = "vulkan")]
             DeviceSpec::Vulkan => {
-                Ok(Self { burn: BurnDevice::wgpu(burn::tensor::DeviceKind::DefaultDevice), workers: 1, on_host: false })
+                let burn = BurnDevice::wgpu(burn::tensor::DeviceKind::DefaultDevice);
+                Ok(Self { burn, workers: 1, on_host: false, dtype: DType::F32 })
             }
             #[cfg(not(feature = "vulkan"))]
             DeviceSpec::Vulkan => Err(DeviceError::NotBuilt { name: spec.to_string(), feature: "vulkan" }),
@@ -99,7 +123,30 @@ impl Device {
     /// The CPU, with a worker for each core.
     pub fn cpu() -> Self {
         let workers = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { burn: BurnDevice::flex(), workers, on_host: true }
+        Self { burn: BurnDevice::flex(), workers, on_host: true, dtype: DType::F32 }
+    }
+
+    /// The same device with all in f32: where all weights are trained, small updates would vanish in bf16.
+    #[must_use]
+    pub fn in_full_precision(self) -> Self {
+        Self { dtype: DType::F32, ..self }
+    }
+
+    /// A weight in the device's precision.
+    pub(crate) fn weight<const D: usize>(&self, values: Vec<f32>, shape: [usize; D]) -> Tensor<D> {
+        let data = TensorData::new(values, shape);
+        // Halved before it travels to the device.
+        Tensor::from_data(data.convert_dtype(self.dtype), (&self.burn, self.dtype))
+    }
+
+    /// Zeros in the device's precision.
+    pub(crate) fn zeros<const D: usize>(&self, shape: [usize; D]) -> Tensor<D> {
+        Tensor::zeros(Shape::new(shape), (&self.burn, self.dtype))
+    }
+
+    /// Bytes of an accelerator's memory that this process has taken so far; `None` on a CPU.
+    pub fn reserved_memory(&self) -> Option<u64> {
+        self.burn.memory_pool_usage().map(|usage| usage.bytes_reserved)
     }
 
     /// Memory that may still be used, bytes: of the machine, and of the container around this process. `None` if that is

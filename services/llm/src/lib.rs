@@ -6,6 +6,8 @@
 #[cfg(feature = "engine")]
 pub mod cache;
 #[cfg(feature = "engine")]
+pub mod check;
+#[cfg(feature = "engine")]
 pub mod config;
 #[cfg(feature = "engine")]
 pub mod device;

@@ -51,7 +51,7 @@ pub struct Options {
     /// Where the model registry answers.
     #[arg(long, env = "FIRN_REGISTRY_ENDPOINT", value_name = "URL", default_value = "http://127.0.0.1:7003")]
     pub registry_endpoint: String,
-    /// Where to compute: auto, cpu, cuda:N or vulkan.
+    /// Where to compute: auto, cpu, cuda:N, cuda:N:f32 or vulkan.
     #[arg(long, env = "FIRN_DEVICE", default_value = "auto")]
     pub device: String,
     /// Local folder for scratch files; one in the temporary folder if not given.

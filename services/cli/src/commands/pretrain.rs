@@ -70,7 +70,7 @@ pub(crate) struct PretrainArgs {
     /// Stop after so many seconds, with the schedule fitted to that; 0: one pass over the documents.
     #[arg(long, default_value_t = 0.0)]
     budget_seconds: f64,
-    /// auto, cpu, cuda:N or vulkan.
+    /// auto, cpu, cuda:N, cuda:N:f32 or vulkan.
     #[arg(long, default_value = "auto", value_parser = str::parse::<DeviceSpec>)]
     device: DeviceSpec,
 }

@@ -45,7 +45,7 @@ pub(crate) struct QuickstartArgs {
     /// Seed of offers, order and initialisation.
     #[arg(long, default_value_t = 42)]
     seed: u64,
-    /// auto, cpu, cuda:N or vulkan.
+    /// auto, cpu, cuda:N, cuda:N:f32 or vulkan.
     #[arg(long, default_value = "auto", value_parser = str::parse::<DeviceSpec>)]
     device: DeviceSpec,
     /// Print one JSON object instead of tables.

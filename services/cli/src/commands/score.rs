@@ -38,7 +38,7 @@ pub(crate) struct ModelArgs {
     /// Keep the base's linear layers as none, int8, int4 (NF4) or int4-double.
     #[arg(long, default_value = "none", value_parser = str::parse::<Quantization>)]
     quantization: Quantization,
-    /// auto, cpu, cuda:N or vulkan.
+    /// auto, cpu, cuda:N, cuda:N:f32 or vulkan.
     #[arg(long, default_value = "auto", value_parser = str::parse::<DeviceSpec>)]
     pub(crate) device: DeviceSpec,
 }

@@ -51,7 +51,7 @@ struct MergeArgs {
     /// JSON lines with "ids", "text" or "messages" to compare on. Default: tokens at random.
     #[arg(long, value_name = "FILE")]
     input: Option<PathBuf>,
-    /// auto, cpu, cuda:N or vulkan.
+    /// auto, cpu, cuda:N, cuda:N:f32 or vulkan.
     #[arg(long, default_value = "auto", value_parser = str::parse::<DeviceSpec>)]
     device: DeviceSpec,
     /// Print one JSON object.

@@ -20,7 +20,7 @@ pub(crate) struct UpArgs {
     /// Base checkpoint to serve: a folder, or a path on the stage.
     #[arg(long, env = "FIRN_BASE", default_value = base::BUNDLED, value_name = "FOLDER")]
     base: String,
-    /// auto, cpu, cuda:N or vulkan.
+    /// auto, cpu, cuda:N, cuda:N:f32 or vulkan.
     #[arg(long, default_value = "auto", value_parser = str::parse::<DeviceSpec>)]
     device: DeviceSpec,
     /// Address of the page and the HTTP API.

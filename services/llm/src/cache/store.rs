@@ -36,7 +36,7 @@ impl Store {
         let layers = if device.is_host() {
             Layers::Host((0..layers).map(|_| Default::default()).collect())
         } else {
-            let empty = || Tensor::zeros([most.min(FIRST_PAGES * PAGE_TOKENS), width], &device.burn);
+            let empty = || device.zeros([most.min(FIRST_PAGES * PAGE_TOKENS), width]);
             Layers::Device((0..layers).map(|_| [empty(), empty()]).collect(), device.burn.clone())
         };
         Self { width, most, layers }
@@ -141,5 +141,5 @@ fn grown(slot: &mut Tensor<2>, table: &PageTable, most: usize, device: &BurnDevi
         return whole;
     }
     let more = needed.max(2 * there).min(most.max(needed)) - there;
-    Tensor::cat(vec![whole, Tensor::zeros([more, width], device)], 0)
+    Tensor::cat(vec![whole.clone(), Tensor::zeros([more, width], (device, whole.dtype()))], 0)
 }

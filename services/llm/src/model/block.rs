@@ -4,6 +4,7 @@ use burn::tensor::Tensor;
 
 use super::{Decoder, Linear};
 use crate::config::{Module, Norm};
+use crate::ops::rope::Positions;
 use crate::ops::{glu, norm};
 
 /// One block's weights.
@@ -41,29 +42,38 @@ pub(crate) struct Saved {
 
 impl Decoder {
     /// Output `[n, hidden]` of block `index`, and what its backward needs. `linear` applies a linear layer, with
-    /// whatever adapter; `attend` gives the attention of rotated queries and keys, and values.
+    /// whatever adapter, and adds a residual if it is given one; `attend` gives the attention of rotated queries and keys,
+    /// and values.
     pub(crate) fn block(
         &self,
         index: usize,
         x: Tensor<2>,
-        positions: &[usize],
-        mut linear: impl FnMut(Module, &Tensor<2>) -> Tensor<2>,
+        positions: &Positions<'_>,
+        mut linear: impl FnMut(Module, &Tensor<2>, Option<Tensor<2>>) -> Tensor<2>,
         attend: impl FnOnce(&Tensor<2>, &Tensor<2>, &Tensor<2>) -> Tensor<2>,
     ) -> (Tensor<2>, Saved) {
         let rope = &self.ropes[index];
         let mut norms: [Option<Normed>; 6] = Default::default();
         let mut norm = |which: Norm, x: Tensor<2>| self.norm_of(index, which, x, &mut norms);
         let h = norm(Norm::Attention, x.clone());
-        let q = norm(Norm::Query, linear(Module::Q, &h));
-        let k = norm(Norm::Key, linear(Module::K, &h));
+        let q = norm(Norm::Query, linear(Module::Q, &h, None));
+        let k = norm(Norm::Key, linear(Module::K, &h, None));
         let (q, k) = (rope.apply(q, positions, false), rope.apply(k, positions, false));
-        let v = linear(Module::V, &h);
+        let v = linear(Module::V, &h, None);
         let o = attend(&q, &k, &v);
-        let middle = x + norm(Norm::AfterAttention, linear(Module::O, &o));
+        // Without a norm after it the layer itself adds to the stream.
+        let direct = |after: Norm| self.layers[index].norms[after.index()].is_none();
+        let middle = match direct(Norm::AfterAttention) {
+            true => linear(Module::O, &o, Some(x)),
+            false => x + norm(Norm::AfterAttention, linear(Module::O, &o, None)),
+        };
         let mlp = norm(Norm::Mlp, middle.clone());
-        let (gate, up) = (linear(Module::Gate, &mlp), linear(Module::Up, &mlp));
+        let (gate, up) = (linear(Module::Gate, &mlp, None), linear(Module::Up, &mlp, None));
         let activation = glu::forward(self.config.activation, &gate, &up);
-        let y = middle + norm(Norm::AfterMlp, linear(Module::Down, &activation));
+        let y = match direct(Norm::AfterMlp) {
+            true => linear(Module::Down, &activation, Some(middle)),
+            false => middle + norm(Norm::AfterMlp, linear(Module::Down, &activation, None)),
+        };
         (y, Saved { norms, h, q, k, v, o, mlp, gate, up, activation })
     }
 
@@ -78,22 +88,24 @@ impl Decoder {
         y.reshape([n, width])
     }
 
-    /// Gradient of the input of a norm, and of its weight if asked for. Where there is no norm, `dy` passes.
+    /// Gradient of the input of a norm plus `residual`, and of its weight if asked for. Where there is no norm, `dy`
+    /// passes.
     pub(crate) fn norm_backward(
         &self,
         index: usize,
         which: Norm,
         dy: Tensor<2>,
         saved: &Saved,
+        residual: Option<Tensor<2>>,
         train_weight: bool,
     ) -> (Tensor<2>, Option<Tensor<1>>) {
         let weight = &self.layers[index].norms[which.index()];
         let (Some(weight), Some(Normed { x, rstd })) = (weight, &saved.norms[which.index()]) else {
-            return (dy, None);
+            return (residual.map_or(dy.clone(), |residual| residual + dy), None);
         };
         let shape = dy.dims();
         let dy = dy.reshape(x.dims());
-        let dx = norm::backward(&dy, x, weight, rstd).reshape(shape);
+        let dx = norm::backward(&dy, x, weight, rstd, residual).reshape(shape);
         (dx, train_weight.then(|| norm::weight_gradient(&dy, x, rstd)))
     }
 }

@@ -12,7 +12,7 @@ use crate::config::{ConfigError, ModelConfig, Module, Norm};
 use crate::device::Device;
 use crate::ops::attention::{Documents, Heads};
 use crate::ops::product::product;
-use crate::ops::rope::RopeTable;
+use crate::ops::rope::{Positions, RopeTable};
 use crate::ops::{cross_entropy, norm, to_vec};
 use crate::weights::{self, NamedTensor, StoredType, WeightsError};
 
@@ -186,10 +186,8 @@ impl Decoder {
 
     /// Documents of a packed block whose embedded rows are `x`.
     pub(crate) fn documents<'a>(&self, ranges: &'a [Range<usize>], x: &Tensor<2>) -> Documents<'a> {
-        let mut windows: Vec<_> = self.config.attention.iter().map(|layer| layer.window).collect();
-        windows.sort_unstable();
-        windows.dedup();
-        Documents::new(ranges, x, &windows)
+        let heads: Vec<_> = (0..self.layers.len()).map(|index| self.heads(index)).collect();
+        Documents::new(ranges, x, &heads)
     }
 
     pub(crate) fn head_weight(&self) -> &Tensor<2> {
@@ -235,13 +233,19 @@ impl Decoder {
             positions.extend(run.table.len()..run.table.len() + run.ids.len());
             ids.extend_from_slice(run.ids);
         }
+        let positions = Positions::new(&positions, &self.device.burn);
         let adapters: Vec<_> = runs.iter().map(|run| run.adapter).collect();
         let mut x = self.embed(&ids);
         let store = &mut cache.store;
         for (index, layer) in self.layers.iter().enumerate() {
             let heads = self.heads(index);
-            let linear = |module: Module, x: &Tensor<2>| {
-                add_adapters(layer.linears[module.index()].serve(x), x, &adapters, &spans, index, module)
+            let linear = |module: Module, x: &Tensor<2>, residual: Option<Tensor<2>>| {
+                let y = layer.linears[module.index()].serve(x);
+                let y = add_adapters(y, x, &adapters, &spans, index, module);
+                match residual {
+                    Some(residual) => residual + y,
+                    None => y,
+                }
             };
             let attend = |q: &Tensor<2>, k: &Tensor<2>, v: &Tensor<2>| {
                 let sequences: Vec<_> =

@@ -1,9 +1,11 @@
 //! A linear layer with an optional low-rank adapter: `y = x·Wᵀ + b + s·(x·Aᵀ)·Bᵀ` (Hu et al. 2021). No dense `W + BA`
 //! ever exists, and a frozen `W` has no gradient.
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 
 use super::{LoraPair, Weight};
+#[cfg(feature = "cuda")]
+use crate::ops::cuda::linear;
 use crate::ops::product::product;
 
 /// Weight `[out, in]` and bias `[out]` as a checkpoint has them.
@@ -22,9 +24,25 @@ pub(crate) struct LinearGradients {
     pub(crate) b: Option<Tensor<2>>,
 }
 
+/// What the backward of a linear layer is given.
+pub(crate) struct Backward<'a> {
+    /// The layer's adapter.
+    pub(crate) lora: Option<&'a LoraPair>,
+    /// Gradient of the output `[n, out]`.
+    pub(crate) dy: &'a Tensor<2>,
+    /// The input `[n, in]`.
+    pub(crate) x: &'a Tensor<2>,
+    /// What the forward kept.
+    pub(crate) inner: Option<&'a Tensor<2>>,
+    /// What the adapter saw of the input.
+    pub(crate) mask: Option<Tensor<2>>,
+    /// Gradient that others send to the input.
+    pub(crate) sum: Option<Tensor<2>>,
+}
+
 impl Linear {
     /// Output `[n, out]` without an adapter.
-    pub(crate) fn apply(&self, x: &Tensor<2>) -> Tensor<2> {
+    fn apply(&self, x: &Tensor<2>) -> Tensor<2> {
         self.biased(x.clone().matmul(self.weight.tensor().transpose()))
     }
 
@@ -35,34 +53,61 @@ impl Linear {
 
     fn biased(&self, y: Tensor<2>) -> Tensor<2> {
         match &self.bias {
-            Some(bias) => y + bias.clone().unsqueeze::<2>(),
+            Some(bias) => {
+                let bias = bias.clone().cast(y.dtype()).unsqueeze::<2>();
+                y + bias
+            }
             None => y,
         }
     }
 
-    /// Output `[n, out]`, and `x·Aᵀ` `[n, r]` for the backward. The adapter sees `x` times the mask `[n, in]`.
+    /// Output `[n, out]` plus `residual`, and `s·x·Aᵀ` `[n, r]` for the backward. The adapter sees `x` times the mask
+    /// `[n, in]`.
     pub(crate) fn forward(
         &self,
         lora: Option<&LoraPair>,
         x: &Tensor<2>,
         mask: Option<Tensor<2>>,
+        residual: Option<Tensor<2>>,
     ) -> (Tensor<2>, Option<Tensor<2>>) {
+        #[cfg(feature = "cuda")]
+        {
+            let seen = mask.as_ref().map(|mask| masked(x.clone(), Some(mask)));
+            let factors = lora.and_then(LoraPair::factors);
+            let bias = self.bias.as_ref();
+            let weight = &self.weight.tensor();
+            if let Some(out) = linear::forward(x, weight, bias, factors, seen.as_ref(), residual.as_ref()) {
+                return out;
+            }
+        }
         let y = self.apply(x);
-        let Some(lora) = lora else { return (y, None) };
-        let (delta, inner) = lora.delta(&masked(x.clone(), mask.as_ref()));
-        (y + delta, Some(inner))
+        let (y, inner) = match lora {
+            Some(lora) => {
+                let (delta, inner) = lora.delta(&masked(x.clone(), mask.as_ref()));
+                (y + delta, Some(inner))
+            }
+            None => (y, None),
+        };
+        let y = match residual {
+            Some(residual) => residual + y,
+            None => y,
+        };
+        (y, inner)
     }
 
-    /// Gradient of `x`, and of the parameters that are trained: the adapter if there is one, else weight and bias.
-    pub(crate) fn backward(
-        &self,
-        lora: Option<&LoraPair>,
-        dy: &Tensor<2>,
-        x: &Tensor<2>,
-        inner: Option<&Tensor<2>>,
-        mask: Option<Tensor<2>>,
-        train_weight: bool,
-    ) -> (Tensor<2>, LinearGradients) {
+    /// Gradient of `x` plus `sum`, and of the parameters that are trained: the adapter if there is one, else weight and
+    /// bias.
+    pub(crate) fn backward(&self, layer: Backward<'_>, train_weight: bool) -> (Tensor<2>, LinearGradients) {
+        let Backward { lora, dy, x, inner, mask, sum } = layer;
+        #[cfg(feature = "cuda")]
+        if !train_weight && mask.is_none() {
+            let factors = lora.and_then(LoraPair::factors);
+            let weight = &self.weight.tensor();
+            if let Some(out) = linear::backward(dy, x, weight, factors.zip(inner), sum.as_ref()) {
+                let [a, b] = out.factors.map_or([None, None], |factors| factors.map(Some));
+                return (out.dx, LinearGradients { a, b, ..LinearGradients::default() });
+            }
+        }
         let mut gradients = LinearGradients::default();
         if train_weight {
             gradients.weight = Some(dy.clone().transpose().matmul(x.clone()));
@@ -70,18 +115,27 @@ impl Linear {
         }
         let mut dx = dy.clone().matmul(self.weight.tensor());
         if let (Some(lora), Some(inner)) = (lora, inner) {
-            let dinner = dy.clone().matmul(lora.b.clone()) * lora.scale;
-            gradients.b = Some(dy.clone().transpose().matmul(inner.clone()) * lora.scale);
-            gradients.a = Some(dinner.clone().transpose().matmul(masked(x.clone(), mask.as_ref())));
-            dx = dx + masked(dinner.matmul(lora.a.clone()), mask.as_ref());
+            let [a, b] = [&lora.a, &lora.b].map(|factor| factor.clone().cast(dy.dtype()));
+            let dinner = dy.clone().matmul(b) * lora.scale;
+            let db = dy.clone().transpose().matmul(inner.clone());
+            let da = dinner.clone().transpose().matmul(masked(x.clone(), mask.as_ref()));
+            [gradients.a, gradients.b] = [da, db].map(|gradient| Some(gradient.cast(DType::F32)));
+            dx = dx + masked(dinner.matmul(a), mask.as_ref());
         }
+        let dx = match sum {
+            Some(sum) => sum + dx,
+            None => dx,
+        };
         (dx, gradients)
     }
 }
 
 fn masked(x: Tensor<2>, mask: Option<&Tensor<2>>) -> Tensor<2> {
     match mask {
-        Some(mask) => x * mask.clone(),
+        Some(mask) => {
+            let mask = mask.clone().cast(x.dtype());
+            x * mask
+        }
         None => x,
     }
 }

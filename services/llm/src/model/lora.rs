@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 use crate::config::{ModelConfig, Module};
 use crate::device::Device;
 use crate::files;
+#[cfg(feature = "cuda")]
+use crate::ops::cuda::linear::Factors;
 use crate::ops::product::product;
 use crate::ops::{tensor, to_vec};
 use crate::random::normal;
@@ -117,13 +119,33 @@ pub(crate) struct LoraPair {
     pub(crate) a: Tensor<2>,
     pub(crate) b: Tensor<2>,
     pub(crate) scale: f32,
+    /// Both as a GPU's kernels read them.
+    #[cfg(feature = "cuda")]
+    halves: std::sync::OnceLock<Option<Factors>>,
 }
 
 impl LoraPair {
-    /// `s·(x·Aᵀ)·Bᵀ` and `x·Aᵀ`.
+    pub(crate) fn new(a: Tensor<2>, b: Tensor<2>, scale: f32) -> Self {
+        Self {
+            a,
+            b,
+            scale,
+            #[cfg(feature = "cuda")]
+            halves: std::sync::OnceLock::new(),
+        }
+    }
+
+    /// The factors in bf16; `None` elsewhere than on a GPU.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn factors(&self) -> Option<&Factors> {
+        self.halves.get_or_init(|| Factors::new(&self.a, &self.b, self.scale)).as_ref()
+    }
+
+    /// `(s·x·Aᵀ)·Bᵀ` and `s·x·Aᵀ`.
     pub(crate) fn delta(&self, x: &Tensor<2>) -> (Tensor<2>, Tensor<2>) {
-        let inner = x.clone().matmul(self.a.clone().transpose());
-        (inner.clone().matmul(self.b.clone().transpose()) * self.scale, inner)
+        let [a, b] = [&self.a, &self.b].map(|factor| factor.clone().cast(x.dtype()).transpose());
+        let inner = x.clone().matmul(a) * self.scale;
+        (inner.clone().matmul(b), inner)
     }
 
     /// `s·(x·Aᵀ)·Bᵀ`, with the same bits for a row whatever rows come with it: for serving.
@@ -162,11 +184,8 @@ impl Adapter {
                         // kaiming_uniform(a = √5) is uniform in ±1/√fan_in.
                         let bound = (input as f32).sqrt().recip();
                         let a = (0..config.r * input).map(|_| rng.random_range(-bound..bound)).collect();
-                        LoraPair {
-                            a: tensor(a, [config.r, input], &device.burn),
-                            b: Tensor::zeros([output, config.r], &device.burn),
-                            scale,
-                        }
+                        let b = Tensor::zeros([output, config.r], &device.burn);
+                        LoraPair::new(tensor(a, [config.r, input], &device.burn), b, scale)
                     })
                 })
             })
@@ -264,7 +283,7 @@ impl Adapter {
                     weights.check_shape(&name, &shape).map_err(AdapterError::OtherBase)?;
                     Ok::<_, AdapterError>(tensor(weights.read_finite(&name, &shape)?, shape, &device.burn))
                 };
-                pairs[module.index()] = Some(LoraPair { a: read("A", [r, input])?, b: read("B", [output, r])?, scale });
+                pairs[module.index()] = Some(LoraPair::new(read("A", [r, input])?, read("B", [output, r])?, scale));
             }
             layers.push(pairs);
         }
@@ -357,6 +376,8 @@ impl Adapter {
 
     pub(crate) fn tensors_mut(&mut self) -> impl Iterator<Item = &mut Tensor<2>> {
         self.id = next_id();
+        #[cfg(feature = "cuda")]
+        self.layers.iter_mut().flatten().flatten().for_each(|pair| pair.halves = std::sync::OnceLock::new());
         self.layers.iter_mut().flatten().flatten().flat_map(|pair| [&mut pair.a, &mut pair.b]).chain(&mut self.score)
     }
 }

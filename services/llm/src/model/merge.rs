@@ -1,5 +1,6 @@
 //! An adapter folded into the weights, and the proof that nothing else changed.
 
+use burn::tensor::DType;
 use serde::Serialize;
 
 use super::{Adapter, Decoder, ModelError, Weight};
@@ -33,12 +34,13 @@ impl Decoder {
         let mut merged = self.clone();
         for (index, layer) in merged.layers.iter_mut().enumerate() {
             for (module, linear) in Module::ALL.into_iter().zip(&mut layer.linears) {
+                let mut weight = linear.weight.tensor();
                 if let Some(pair) = adapter.pair(index, module) {
                     let delta = pair.b.clone().matmul(pair.a.clone()) * pair.scale;
-                    linear.weight = Weight::dense(linear.weight.tensor() + delta);
-                } else {
-                    linear.weight = Weight::dense(linear.weight.tensor());
+                    let kept = weight.dtype();
+                    weight = (weight.cast(DType::F32) + delta).cast(kept);
                 }
+                linear.weight = Weight::dense(weight);
             }
         }
         merged

@@ -11,7 +11,7 @@ mod weight;
 pub(crate) use block::{Layer, Saved};
 pub(crate) use decoder::Run;
 pub use decoder::{Decoder, ModelError};
-pub(crate) use linear::{Linear, LinearGradients};
+pub(crate) use linear::{Backward, Linear, LinearGradients};
 pub(crate) use lora::LoraPair;
 pub use lora::{ADAPTER_FILES, Adapter, AdapterError, LoraConfig};
 pub use merge::{MergeProof, prove};

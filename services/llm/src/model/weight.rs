@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use burn::tensor::Tensor;
 
-use crate::device::BurnDevice;
-use crate::ops::tensor;
+use crate::device::Device;
 use crate::quant::{Quantization, Quantized};
 
 /// A matrix `[out, in]`.
@@ -14,14 +13,14 @@ pub(crate) enum Weight {
     /// In a box: with CUDA a tensor's handle is ten times as large as the other variant.
     Dense(Box<Tensor<2>>),
     /// Frozen; dequantised for each product and dropped after it.
-    Packed(Arc<Quantized>, BurnDevice),
+    Packed(Arc<Quantized>, Device),
 }
 
 impl Weight {
-    pub(crate) fn new(values: Vec<f32>, shape: [usize; 2], how: Quantization, device: &BurnDevice) -> Self {
+    pub(crate) fn new(values: Vec<f32>, shape: [usize; 2], how: Quantization, device: &Device) -> Self {
         match Quantized::new(&values, shape, how) {
             Some(packed) => Self::Packed(Arc::new(packed), device.clone()),
-            None => Self::dense(tensor(values, shape, device)),
+            None => Self::dense(device.weight(values, shape)),
         }
     }
 
@@ -33,7 +32,7 @@ impl Weight {
     pub(crate) fn tensor(&self) -> Tensor<2> {
         match self {
             Self::Dense(tensor) => tensor.as_ref().clone(),
-            Self::Packed(packed, device) => tensor(packed.dequantize(), packed.shape(), device),
+            Self::Packed(packed, device) => device.weight(packed.dequantize(), packed.shape()),
         }
     }
 

@@ -5,8 +5,12 @@
 
 use std::ops::Range;
 
+#[cfg(feature = "cuda")]
+use burn::tensor::DType;
 use burn::tensor::{Bool, Int, Tensor, TensorData, activation};
 
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::{update, view};
 use crate::device::BurnDevice;
 
@@ -56,25 +60,54 @@ pub(crate) struct Documents<'a> {
     /// On an accelerator one masked product over the whole block beats many small ones: true where a row must not
     /// look, for each window that a layer has. On the CPU each document is computed alone, and there is no mask.
     hidden: Vec<(Option<usize>, Tensor<2, Bool>)>,
+    /// Where documents begin and end, for kernels that need no mask.
+    #[cfg(feature = "cuda")]
+    bounds: Option<cuda::attention::Bounds>,
+}
+
+/// What the backward needs of the forward.
+pub(crate) enum Kept {
+    /// Probabilities `[kv, group·l, l]` of each attended range.
+    Probabilities(Vec<Tensor<3>>),
+    /// What a kernel makes them from again.
+    #[cfg(feature = "cuda")]
+    Fused(cuda::attention::Kept),
 }
 
 impl<'a> Documents<'a> {
-    /// Documents of the rows of `x`, for layers with these windows.
-    pub(crate) fn new(ranges: &'a [Range<usize>], x: &Tensor<2>, windows: &[Option<usize>]) -> Self {
+    /// Documents of the rows of `x`, for layers with these heads.
+    pub(crate) fn new(ranges: &'a [Range<usize>], x: &Tensor<2>, heads: &[Heads]) -> Self {
+        let mut out = Self {
+            ranges,
+            hidden: Vec::new(),
+            #[cfg(feature = "cuda")]
+            bounds: None,
+        };
         if view(x).is_some() {
-            return Self { ranges, hidden: Vec::new() };
+            return out;
         }
+        #[cfg(feature = "cuda")]
+        if x.dtype() == DType::BF16 && heads.iter().all(|heads| cuda::attention::fits(*heads)) {
+            out.bounds = cuda::attention::Bounds::new(ranges, &x.device());
+            if out.bounds.is_some() {
+                return out;
+            }
+        }
+        let mut windows: Vec<_> = heads.iter().map(|heads| heads.window).collect();
+        windows.sort_unstable();
+        windows.dedup();
         let (n, device) = (x.dims()[0], x.device());
         let owners: Vec<i64> =
             (0i64..).zip(ranges).flat_map(|(owner, range)| range.clone().map(move |_| owner)).collect();
         let owners = Tensor::<1, Int>::from_data(TensorData::new(owners, [n]), &device);
         let rows = owners.clone().reshape([n, 1]).expand([n, n]);
         let others = rows.not_equal(owners.reshape([1, n]).expand([n, n]));
-        let hidden = windows.iter().map(|&window| {
+        let hidden = windows.into_iter().map(|window| {
             let unseen = unseen(n, n, window, &device);
             (window, others.clone().bool_or(unseen))
         });
-        Self { ranges, hidden: hidden.collect() }
+        out.hidden = hidden.collect();
+        out
     }
 
     fn attended(&self, rows: usize) -> Vec<Range<usize>> {
@@ -96,14 +129,20 @@ fn unseen(rows: usize, keys: usize, window: Option<usize>, device: &BurnDevice) 
     }
 }
 
-/// Attention of each document; also gives the probabilities `[kv, group·l, l]` of each, which the backward needs.
+/// Attention of each document, and what the backward needs.
 pub(crate) fn forward(
     q: &Tensor<2>,
     k: &Tensor<2>,
     v: &Tensor<2>,
     documents: &Documents<'_>,
     heads: Heads,
-) -> (Tensor<2>, Vec<Tensor<3>>) {
+) -> (Tensor<2>, Kept) {
+    #[cfg(feature = "cuda")]
+    if let Some((o, kept)) =
+        documents.bounds.as_ref().and_then(|bounds| cuda::attention::forward([q, k, v], bounds, heads))
+    {
+        return (o, Kept::Fused(kept));
+    }
     let (mut outputs, mut probabilities) = (Vec::new(), Vec::new());
     for range in documents.attended(q.dims()[0]) {
         let rows = |x: &Tensor<2>| x.clone().slice([range.clone()]);
@@ -111,7 +150,7 @@ pub(crate) fn forward(
         outputs.push(o);
         probabilities.push(p);
     }
-    (Tensor::cat(outputs, 0), probabilities)
+    (Tensor::cat(outputs, 0), Kept::Probabilities(probabilities))
 }
 
 /// Attention of the last `q` rows of a sequence to all of its `k` and `v` rows.
@@ -137,10 +176,21 @@ pub(crate) fn backward(
     q: &Tensor<2>,
     k: &Tensor<2>,
     v: &Tensor<2>,
-    probabilities: Vec<Tensor<3>>,
+    kept: Kept,
     documents: &Documents<'_>,
     heads: Heads,
 ) -> [Tensor<2>; 3] {
+    let probabilities = match kept {
+        Kept::Probabilities(probabilities) => probabilities,
+        #[cfg(feature = "cuda")]
+        Kept::Fused(kept) => {
+            let fused = |bounds| cuda::attention::backward(dout, [q, k, v], &kept, bounds, heads);
+            match documents.bounds.as_ref().and_then(fused) {
+                Some(gradients) => return gradients,
+                None => unreachable!("the forward ran on the same tensors"),
+            }
+        }
+    };
     let (mut dqs, mut dks, mut dvs) = (Vec::new(), Vec::new(), Vec::new());
     for (range, p) in documents.attended(q.dims()[0]).into_iter().zip(probabilities) {
         let rows = |x: &Tensor<2>| x.clone().slice([range.clone()]);

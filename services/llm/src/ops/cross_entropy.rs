@@ -1,7 +1,9 @@
 //! Linear head and cross-entropy in one, in chunks: the full logits never exist.
 
-use burn::tensor::{Int, Tensor, TensorData, activation};
+use burn::tensor::{DType, Int, Tensor, TensorData, activation};
 
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::{to_vec, update, view};
 
 /// Rows of logits that exist at once.
@@ -25,12 +27,19 @@ pub(crate) fn loss_and_gradients(
     weights: &[f32],
     with_head: bool,
 ) -> HeadLoss {
+    #[cfg(feature = "cuda")]
+    if let Some(loss) = (!with_head).then(|| cuda::loss::loss_and_gradient(hidden, head, targets, weights)).flatten() {
+        // Read at the end, so that the device never waits for the host.
+        let sum = loss.losses.into_iter().flat_map(to_vec).map(f64::from).sum();
+        return HeadLoss { sum, dhidden: loss.dhidden, dhead: None };
+    }
     let mut out = HeadLoss { sum: 0.0, dhidden: hidden.clone(), dhead: None };
     let mut pieces = Vec::new();
     for (index, (targets, weights)) in targets.chunks(CHUNK).zip(weights.chunks(CHUNK)).enumerate() {
         let rows = hidden.clone().slice([index * CHUNK..index * CHUNK + targets.len()]);
-        let logits = rows.clone().matmul(head.clone().transpose());
+        let logits = rows.clone().matmul(head.clone().transpose()).cast(DType::F32);
         let (loss, dlogits) = softmax_loss(logits, targets, weights);
+        let dlogits = dlogits.cast(rows.dtype());
         out.sum += loss;
         pieces.push(dlogits.clone().matmul(head.clone()));
         if with_head {
@@ -75,7 +84,7 @@ pub(crate) fn score(hidden: &Tensor<2>, head: &Tensor<2>, targets: &[u32]) -> Sc
 fn log_chunks(hidden: &Tensor<2>, head: &Tensor<2>, targets: &[u32], mut take: impl FnMut(Tensor<2>, &[u32])) {
     for (index, targets) in targets.chunks(CHUNK).enumerate() {
         let rows = hidden.clone().slice([index * CHUNK..index * CHUNK + targets.len()]);
-        take(activation::log_softmax(rows.matmul(head.clone().transpose()), 1), targets);
+        take(activation::log_softmax(rows.matmul(head.clone().transpose()).cast(DType::F32), 1), targets);
     }
 }
 

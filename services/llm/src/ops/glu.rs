@@ -12,6 +12,10 @@ const CUBIC: f32 = 0.044_715;
 
 /// Combines gate and up, both `[n, f]`.
 pub(crate) fn forward(kind: Activation, gate: &Tensor<2>, up: &Tensor<2>) -> Tensor<2> {
+    #[cfg(feature = "cuda")]
+    if let Some(out) = super::cuda::glu::forward(kind, gate, up) {
+        return out;
+    }
     let (Some(g), Some(u)) = (view(gate), view(up)) else {
         return plain(kind, gate).0 * up.clone();
     };
@@ -25,6 +29,10 @@ pub(crate) fn forward(kind: Activation, gate: &Tensor<2>, up: &Tensor<2>) -> Ten
 
 /// Gradients of gate and up.
 pub(crate) fn backward(kind: Activation, dy: &Tensor<2>, gate: &Tensor<2>, up: &Tensor<2>) -> (Tensor<2>, Tensor<2>) {
+    #[cfg(feature = "cuda")]
+    if let Some(out) = super::cuda::glu::backward(kind, dy, gate, up) {
+        return out;
+    }
     let (Some(dys), Some(g), Some(u)) = (view(dy), view(gate), view(up)) else {
         let (value, slope) = plain(kind, gate);
         return (dy.clone() * up.clone() * slope, dy.clone() * value);

@@ -3,6 +3,8 @@
 
 pub(crate) mod attention;
 pub(crate) mod cross_entropy;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 pub(crate) mod glu;
 mod host;
 pub(crate) mod norm;

@@ -23,7 +23,11 @@ pub(super) const SPREAD: usize = 1 << 19;
 pub(crate) fn product(x: &Tensor<2>, w: &Tensor<2>) -> Tensor<2> {
     let ([n, width], [out, _]) = (x.dims(), w.dims());
     let (Some(xs), Some(ws)) = (view(x), view(w)) else {
-        return x.clone().matmul(w.clone().transpose());
+        #[cfg(feature = "cuda")]
+        if let Some((y, _)) = super::cuda::linear::forward(x, w, None, None, None, None) {
+            return y;
+        }
+        return x.clone().matmul(w.clone().cast(x.dtype()).transpose());
     };
     let (xs, ws) = (xs.slice(), ws.slice());
     // By columns, so that each task has a part of its own.

@@ -4,8 +4,33 @@ use std::f64::consts::TAU;
 
 use burn::tensor::{Tensor, TensorData};
 
+#[cfg(feature = "cuda")]
+use super::cuda::{self, Array};
 use super::{update, view};
 use crate::config::{Rope, RopeScaling};
+use crate::device::BurnDevice;
+
+/// Where rows stand in their documents.
+#[derive(Debug)]
+pub(crate) struct Positions<'a> {
+    of: &'a [usize],
+    /// The same on a GPU.
+    #[cfg(feature = "cuda")]
+    array: Option<Array>,
+}
+
+impl<'a> Positions<'a> {
+    pub(crate) fn new(of: &'a [usize], device: &BurnDevice) -> Self {
+        #[cfg(not(feature = "cuda"))]
+        let _ = device;
+        Self {
+            of,
+            // Contexts are far shorter than 2³¹.
+            #[cfg(feature = "cuda")]
+            array: Array::whole(of.iter().map(|position| *position as i32).collect(), device),
+        }
+    }
+}
 
 /// Cosine and sine of every position and frequency.
 #[derive(Debug)]
@@ -13,6 +38,9 @@ pub(crate) struct RopeTable {
     cos: Vec<f32>,
     sin: Vec<f32>,
     half: usize,
+    /// Both on the GPU that asked first.
+    #[cfg(feature = "cuda")]
+    arrays: std::sync::OnceLock<Option<[Array; 2]>>,
 }
 
 impl RopeTable {
@@ -28,18 +56,24 @@ impl RopeTable {
             let of = |p: usize, w: f64| (f(f64::from(p as f32 * w as f32)) * factor) as f32;
             (0..context).flat_map(|p| frequencies.iter().map(move |w| of(p, *w))).collect()
         };
-        Self { cos: angles(f64::cos), sin: angles(f64::sin), half }
+        Self {
+            cos: angles(f64::cos),
+            sin: angles(f64::sin),
+            half,
+            #[cfg(feature = "cuda")]
+            arrays: std::sync::OnceLock::new(),
+        }
     }
 
     /// Rotates each head of `x` `[n, heads · head_dim]` by its row's position; `inverse` rotates back, which is also
     /// the gradient.
-    pub(crate) fn apply(&self, x: Tensor<2>, positions: &[usize], inverse: bool) -> Tensor<2> {
+    pub(crate) fn apply(&self, x: Tensor<2>, positions: &Positions<'_>, inverse: bool) -> Tensor<2> {
         let [n, width] = x.dims();
         let half = self.half;
         let sign = if inverse { -1.0 } else { 1.0 };
         if view(&x).is_some() {
             return update(x, |values| {
-                for (row, &position) in values.chunks_exact_mut(width).zip(positions) {
+                for (row, &position) in values.chunks_exact_mut(width).zip(positions.of) {
                     let at = position * half..(position + 1) * half;
                     let (cos, sin) = (&self.cos[at.clone()], &self.sin[at]);
                     for head in row.chunks_exact_mut(2 * half) {
@@ -54,9 +88,14 @@ impl RopeTable {
             });
         }
         let device = x.device();
+        #[cfg(feature = "cuda")]
+        if let Some(out) = self.fused(&x, positions, inverse, &device) {
+            return out;
+        }
         let table = |values: &[f32]| -> Tensor<3> {
-            let rows = positions.iter().flat_map(|p| &values[p * half..(p + 1) * half]).copied().collect();
-            Tensor::from_data(TensorData::new(rows, [n, 1, half]), &device)
+            let rows = positions.of.iter().flat_map(|p| &values[p * half..(p + 1) * half]).copied().collect();
+            let data = TensorData::new::<f32, _>(rows, [n, 1, half]);
+            Tensor::from_data(data.convert_dtype(x.dtype()), (&device, x.dtype()))
         };
         let (cos, sin) = (table(&self.cos), table(&self.sin) * sign);
         let heads = width / (2 * half);
@@ -65,6 +104,20 @@ impl RopeTable {
         let low = a.clone() * cos.clone() - b.clone() * sin.clone();
         let high = b * cos + a * sin;
         Tensor::cat(vec![low, high], 2).reshape([n, width])
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl RopeTable {
+    /// [`Self::apply`] by one kernel, where the device has it.
+    fn fused(&self, x: &Tensor<2>, positions: &Positions<'_>, inverse: bool, device: &BurnDevice) -> Option<Tensor<2>> {
+        let load = |values: &[f32]| {
+            let data = TensorData::new(values.to_vec(), [values.len() / self.half, self.half]);
+            Array::of(&Tensor::<2>::from_data(data, device))
+        };
+        let made = self.arrays.get_or_init(|| Some([load(&self.cos)?, load(&self.sin)?]));
+        let [cos, sin] = made.as_ref()?;
+        cuda::rope::apply(x, [cos, sin], positions.array.as_ref()?, inverse)
     }
 }
 

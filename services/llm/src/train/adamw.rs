@@ -2,6 +2,8 @@
 
 use burn::tensor::Tensor;
 
+#[cfg(feature = "cuda")]
+use crate::ops::cuda::adamw::{self, Update};
 use crate::ops::{tensor, to_vec, view};
 
 /// Hyper-parameters; the defaults are those of transformers.
@@ -43,13 +45,22 @@ impl AdamW {
     pub(crate) fn step(&mut self, parameters: Tensor<1>, gradient: Tensor<1>, rate: f64) -> (Tensor<1>, f64) {
         let AdamWConfig { beta1, beta2, eps, weight_decay, max_grad_norm } = self.config;
         self.step += 1;
-        let norm = norm(&gradient);
-        let clip = if max_grad_norm > 0.0 { (max_grad_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
         let power = i32::try_from(self.step).unwrap_or(i32::MAX);
         let (c1, c2) = (1.0 - beta1.powi(power), (1.0 - beta2.powi(power)).sqrt());
         let keep = 1.0 - rate * weight_decay;
         let size = rate / c1;
+        #[cfg(feature = "cuda")]
+        {
+            let betas = [beta1, beta2];
+            let update = Update { max_norm: max_grad_norm, betas, eps, keep, size, root: 1.0 / c2 };
+            if let Some(([p, m, v], norm)) = adamw::step([&parameters, &self.first, &self.second], &gradient, update) {
+                (self.first, self.second) = (m, v);
+                return (p, to_vec(norm).into_iter().map(f64::from).sum());
+            }
+        }
         let (m, v) = (self.first.clone(), self.second.clone());
+        let norm = norm(&gradient);
+        let clip = if max_grad_norm > 0.0 { (max_grad_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
         if view(&gradient).is_none() {
             let g = gradient * clip;
             self.first = m * beta1 + g.clone() * (1.0 - beta1);

@@ -4,14 +4,15 @@ use burn::tensor::Tensor;
 
 use super::dropout::Dropout;
 use crate::config::{Module, Norm};
-use crate::model::{Adapter, Decoder, LinearGradients, LoraPair, Saved};
+use crate::model::{Adapter, Backward, Decoder, LinearGradients, LoraPair, Saved};
 use crate::ops::attention::{self, Documents};
 use crate::ops::glu;
+use crate::ops::rope::Positions;
 
 /// What a block's backward needs of its forward.
 pub(crate) struct Kept {
     saved: Saved,
-    probabilities: Vec<Tensor<3>>,
+    attended: attention::Kept,
     /// `x·Aᵀ` of each adapted linear layer.
     inner: [Option<Tensor<2>>; 7],
 }
@@ -65,23 +66,29 @@ impl BlockOf<'_> {
     }
 
     /// Output `[n, hidden]` of the block, and what its backward needs.
-    pub(crate) fn forward(&self, x: Tensor<2>, documents: &Documents<'_>, positions: &[usize]) -> (Tensor<2>, Kept) {
+    pub(crate) fn forward(
+        &self,
+        x: Tensor<2>,
+        documents: &Documents<'_>,
+        positions: &Positions<'_>,
+    ) -> (Tensor<2>, Kept) {
         let (decoder, heads) = (self.model.decoder, self.model.decoder.heads(self.index));
         let linears = &decoder.layers[self.index].linears;
         let mut inner: [Option<Tensor<2>>; 7] = Default::default();
-        let mut probabilities = Vec::new();
-        let linear = |module: Module, x: &Tensor<2>| {
-            let (y, kept) = linears[module.index()].forward(self.lora(module), x, self.mask(module, x));
+        let mut attended = None;
+        let linear = |module: Module, x: &Tensor<2>, residual: Option<Tensor<2>>| {
+            let (y, kept) = linears[module.index()].forward(self.lora(module), x, self.mask(module, x), residual);
             inner[module.index()] = kept;
             y
         };
         let attend = |q: &Tensor<2>, k: &Tensor<2>, v: &Tensor<2>| {
-            let (o, p) = attention::forward(q, k, v, documents, heads);
-            probabilities = p;
+            let (o, kept) = attention::forward(q, k, v, documents, heads);
+            attended = Some(kept);
             o
         };
         let (y, saved) = decoder.block(self.index, x, positions, linear, attend);
-        (y, Kept { saved, probabilities, inner })
+        let Some(attended) = attended else { unreachable!("a block attends once") };
+        (y, Kept { saved, attended, inner })
     }
 
     /// Gradient of the input, and of the block's parameters.
@@ -90,37 +97,40 @@ impl BlockOf<'_> {
         dy: Tensor<2>,
         kept: Kept,
         documents: &Documents<'_>,
-        positions: &[usize],
+        positions: &Positions<'_>,
         train_weights: bool,
     ) -> (Tensor<2>, BlockGradients) {
-        let Kept { saved, probabilities, inner } = kept;
+        let Kept { saved, attended, inner } = kept;
         let (decoder, index) = (self.model.decoder, self.index);
         let (heads, rope) = (decoder.heads(index), &decoder.ropes[index]);
         let BlockGradients { mut norms, mut linears } = BlockGradients::default();
-        let mut norm = |which: Norm, dy: Tensor<2>| {
-            let (dx, gradient) = decoder.norm_backward(index, which, dy, &saved, train_weights);
+        let mut norm = |which: Norm, dy: Tensor<2>, residual: Option<Tensor<2>>| {
+            let (dx, gradient) = decoder.norm_backward(index, which, dy, &saved, residual, train_weights);
             norms[which.index()] = gradient;
             dx
         };
-        let mut linear = |module: Module, dy: &Tensor<2>, x: &Tensor<2>| {
+        let mut linear = |module: Module, dy: &Tensor<2>, x: &Tensor<2>, sum: Option<Tensor<2>>| {
             let layer = &decoder.layers[index].linears[module.index()];
-            let (inner, mask) = (inner[module.index()].as_ref(), self.mask(module, x));
-            let (dx, gradients) = layer.backward(self.lora(module), dy, x, inner, mask, train_weights);
+            let (lora, inner, mask) = (self.lora(module), inner[module.index()].as_ref(), self.mask(module, x));
+            let (dx, gradients) = layer.backward(Backward { lora, dy, x, inner, mask, sum }, train_weights);
             linears[module.index()] = gradients;
             dx
         };
-        let ddown = norm(Norm::AfterMlp, dy.clone());
-        let dactivation = linear(Module::Down, &ddown, &saved.activation);
+        let ddown = norm(Norm::AfterMlp, dy.clone(), None);
+        let dactivation = linear(Module::Down, &ddown, &saved.activation, None);
         let (dgate, dup) = glu::backward(decoder.config.activation, &dactivation, &saved.gate, &saved.up);
-        let dmlp = linear(Module::Gate, &dgate, &saved.mlp) + linear(Module::Up, &dup, &saved.mlp);
-        let dmiddle = dy + norm(Norm::Mlp, dmlp);
-        let dattention = norm(Norm::AfterAttention, dmiddle.clone());
-        let dout = linear(Module::O, &dattention, &saved.o);
-        let [dq, dk, dv] = attention::backward(&dout, &saved.q, &saved.k, &saved.v, probabilities, documents, heads);
-        let dq = norm(Norm::Query, rope.apply(dq, positions, true));
-        let dk = norm(Norm::Key, rope.apply(dk, positions, true));
-        let dh = linear(Module::Q, &dq, &saved.h) + linear(Module::K, &dk, &saved.h) + linear(Module::V, &dv, &saved.h);
-        let dx = dmiddle + norm(Norm::Attention, dh);
+        let dmlp = linear(Module::Gate, &dgate, &saved.mlp, None);
+        let dmlp = linear(Module::Up, &dup, &saved.mlp, Some(dmlp));
+        let dmiddle = norm(Norm::Mlp, dmlp, Some(dy));
+        let dattention = norm(Norm::AfterAttention, dmiddle.clone(), None);
+        let dout = linear(Module::O, &dattention, &saved.o, None);
+        let [dq, dk, dv] = attention::backward(&dout, &saved.q, &saved.k, &saved.v, attended, documents, heads);
+        let dq = norm(Norm::Query, rope.apply(dq, positions, true), None);
+        let dk = norm(Norm::Key, rope.apply(dk, positions, true), None);
+        let dh = linear(Module::Q, &dq, &saved.h, None);
+        let dh = linear(Module::K, &dk, &saved.h, Some(dh));
+        let dh = linear(Module::V, &dv, &saved.h, Some(dh));
+        let dx = norm(Norm::Attention, dh, Some(dmiddle));
         (dx, BlockGradients { norms, linears })
     }
 }

@@ -7,6 +7,7 @@ use super::pack::Block;
 use super::preference::{PairLogs, PairState, Preference, StepSizes};
 use crate::model::{Decoder, LinearGradients};
 use crate::ops::attention::Documents;
+use crate::ops::rope::Positions;
 use crate::ops::{cross_entropy, norm, tensor, to_vec};
 
 /// What one block gives.
@@ -25,13 +26,24 @@ pub(crate) fn select(ids: &[usize], decoder: &Decoder) -> Tensor<1, Int> {
     Tensor::from_data(TensorData::new(ids, [count]), &decoder.device.burn)
 }
 
+/// Puts rows at their places among `count`; the others are 0. By a gather, which an accelerator does at the speed of its
+/// memory: adding at places goes row after row.
+fn spread(rows: Tensor<2>, places: &[usize], count: usize, decoder: &Decoder) -> Tensor<2> {
+    let [given, width] = rows.dims();
+    let mut from = vec![given; count];
+    places.iter().enumerate().for_each(|(row, place)| from[*place] = row);
+    let zero = Tensor::zeros([1, width], (&rows.device(), rows.dtype()));
+    Tensor::cat(vec![rows, zero], 0).select(0, select(&from, decoder))
+}
+
 /// Normed hidden rows of a block, for an evaluation without gradients.
 pub(crate) fn hidden_rows(model: Model<'_>, block: &Block, rows: &[usize]) -> Tensor<2> {
     let decoder = model.decoder;
     let mut x = decoder.embed(&block.ids);
     let documents = decoder.documents(&block.documents, &x);
+    let positions = Positions::new(&block.positions, &decoder.device.burn);
     for index in 0..decoder.layers.len() {
-        x = model.block(index).forward(x, &documents, &block.positions).0;
+        x = model.block(index).forward(x, &documents, &positions).0;
     }
     norm::forward(&x.select(0, select(rows, decoder)), &decoder.norm, decoder.config.rms_eps).0
 }
@@ -130,6 +142,7 @@ struct Pass<'a> {
 /// What the backward needs of the forward.
 struct Tape<'a> {
     documents: Documents<'a>,
+    positions: Positions<'a>,
     kept: Vec<Kept>,
     /// Residual stream after the last block.
     x: Tensor<2>,
@@ -155,14 +168,15 @@ impl<'a> Pass<'a> {
         let mut kept = Vec::with_capacity(decoder.layers.len());
         let mut x = decoder.embed(&block.ids);
         let documents = decoder.documents(&block.documents, &x);
+        let positions = Positions::new(&block.positions, &decoder.device.burn);
         for index in 0..decoder.layers.len() {
-            let (y, saved) = self.model.block(index).forward(x, &documents, &block.positions);
+            let (y, saved) = self.model.block(index).forward(x, &documents, &positions);
             kept.push(saved);
             x = y;
         }
         let last = x.clone().select(0, select(rows, decoder));
         let (hidden, rstd) = norm::forward(&last, &decoder.norm, decoder.config.rms_eps);
-        Tape { documents, kept, x, rows: rows.to_vec(), last, rstd, hidden }
+        Tape { documents, positions, kept, x, rows: rows.to_vec(), last, rstd, hidden }
     }
 
     /// Sum of the loss tokens' negative log-likelihoods, and the gradient of their sum with these weights.
@@ -195,12 +209,12 @@ impl<'a> Pass<'a> {
     /// Back through the last norm and all blocks, from the gradient of the normed rows.
     fn backward_blocks(&self, tape: Tape<'_>, dhidden: Tensor<2>) -> Below {
         let (decoder, full) = (self.model.decoder, self.model.adapter.is_none());
-        let dlast = norm::backward(&dhidden, &tape.last, &decoder.norm, &tape.rstd);
-        let mut dx = tape.x.zeros_like().select_assign(0, select(&tape.rows, decoder), dlast, IndexingUpdateOp::Add);
+        let dlast = norm::backward(&dhidden, &tape.last, &decoder.norm, &tape.rstd, None);
+        let mut dx = spread(dlast, &tape.rows, tape.x.dims()[0], decoder);
         let mut layers = Vec::with_capacity(tape.kept.len());
         for (index, kept) in tape.kept.into_iter().enumerate().rev() {
             let block = self.model.block(index);
-            let (gradient, parameters) = block.backward(dx, kept, &tape.documents, &self.block.positions, full);
+            let (gradient, parameters) = block.backward(dx, kept, &tape.documents, &tape.positions, full);
             dx = gradient;
             layers.push(parameters);
         }

@@ -1,6 +1,6 @@
 //! Training: packed blocks in, gradients by an explicit backward, AdamW on one flat buffer.
 
-mod adamw;
+pub(crate) mod adamw;
 mod block;
 mod dropout;
 mod gradients;

@@ -47,6 +47,35 @@ impl Block {
         self.documents.iter().map(|document| document.end.saturating_sub(1)).collect()
     }
 
+    /// Blocks one after another as larger ones: at most `most` of them, and with more than one at most `tokens` tokens.
+    pub(crate) fn join(blocks: &[Self], most: usize, tokens: usize) -> Vec<Self> {
+        let (mut joined, mut parts): (Vec<Self>, usize) = (Vec::new(), 0);
+        for block in blocks {
+            match joined.last_mut().filter(|last| parts < most && last.tokens() + block.tokens() <= tokens) {
+                Some(last) => {
+                    last.append(block);
+                    parts += 1;
+                }
+                None => {
+                    joined.push(block.clone());
+                    parts = 1;
+                }
+            }
+        }
+        joined
+    }
+
+    fn append(&mut self, other: &Self) {
+        let (token, row) = (self.ids.len(), self.rows.len());
+        let moved = |range: &Range<usize>, by: usize| range.start + by..range.end + by;
+        self.ids.extend_from_slice(&other.ids);
+        self.documents.extend(other.documents.iter().map(|range| moved(range, token)));
+        self.positions.extend_from_slice(&other.positions);
+        self.rows.extend(other.rows.iter().map(|row| row + token));
+        self.targets.extend_from_slice(&other.targets);
+        self.loss_rows.extend(other.loss_rows.iter().map(|range| moved(range, row)));
+    }
+
     /// Adds a document.
     pub fn push(&mut self, document: &Document) {
         let start = self.ids.len();

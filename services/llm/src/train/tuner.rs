@@ -26,6 +26,9 @@ pub struct StepReport {
     pub tokens: usize,
 }
 
+/// Tokens that an accelerator computes at once: more would be no faster, and take more memory.
+const JOINED_TOKENS: usize = 16_384;
+
 /// What a step on pairs reports.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PairReport {
@@ -46,7 +49,8 @@ pub struct TunerConfig {
     pub keep_reference: bool,
     /// Seed of the adapter's dropout.
     pub seed: u64,
-    /// Blocks whose activations exist side by side, at most; `None`: one for each worker of the device.
+    /// Blocks whose activations exist side by side, at most; `None`: one for each worker of a CPU, and what keeps an
+    /// accelerator busy.
     pub parallel_blocks: Option<usize>,
 }
 
@@ -77,6 +81,8 @@ pub struct Tuner {
     parameters: Tensor<1>,
     optimizer: AdamW,
     workers: Workers,
+    /// Blocks whose activations may exist at once on an accelerator.
+    side_by_side: usize,
     /// Seed of the adapter's dropout.
     seed: u64,
     /// The decoder before training: what DPO refers to, where there is no adapter to leave out.
@@ -96,12 +102,15 @@ impl Tuner {
         let workers = Workers::new(config.parallel_blocks.map_or(workers, |most| workers.min(most)));
         let optimizer = AdamW::new(config.optimizer, &parameters);
         let untrained = (adapter.is_none() && config.keep_reference).then(|| decoder.clone());
-        Self { decoder, adapter, parameters, optimizer, workers, seed: config.seed, untrained }
+        let side_by_side = config.parallel_blocks.unwrap_or(usize::MAX);
+        Self { decoder, adapter, parameters, optimizer, workers, side_by_side, seed: config.seed, untrained }
     }
 
     /// One optimiser step on these blocks. Blocks compute in parallel; their gradients are added in the blocks' order,
     /// so that the result does not depend on the number of workers.
     pub fn step(&mut self, blocks: &[Block], learning_rate: f64) -> StepReport {
+        let joined = self.joined(blocks);
+        let blocks = joined.as_deref().unwrap_or(blocks);
         let loss_tokens: usize = blocks.iter().map(Block::loss_tokens).sum();
         let weight = 1.0 / loss_tokens.max(1) as f32;
         let mut sum = Sum::default();
@@ -167,6 +176,11 @@ impl Tuner {
         let loss = losses.sum();
         let preferred = logs.iter().filter(|pair| pair.chosen > pair.rejected).count();
         Ok(HeldOutPairs { loss, preferred, pairs: logs.len() })
+    }
+
+    /// The blocks in pieces that keep an accelerator busy; `None` on a CPU, where each worker takes one.
+    fn joined(&self, blocks: &[Block]) -> Option<Vec<Block>> {
+        (!self.decoder.device.is_host()).then(|| Block::join(blocks, self.side_by_side, JOINED_TOKENS))
     }
 
     /// Blocks whose gradients exist side by side: a few for each worker, however many an update has.

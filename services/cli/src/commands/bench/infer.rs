@@ -33,7 +33,7 @@ pub(super) struct InferArgs {
     /// Tokens that each sequence says, after one that is not timed.
     #[arg(long, default_value_t = 64)]
     steps: usize,
-    /// auto, cpu, cuda:N or vulkan.
+    /// auto, cpu, cuda:N, cuda:N:f32 or vulkan.
     #[arg(long, default_value = "auto", value_parser = str::parse::<DeviceSpec>)]
     device: DeviceSpec,
     /// Print one JSON object.
@@ -48,7 +48,7 @@ pub(super) fn run(args: &InferArgs) -> Result<()> {
     let batch = usize::from(args.batch);
     let length = args.seq.max(1) + args.steps + 2;
     let config = architectures::architecture(&args.arch, length)?;
-    let model = Decoder::random(config.clone(), 1, &device);
+    let model = Decoder::synthetic(config.clone(), &device);
     let lora = LoraConfig::all_linear(args.rank);
     let adapters: Vec<Adapter> =
         (0..args.adapters).map(|seed| Adapter::new(&config, lora.clone(), seed as u64, &device)).collect();

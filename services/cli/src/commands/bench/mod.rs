@@ -1,6 +1,7 @@
 //! `firn bench`: throughput of training and of decoding on random weights, and of a running stack under load.
 
 mod architectures;
+mod check;
 mod infer;
 mod serve;
 mod train;
@@ -12,6 +13,7 @@ use anyhow::Result;
 #[command(
     after_help = "Examples:\n  firn bench train --arch plain-6x256 --seq 256 --batch 8 --rank 8 --steps 10 --json\n  \
                         firn bench infer --arch smollm2_135m --batch 8 --adapters 4\n  \
+                        firn bench check --device cuda:0\n  \
                         firn up &  firn bench serve --streams 256 --seconds 60"
 )]
 pub(crate) struct BenchArgs {
@@ -23,6 +25,8 @@ pub(crate) struct BenchArgs {
 enum What {
     /// LoRA training steps, all linear layers, loss on every token.
     Train(train::TrainArgs),
+    /// Whether a device computes what the CPU's definitions say, operation by operation.
+    Check(check::CheckArgs),
     /// Decoding with a cache: prompts, then a token of each sequence a step.
     Infer(infer::InferArgs),
     /// Concurrent streams against a running stack, with every token counted.
@@ -33,6 +37,7 @@ enum What {
 pub(crate) async fn run(args: &BenchArgs) -> Result<()> {
     match &args.what {
         What::Train(args) => train::run(args),
+        What::Check(args) => check::run(args),
         What::Infer(args) => infer::run(args),
         What::Serve(args) => serve::run(args).await,
     }

@@ -30,7 +30,7 @@ pub(super) struct TrainArgs {
     /// Steps that are timed, after one that is not.
     #[arg(long, default_value_t = 10)]
     steps: usize,
-    /// auto, cpu, cuda:N or vulkan.
+    /// auto, cpu, cuda:N, cuda:N:f32 or vulkan.
     #[arg(long, default_value = "auto", value_parser = str::parse::<DeviceSpec>)]
     device: DeviceSpec,
     /// What the device could do, TFLOP/s: mfu is measured against it.
@@ -46,7 +46,7 @@ pub(super) fn run(args: &TrainArgs) -> Result<()> {
     let begin = Instant::now();
     let device = Device::open(args.device)?;
     let config = architectures::architecture(&args.arch, args.seq)?;
-    let decoder = Decoder::random(config.clone(), 1, &device);
+    let decoder = Decoder::synthetic(config.clone(), &device);
     let adapter = Adapter::new(&config, LoraConfig::all_linear(args.rank), 2, &device);
     let mut rng = ChaCha8Rng::seed_from_u64(3);
     let mut document = || Document {
@@ -56,6 +56,7 @@ pub(super) fn run(args: &TrainArgs) -> Result<()> {
     let documents: Vec<_> = (0..args.batch).map(|_| document()).collect();
     let blocks = pack(&documents, args.seq);
     let mut tuner = Tuner::new(decoder, Some(adapter), &TunerConfig::default());
+    let ready_seconds = begin.elapsed().as_secs_f64();
     let first = tuner.step(&blocks, 1e-4);
     let first_seconds = begin.elapsed().as_secs_f64();
     let mut seconds = Vec::with_capacity(args.steps);
@@ -78,7 +79,8 @@ pub(super) fn run(args: &TrainArgs) -> Result<()> {
             json!({
                 "arch": args.arch, "parameters": config.parameters(), "seq": args.seq, "batch": args.batch,
                 "rank": args.rank, "median_step_seconds": median, "tokens_per_second": speed,
-                "tflops": tflops, "mfu": mfu, "first_step_seconds": first_seconds, "loss": first.loss, "grad_norm": first.grad_norm,
+                "tflops": tflops, "mfu": mfu, "ready_seconds": ready_seconds, "first_step_seconds": first_seconds,
+                "loss": first.loss, "last_loss": last.loss, "grad_norm": first.grad_norm, "device_memory_bytes": device.reserved_memory(),
                 "peak_memory_bytes": firn_kit::memory::peak(), "estimated_memory_bytes": estimated,
             })
         );

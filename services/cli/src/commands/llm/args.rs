@@ -152,7 +152,7 @@ pub(crate) struct LlmArgs {
     /// Folder for everything that is made.
     #[arg(long, default_value = "stage", value_name = "FOLDER")]
     pub(super) stage: String,
-    /// auto, cpu, cuda:N or vulkan.
+    /// auto, cpu, cuda:N, cuda:N:f32 or vulkan.
     #[arg(long, default_value = "auto", value_parser = str::parse::<DeviceSpec>)]
     pub(super) device: DeviceSpec,
     /// Use the running stack at --trainer-endpoint and --registry-endpoint instead of one in this process.

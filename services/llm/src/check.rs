@@ -1,0 +1,236 @@
+//! Whether a device computes what the CPU's definitions say: each operation and its gradient on random numbers.
+
+use std::ops::Range;
+
+use burn::tensor::Tensor;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+use crate::config::{Activation, Rope, RopeScaling};
+use crate::device::Device;
+use crate::model::{Backward, Linear, LoraPair, Weight};
+use crate::ops::attention::{self, Documents, Heads};
+use crate::ops::rope::{Positions, RopeTable};
+use crate::ops::{cross_entropy, glu, norm, tensor, to_vec};
+use crate::random::normal;
+use crate::train::AdamWConfig;
+use crate::train::adamw::AdamW;
+
+/// How far a device's result is from the CPU's.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    /// Operation, and which of its results.
+    pub name: String,
+    /// Largest difference over the largest value.
+    pub error: f32,
+    /// What rounding explains.
+    pub bound: f32,
+}
+
+impl Checked {
+    /// The difference is no more than rounding.
+    pub fn holds(&self) -> bool {
+        self.error <= self.bound
+    }
+}
+
+/// Tokens of the documents that are tried: one, less than a tile, a tile, more, and an odd rest.
+const LENGTHS: [usize; 6] = [1, 7, 64, 130, 300, 41];
+
+/// Compares every operation of a decoder's training step on `device` with the CPU.
+pub fn check(device: &Device) -> Vec<Checked> {
+    let mut run = Run { device, host: Device::cpu(), rng: ChaCha8Rng::seed_from_u64(0), results: Vec::new() };
+    run.norms();
+    run.ropes();
+    run.activations();
+    for (dim, kv, group) in [(64, 2, 4), (64, 3, 1), (128, 2, 2), (32, 1, 2)] {
+        for window in [None, Some(50)] {
+            run.attention(Heads { kv, group, dim, scale: (dim as f32).sqrt().recip(), window });
+        }
+    }
+    run.linears();
+    run.losses();
+    run.updates();
+    run.results
+}
+
+struct Run<'a> {
+    device: &'a Device,
+    host: Device,
+    rng: ChaCha8Rng,
+    results: Vec<Checked>,
+}
+
+/// A tensor on the device, and the same numbers on the CPU.
+type Both<const D: usize> = [Tensor<D>; 2];
+
+impl Run<'_> {
+    /// Normal numbers, rounded as the device keeps weights.
+    fn random<const D: usize>(&mut self, shape: [usize; D], deviation: f32) -> Both<D> {
+        let count = shape.iter().product();
+        let values: Vec<f32> = (0..count).map(|_| normal(&mut self.rng) * deviation).collect();
+        let there = self.device.weight(values, shape);
+        let here = tensor(to_vec(there.clone()), shape, &self.host.burn);
+        [there, here]
+    }
+
+    /// The same in f32 on both.
+    fn exact<const D: usize>(&mut self, shape: [usize; D], deviation: f32) -> Both<D> {
+        let count = shape.iter().product();
+        let values: Vec<f32> = (0..count).map(|_| normal(&mut self.rng) * deviation).collect();
+        [&self.device.burn, &self.host.burn].map(|burn| tensor(values.clone(), shape, burn))
+    }
+
+    fn compare<const D: usize>(&mut self, name: impl Into<String>, found: Tensor<D>, expected: Tensor<D>) {
+        self.compare_within(name, found, expected, 2e-2);
+    }
+
+    fn compare_within<const D: usize>(
+        &mut self,
+        name: impl Into<String>,
+        found: Tensor<D>,
+        expected: Tensor<D>,
+        bound: f32,
+    ) {
+        let (found, expected) = (to_vec(found), to_vec(expected));
+        let largest = expected.iter().fold(f32::MIN_POSITIVE, |top, value| top.max(value.abs()));
+        // A NaN must not be lost in a maximum.
+        let worst = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, |worst: f32, difference| {
+            if difference.is_nan() { f32::INFINITY } else { worst.max(difference) }
+        });
+        let error = if found.len() == expected.len() { worst / largest } else { f32::INFINITY };
+        self.results.push(Checked { name: name.into(), error, bound });
+    }
+
+    fn norms(&mut self) {
+        for width in [64, 896, 2_048, 4_096] {
+            let ([x, hx], [w, hw]) = (self.random([67, width], 1.0), self.exact([width], 1.0));
+            let ([dy, hdy], [r, hr]) = (self.random([67, width], 1.0), self.random([67, width], 1.0));
+            let ((y, rstd), (hy, hrstd)) = (norm::forward(&x, &w, 1e-5), norm::forward(&hx, &hw, 1e-5));
+            self.compare(format!("norm {width}"), y, hy);
+            let dx = norm::backward(&dy, &x, &w, &rstd, Some(r));
+            self.compare(format!("norm {width} gradient"), dx, norm::backward(&hdy, &hx, &hw, &hrstd, Some(hr)));
+        }
+    }
+
+    fn ropes(&mut self) {
+        let rope = Rope { theta: 10_000.0, scaling: RopeScaling::None };
+        for dim in [64, 128] {
+            let table = RopeTable::new(&rope, dim, 512);
+            let [x, hx] = self.random([99, 3 * dim], 1.0);
+            let positions: Vec<usize> = (0..99).map(|row| row * 5).collect();
+            let [there, here] = [&self.device.burn, &self.host.burn].map(|burn| Positions::new(&positions, burn));
+            for inverse in [false, true] {
+                let found = table.apply(x.clone(), &there, inverse);
+                self.compare(format!("rope {dim}"), found, table.apply(hx.clone(), &here, inverse));
+            }
+        }
+    }
+
+    fn activations(&mut self) {
+        for kind in [Activation::Silu, Activation::GeluTanh] {
+            let ([g, hg], [u, hu]) = (self.random([50, 264], 2.0), self.random([50, 264], 1.0));
+            let [dy, hdy] = self.random([50, 264], 1.0);
+            self.compare(format!("{kind:?}"), glu::forward(kind, &g, &u), glu::forward(kind, &hg, &hu));
+            let ((dg, du), (hdg, hdu)) = (glu::backward(kind, &dy, &g, &u), glu::backward(kind, &hdy, &hg, &hu));
+            self.compare(format!("{kind:?} gradient of gate"), dg, hdg);
+            self.compare(format!("{kind:?} gradient of up"), du, hdu);
+        }
+    }
+
+    fn attention(&mut self, heads: Heads) {
+        let n = LENGTHS.iter().sum();
+        let mut start = 0;
+        let ranges: Vec<Range<usize>> = LENGTHS
+            .iter()
+            .map(|length| {
+                start += length;
+                start - length..start
+            })
+            .collect();
+        let (queries, keys) = (heads.kv * heads.group * heads.dim, heads.kv * heads.dim);
+        let ([q, hq], [k, hk]) = (self.random([n, queries], 1.0), self.random([n, keys], 1.0));
+        let ([v, hv], [d, hd]) = (self.random([n, keys], 1.0), self.random([n, queries], 1.0));
+        let (documents, hdocuments) = (Documents::new(&ranges, &q, &[heads]), Documents::new(&ranges, &hq, &[heads]));
+        let (o, kept) = attention::forward(&q, &k, &v, &documents, heads);
+        let (ho, hkept) = attention::forward(&hq, &hk, &hv, &hdocuments, heads);
+        let name = format!("attention {}×{}×{} window {:?}", heads.kv, heads.group, heads.dim, heads.window);
+        self.compare(&name, o, ho);
+        let found = attention::backward(&d, &q, &k, &v, kept, &documents, heads);
+        let expected = attention::backward(&hd, &hq, &hk, &hv, hkept, &hdocuments, heads);
+        for ((of, found), expected) in ["queries", "keys", "values"].into_iter().zip(found).zip(expected) {
+            self.compare(format!("{name} gradient of {of}"), found, expected);
+        }
+    }
+
+    fn linears(&mut self) {
+        for (input, output, rank) in [(256, 384, 16), (896, 128, 8), (2_048, 512, 64)] {
+            let ([w, hw], [bias, hbias]) = (self.random([output, input], 0.05), self.exact([output], 1.0));
+            let ([a, ha], [b, hb]) = (self.exact([rank, input], 0.05), self.exact([output, rank], 0.05));
+            let ([x, hx], [r, hr]) = (self.random([300, input], 1.0), self.random([300, output], 1.0));
+            let ([dy, hdy], [s, hs]) = (self.random([300, output], 1.0), self.random([300, input], 1.0));
+            let name = format!("linear {input}→{output} r {rank}");
+            let of = |weight, bias, a, b, x: &Tensor<2>, residual, dy: &Tensor<2>, sum| {
+                let layer = Linear { weight: Weight::dense(weight), bias: Some(bias) };
+                let pair = LoraPair::new(a, b, 2.0);
+                let (y, inner) = layer.forward(Some(&pair), x, None, Some(residual));
+                let given = Backward { lora: Some(&pair), dy, x, inner: inner.as_ref(), mask: None, sum: Some(sum) };
+                let (dx, gradients) = layer.backward(given, false);
+                [Some(y), Some(dx), gradients.a, gradients.b]
+            };
+            let found = of(w, bias, a, b, &x, r, &dy, s);
+            let expected = of(hw, hbias, ha, hb, &hx, hr, &hdy, hs);
+            let results = ["", " gradient of x", " gradient of a", " gradient of b"].into_iter();
+            for ((part, found), expected) in results.zip(found).zip(expected) {
+                let (Some(found), Some(expected)) = (found, expected) else { continue };
+                self.compare(format!("{name}{part}"), found, expected);
+            }
+        }
+    }
+
+    fn losses(&mut self) {
+        let vocab = 1_000;
+        let ([x, hx], [w, hw]) = (self.random([300, 256], 1.0), self.random([vocab, 256], 0.1));
+        let targets: Vec<u32> = (0..300).map(|row| row * 3 % vocab as u32).collect();
+        let weights: Vec<f32> = (0..300).map(|row| 0.01 + row as f32 * 1e-3).collect();
+        let found = cross_entropy::loss_and_gradients(&x, &w, &targets, &weights, false);
+        let expected = cross_entropy::loss_and_gradients(&hx, &hw, &targets, &weights, false);
+        self.compare("cross-entropy gradient", found.dhidden, expected.dhidden);
+        let sums = [(found.sum, self.device), (expected.sum, &Device::cpu())]
+            .map(|(sum, device)| tensor(vec![sum as f32], [1], &device.burn));
+        let [found, expected] = sums;
+        self.compare_within("cross-entropy", found, expected, 2e-3);
+    }
+
+    fn updates(&mut self) {
+        let ([p, hp], [g, hg]) = (self.exact([100_003], 1.0), self.exact([100_003], 1.0));
+        let config = AdamWConfig { weight_decay: 0.1, ..AdamWConfig::default() };
+        let of = |mut parameters: Tensor<1>, gradient: Tensor<1>| {
+            let mut optimizer = AdamW::new(config, &parameters);
+            let mut norm = 0.0;
+            for _ in 0..3 {
+                (parameters, norm) = optimizer.step(parameters, gradient.clone(), 1e-2);
+            }
+            (parameters, norm)
+        };
+        let ((found, norm), (expected, hnorm)) = (of(p, g), of(hp, hg));
+        self.compare_within("AdamW", found, expected, 1e-5);
+        let [norm, hnorm] = [(norm, &self.device.burn), (hnorm, &self.host.burn)]
+            .map(|(norm, burn)| tensor(vec![norm as f32], [1], burn));
+        self.compare_within("norm of the gradient", norm, hnorm, 1e-5);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cpu_agrees_with_itself() {
+        let results = check(&Device::cpu());
+        assert!(results.len() > 50);
+        for checked in results {
+            assert!(checked.holds(), "{checked:?}");
+        }
+    }
+}

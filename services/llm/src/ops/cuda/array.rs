@@ -1,0 +1,65 @@
+//! Tensors as kernels see them: contiguous memory of an accelerator.
+
+use burn::backend::{BackendTensor, DispatchAutodiffContext, DispatchTensor, DispatchTensorKind};
+use burn::tensor::{DType, Int, Shape, Tensor, TensorData};
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
+use burn_cubecl::tensor::CubeTensor;
+
+use crate::device::BurnDevice;
+
+/// A contiguous tensor on a GPU.
+#[derive(Clone, Debug)]
+pub(crate) struct Array(pub(super) CubeTensor);
+
+impl Array {
+    /// The tensor's memory, copied only where it is not contiguous; `None` for a tensor that lies elsewhere.
+    pub(crate) fn of<const D: usize>(tensor: &Tensor<D>) -> Option<Self> {
+        match tensor.clone().into_dispatch().kind {
+            DispatchTensorKind::Cube(BackendTensor::Float(inner)) => Self::on_cuda(inner),
+            _ => None,
+        }
+    }
+
+    fn on_cuda(inner: CubeTensor) -> Option<Self> {
+        matches!(inner.device, cubecl::Device::Cuda(_)).then(|| Self(into_contiguous(inner)))
+    }
+
+    /// The same for a tensor of bf16, which is what the kernels compute with.
+    pub(crate) fn half<const D: usize>(tensor: &Tensor<D>) -> Option<Self> {
+        if tensor.dtype() == DType::BF16 { Self::of(tensor) } else { None }
+    }
+
+    /// Whole numbers on the device.
+    pub(crate) fn whole(values: Vec<i32>, device: &BurnDevice) -> Option<Self> {
+        let count = values.len();
+        let tensor = Tensor::<1, Int>::from_data(TensorData::new(values, [count]), (device, DType::I32));
+        match tensor.into_dispatch().kind {
+            DispatchTensorKind::Cube(BackendTensor::Int(inner)) => Self::on_cuda(inner),
+            _ => None,
+        }
+    }
+
+    /// Memory beside this array's, not yet written.
+    pub(crate) fn empty<const D: usize>(&self, shape: [usize; D], dtype: DType) -> Self {
+        let Self(CubeTensor { client, device, .. }) = self;
+        Self(empty_device_contiguous_dtype(client.clone(), device.clone(), Shape::new(shape), dtype))
+    }
+
+    /// The same values as a tensor.
+    pub(crate) fn tensor<const D: usize>(self) -> Tensor<D> {
+        let kind = DispatchTensorKind::Cube(BackendTensor::Float(self.0));
+        Tensor::from_dispatch(DispatchTensor { kind, autodiff: DispatchAutodiffContext::Disabled })
+    }
+
+    /// Rows and columns of a matrix.
+    pub(crate) fn matrix(&self) -> [usize; 2] {
+        let shape = self.0.meta.shape();
+        [shape[0], shape[1]]
+    }
+
+    /// Number of values.
+    pub(crate) fn len(&self) -> usize {
+        self.0.meta.shape().iter().product()
+    }
+}

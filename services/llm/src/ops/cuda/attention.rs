@@ -1,0 +1,128 @@
+//! Causal attention within documents, without the matrix of scores (FlashAttention-2, Dao 2023).
+
+use std::ops::Range;
+
+use burn::tensor::{DType, Tensor};
+
+use super::Array;
+use super::launch::{Define, Kernel, Source, real};
+use crate::device::BurnDevice;
+use crate::ops::attention::Heads;
+
+const FORWARD: Source = Source {
+    name: "attention.cu",
+    text: concat!(include_str!("kernels/mma.cuh"), include_str!("kernels/attention.cu")),
+};
+const BACKWARD: Source = Source {
+    name: "attention_backward.cu",
+    text: concat!(include_str!("kernels/mma.cuh"), include_str!("kernels/attention_backward.cu")),
+};
+/// Head dimensions that the kernels are made for.
+const DIMS: [usize; 6] = [16, 32, 64, 96, 128, 256];
+
+/// First and one past last token of each token's document, `[n]`.
+#[derive(Debug)]
+pub(crate) struct Bounds {
+    start: Array,
+    end: Array,
+}
+
+impl Bounds {
+    pub(crate) fn new(documents: &[Range<usize>], device: &BurnDevice) -> Option<Self> {
+        let of = |bound: fn(&Range<usize>) -> usize| {
+            let each = |document: &Range<usize>| std::iter::repeat_n(bound(document) as i32, document.len());
+            Array::whole(documents.iter().flat_map(each).collect(), device)
+        };
+        Some(Self { start: of(|document| document.start)?, end: of(|document| document.end)? })
+    }
+}
+
+/// What the backward needs beside queries, keys and values.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    out: Array,
+    /// Logarithm of the sum of each row's exponentials, `[heads, n]`.
+    lse: Array,
+}
+
+/// True if the kernels can compute with these heads.
+pub(crate) fn fits(heads: Heads) -> bool {
+    DIMS.contains(&heads.dim)
+}
+
+/// Attention `[n, heads · dim]` of rotated queries and keys, and values.
+pub(crate) fn forward([q, k, v]: [&Tensor<2>; 3], bounds: &Bounds, heads: Heads) -> Option<(Tensor<2>, Kept)> {
+    let (q, k, v) = (Array::half(q)?, Array::half(k)?, Array::half(v)?);
+    let [n, width] = q.matrix();
+    let (out, lse) = (q.empty([n, width], DType::BF16), q.empty([width / heads.dim, n], DType::F32));
+    let (warps, rows, keys) = if heads.dim > 128 { (4, 16, 32) } else { (4, 32, 64) };
+    let tile = warps * rows;
+    let shared = heads.dim * 2 * (tile + 4 * keys);
+    let kernel = Kernel::new(&FORWARD, "attention_forward", &[("HEAD_DIM", heads.dim)], warps as u32 * 32, shared);
+    let grid = [width / heads.dim, n.div_ceil(tile), 1];
+    kernel.launch(grid, &[&q, &k, &v, &bounds.start, &out, &lse], &words(n, heads));
+    Some((out.clone().tensor(), Kept { out, lse }))
+}
+
+/// Gradients of queries, keys and values.
+pub(crate) fn backward(
+    dout: &Tensor<2>,
+    [q, k, v]: [&Tensor<2>; 3],
+    kept: &Kept,
+    bounds: &Bounds,
+    heads: Heads,
+) -> Option<[Tensor<2>; 3]> {
+    let (dout, q, k, v) = (Array::half(dout)?, Array::half(q)?, Array::half(k)?, Array::half(v)?);
+    let ([n, width], dim) = (q.matrix(), heads.dim);
+    let (count, words) = (width / dim, words(n, heads));
+    let kernel = |entry, threads: usize, shared| {
+        Kernel::new(&BACKWARD, entry, &[("HEAD_DIM", dim)] as &[Define], threads as u32, shared)
+    };
+    let delta = q.empty([count, n], DType::F32);
+    let lanes = if dim.is_multiple_of(64) {
+        8
+    } else if dim.is_multiple_of(32) {
+        4
+    } else {
+        2
+    };
+    kernel("attention_delta", 256, 0).launch(
+        [(n * count * lanes).div_ceil(256), 1, 1],
+        &[&kept.out, &dout, &delta],
+        &words,
+    );
+
+    let [dk, dv] = [0; 2].map(|_| q.empty([n, heads.kv * dim], DType::BF16));
+    let warps = if dim == 96 || dim == 128 { 8 } else { 4 };
+    let rows = warps * if dim > 64 { 16 } else { 32 };
+    let queries = if dim > 128 { 16 } else { 64 };
+    let (own, tiles) = (2 * rows * dim * 2, 4 * queries * dim * 2);
+    let shared = if dim <= 128 { own.max(tiles) } else { own + tiles } + 2 * 3 * queries * 4;
+    kernel("attention_backward_kv", warps * 32, shared).launch(
+        [heads.kv, n.div_ceil(rows), if dim > 128 { 2 } else { 1 }],
+        &[&q, &k, &v, &dout, &kept.lse, &delta, &bounds.start, &bounds.end, &dk, &dv],
+        &words,
+    );
+
+    let dq = q.empty([n, width], DType::BF16);
+    let rows = 4 * if dim > 128 { 16 } else { 32 };
+    let keys = match dim {
+        0..=64 => 64,
+        65..=128 => 32,
+        _ => 16,
+    };
+    let (own, tiles) = (2 * rows * dim * 2, 4 * keys * dim * 2);
+    let shared = if dim <= 64 { own.max(tiles) } else { own + tiles };
+    kernel("attention_backward_q", 128, shared).launch(
+        [count, n.div_ceil(rows), 1],
+        &[&q, &k, &v, &dout, &kept.lse, &delta, &bounds.start, &dq],
+        &words,
+    );
+    Some([dq.tensor(), dk.tensor(), dv.tensor()])
+}
+
+fn words(n: usize, heads: Heads) -> [u64; 5] {
+    let [n, count, kv, window] =
+        [n, heads.kv * heads.group, heads.kv, heads.window.unwrap_or(0)].map(|word| word as u64);
+    [n, count, kv, window, real(f64::from(heads.scale))]
+}

@@ -1,0 +1,173 @@
+// Look-up of embeddings, sums, casts and biases.
+#include <cuda_bf16.h>
+
+typedef __nv_bfloat16 bf16;
+typedef unsigned long long u64;
+
+// Sixteen bytes are eight bf16, the first in the low half of a word; a bf16 is the upper half of its f32.
+__device__ __forceinline__ void unpack(const uint4& words, float* v) {
+    const unsigned w[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        v[2 * i] = __uint_as_float(w[i] << 16);
+        v[2 * i + 1] = __uint_as_float(w[i] & 0xffff0000u);
+    }
+}
+
+__device__ __forceinline__ unsigned pack(float low, float high) {
+    const __nv_bfloat162 two = __floats2bfloat162_rn(low, high);
+    return *reinterpret_cast<const unsigned*>(&two);
+}
+
+__device__ __forceinline__ uint4 pack(const float* v) {
+    return make_uint4(pack(v[0], v[1]), pack(v[2], v[3]), pack(v[4], v[5]), pack(v[6], v[7]));
+}
+
+// 1: add takes a third term.
+#ifndef THIRD
+#define THIRD 0
+#endif
+// 1: sum_partials adds to what is there.
+#ifndef ACCUMULATE
+#define ACCUMULATE 0
+#endif
+#define SHARED_BYTES 0
+
+constexpr int BLOCK = 256;
+
+struct EmbeddingP {
+    u64 rows, width;
+    double scale;
+};
+
+struct CountP {
+    u64 count;
+};
+
+struct CastP {
+    u64 count;
+    double factor;
+};
+
+struct BiasP {
+    u64 rows, width;
+};
+
+struct PartialsP {
+    u64 splits, count;
+    double factor;
+};
+
+// out[r] = scale · table[ids[r]]. table: bf16 [vocabulary, width], width a multiple of 8; ids: int32 [rows]; out: bf16
+// [rows, width]. Block 256, grid rows.
+extern "C" __global__ void __launch_bounds__(BLOCK)
+embedding_forward(const bf16* __restrict__ table, const int* ids, bf16* __restrict__ out,
+                  const __grid_constant__ EmbeddingP p) {
+    const u64 row = blockIdx.x, vectors = p.width / 8;
+    const uint4* from = reinterpret_cast<const uint4*>(table) + (u64)ids[row] * vectors;
+    uint4* to = reinterpret_cast<uint4*>(out) + row * vectors;
+    const float scale = (float)p.scale;
+#pragma unroll 4
+    for (u64 i = threadIdx.x; i < vectors; i += BLOCK) {
+        float v[8];
+        unpack(from[i], v);
+#pragma unroll
+        for (int j = 0; j < 8; j++) v[j] *= scale;
+        to[i] = pack(v);
+    }
+}
+
+// out = a + b, with THIRD + c (after b), rounded once. All bf16 [count]; out may be any of them. Block 256, grid
+// max(1, ceil(count / 2048)).
+extern "C" __global__ void __launch_bounds__(BLOCK)
+add(const bf16* a, const bf16* b,
+#if THIRD
+    const bf16* c,
+#endif
+    bf16* out, const __grid_constant__ CountP p) {
+    const u64 i = (u64)blockIdx.x * BLOCK + threadIdx.x, vectors = p.count / 8;
+    if (i < vectors) {
+        const uint4 as = reinterpret_cast<const uint4*>(a)[i], bs = reinterpret_cast<const uint4*>(b)[i];
+#if THIRD
+        const uint4 cs = reinterpret_cast<const uint4*>(c)[i];
+#endif
+        float v[8], u[8];
+        unpack(as, v), unpack(bs, u);
+#pragma unroll
+        for (int j = 0; j < 8; j++) v[j] += u[j];
+#if THIRD
+        unpack(cs, u);
+#pragma unroll
+        for (int j = 0; j < 8; j++) v[j] += u[j];
+#endif
+        reinterpret_cast<uint4*>(out)[i] = pack(v);
+    }
+    if (i < p.count % 8) {
+        const u64 at = 8 * vectors + i;
+        float v = __bfloat162float(a[at]) + __bfloat162float(b[at]);
+#if THIRD
+        v += __bfloat162float(c[at]);
+#endif
+        out[at] = __float2bfloat16_rn(v);
+    }
+}
+
+// out = factor · x. x: f32 [count]; out: bf16 [count]. Block 256, grid max(1, ceil(count / 2048)).
+extern "C" __global__ void __launch_bounds__(BLOCK)
+cast_scale(const float* x, bf16* out, const __grid_constant__ CastP p) {
+    const u64 i = (u64)blockIdx.x * BLOCK + threadIdx.x, vectors = p.count / 8;
+    const float factor = (float)p.factor;
+    if (i < vectors) {
+        const float4 a = reinterpret_cast<const float4*>(x)[2 * i], b = reinterpret_cast<const float4*>(x)[2 * i + 1];
+        const float v[8] = {a.x * factor, a.y * factor, a.z * factor, a.w * factor,
+                            b.x * factor, b.y * factor, b.z * factor, b.w * factor};
+        reinterpret_cast<uint4*>(out)[i] = pack(v);
+    }
+    if (i < p.count % 8) out[8 * vectors + i] = __float2bfloat16_rn(x[8 * vectors + i] * factor);
+}
+
+// out = x + bias, the bias the same for every row. x, out: bf16 [rows, width], width a multiple of 8; bias: f32
+// [width]. out may be x. Block 256, grid ceil(rows · width / 8192).
+extern "C" __global__ void __launch_bounds__(BLOCK)
+bias_add(const bf16* x, const float* bias, bf16* out, const __grid_constant__ BiasP p) {
+    constexpr int BATCH = 4;
+    const unsigned in_row = (unsigned)(p.width / 8);
+    const u64 vectors = p.rows * in_row, first = (u64)blockIdx.x * (BATCH * BLOCK);
+    // One long division a thread; within the block the columns fit 32 bits.
+    const unsigned column = (unsigned)(first % in_row) + threadIdx.x;
+    uint4 words[BATCH];
+#pragma unroll
+    for (int k = 0; k < BATCH; k++) {
+        const u64 i = first + threadIdx.x + k * BLOCK;
+        words[k] = make_uint4(0, 0, 0, 0);
+        if (i < vectors) words[k] = reinterpret_cast<const uint4*>(x)[i];
+    }
+#pragma unroll
+    for (int k = 0; k < BATCH; k++) {
+        const u64 i = first + threadIdx.x + k * BLOCK;
+        if (i < vectors) {
+            const float4* four = reinterpret_cast<const float4*>(bias) + (column + k * BLOCK) % in_row * 2;
+            const float4 a = four[0], b = four[1];
+            float v[8];
+            unpack(words[k], v);
+            v[0] += a.x, v[1] += a.y, v[2] += a.z, v[3] += a.w, v[4] += b.x, v[5] += b.y, v[6] += b.z, v[7] += b.w;
+            reinterpret_cast<uint4*>(out)[i] = pack(v);
+        }
+    }
+}
+
+// out[j] = factor · Σ partials[s][j], s ascending; with ACCUMULATE what was there is added. partials: f32 [splits,
+// count]; out: f32 [count]. Block 256, grid ceil(count / 256).
+extern "C" __global__ void __launch_bounds__(BLOCK)
+sum_partials(const float* partials, float* out, const __grid_constant__ PartialsP p) {
+    const u64 j = (u64)blockIdx.x * BLOCK + threadIdx.x;
+    if (j >= p.count) return;
+    float sum = 0.0f;
+#pragma unroll 8
+    for (u64 s = 0; s < p.splits; s++) sum += partials[s * p.count + j];
+    sum *= (float)p.factor;
+#if ACCUMULATE
+    sum += out[j];
+#endif
+    out[j] = sum;
+}

@@ -1,0 +1,139 @@
+//! Matrix products in bf16 with f32 sums.
+
+use burn::tensor::DType;
+use cubecl::ir::{ElemType, FloatKind};
+use cubecl::prelude::{OobFill, TensorMapFormat, TensorMapInterleave, TensorMapPrefetch, TensorMapSwizzle, TiledArgs};
+use cubecl::server::{TensorMapBinding, TensorMapMeta};
+use cubecl::zspace::metadata::Metadata;
+use cubecl::zspace::{Shape, Strides};
+
+use super::Array;
+use super::launch::{Kernel, Source, is_hopper, processors, real};
+
+const GEMM: Source = Source { name: "gemm.cu", text: include_str!("kernels/gemm.cu") };
+/// Rows of a tile.
+const TILE: usize = 128;
+const THREADS: u32 = 384;
+
+/// How an operand lies in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Layout {
+    /// Rows of the summed dimension: `[m, k]` for the left operand, `[n, k]` for the right, as a weight is stored.
+    Inner,
+    /// The summed dimension first: `[k, m]` or `[k, n]`.
+    Outer,
+}
+
+/// What is added to a product.
+#[derive(Debug, Default)]
+pub(crate) struct Extra<'a> {
+    /// f32 `[n]`.
+    pub(crate) bias: Option<&'a Array>,
+    /// bf16 `[m, n]`.
+    pub(crate) residual: Option<&'a Array>,
+    /// Factor of the sum, before the others are added.
+    pub(crate) scale: Option<f32>,
+}
+
+/// True if the kernel can compute with these widths on this device: rows must start at multiples of 16 bytes.
+pub(crate) fn fits(like: &Array, widths: &[usize]) -> bool {
+    is_hopper(like) && widths.iter().all(|width| width.is_multiple_of(8))
+}
+
+/// Sum over the pairs of left · right, bf16 `[m, n]`; all pairs lie alike. At most six.
+pub(crate) fn product(pairs: &[(&Array, &Array)], left: Layout, right: Layout, extra: &Extra<'_>) -> Array {
+    let (a, b) = pairs[0];
+    let [m, n] = [size(a, left), size(b, right)];
+    let out = a.empty([m, n], DType::BF16);
+    let tile = if n <= 64 {
+        64
+    } else if n <= 128 || fill(m, n, 256) < fill(m, n, 128) {
+        128
+    } else {
+        256
+    };
+    launch(pairs, [left, right], extra, tile, 1, &out);
+    out
+}
+
+/// Left · right where the summed dimension is far longer than the result's: f32 parts of the sum `[parts, m, n]`, to be
+/// added in order.
+pub(crate) fn parts(a: &Array, b: &Array, left: Layout, right: Layout) -> Array {
+    let [m, n] = [size(a, left), size(b, right)];
+    let tile = if n <= 64 { 64 } else { 256 };
+    let steps = depth(a, left).div_ceil(64);
+    // Enough parts to fill the machine, each long enough to pay for its sum being written.
+    let splits = processors(a).div_ceil(m.div_ceil(TILE) * n.div_ceil(tile)).min(steps.div_ceil(8)).max(1);
+    let out = a.empty([splits, m, n], DType::F32);
+    launch(&[(a, b)], [left, right], &Extra::default(), tile, splits, &out);
+    out
+}
+
+/// Share of the tiles' area that lies within the result.
+fn fill(m: usize, n: usize, tile: usize) -> usize {
+    1_000 * m * n / (m.next_multiple_of(TILE) * n.next_multiple_of(tile))
+}
+
+fn launch(
+    pairs: &[(&Array, &Array)],
+    [left, right]: [Layout; 2],
+    extra: &Extra<'_>,
+    tile: usize,
+    splits: usize,
+    out: &Array,
+) {
+    let (a, b) = pairs[0];
+    let [m, n] = [size(a, left), size(b, right)];
+    let partial = usize::from(out.0.dtype == DType::F32);
+    let transposed = |layout: Layout| usize::from(layout == Layout::Outer);
+    let defines = [
+        ("TILE_N", tile),
+        ("SEGMENTS", pairs.len()),
+        ("A_TRANSPOSED", transposed(left)),
+        ("B_TRANSPOSED", transposed(right)),
+        ("BIAS", usize::from(extra.bias.is_some())),
+        ("RESIDUAL", usize::from(extra.residual.is_some())),
+        ("PARTIAL", partial),
+        ("SCALED", usize::from(extra.scale.is_some())),
+    ];
+    let stages = match tile {
+        256 => 4,
+        128 => 6,
+        _ => 8,
+    };
+    let shared = stages * (2 * TILE * 64 + 2 * tile * 64) + 2_048;
+    let kernel = Kernel::new(&GEMM, "gemm", &defines, THREADS, shared);
+    let maps = pairs.iter().flat_map(|(a, b)| [map(a, left, TILE), map(b, right, tile)]).collect();
+    let arrays: Vec<&Array> = extra.bias.into_iter().chain(extra.residual).chain([out]).collect();
+    let mut words = vec![m as u64, n as u64, splits as u64, real(f64::from(extra.scale.unwrap_or(1.0)))];
+    words.extend(pairs.iter().map(|(a, _)| depth(a, left) as u64));
+    let tiles = m.div_ceil(TILE) * n.div_ceil(tile) * splits;
+    kernel.launch_mapped([tiles.min(processors(a)), 1, 1], maps, &arrays, &words);
+}
+
+/// Rows or columns of the result that an operand stands for.
+fn size(array: &Array, layout: Layout) -> usize {
+    array.matrix()[usize::from(layout == Layout::Outer)]
+}
+
+/// Length of the summed dimension.
+fn depth(array: &Array, layout: Layout) -> usize {
+    array.matrix()[usize::from(layout == Layout::Inner)]
+}
+
+/// The operand in boxes of 64 columns, swizzled so that reads of eight rows meet no bank twice.
+fn map(array: &Array, layout: Layout, rows: usize) -> TensorMapBinding {
+    let [height, width] = array.matrix();
+    let rows = if layout == Layout::Inner { rows } else { 64 };
+    let meta = TensorMapMeta {
+        format: TensorMapFormat::Tiled(TiledArgs { tile_size: Shape::new([rows, 64]) }),
+        metadata: Metadata::new(Shape::new([height, width]), Strides::new(&[width, 1])),
+        elem_stride: Strides::new(&[1, 1]),
+        interleave: TensorMapInterleave::None,
+        swizzle: TensorMapSwizzle::B128,
+        prefetch: TensorMapPrefetch::B256,
+        oob_fill: OobFill::Zero,
+        elem_ty: ElemType::Float(FloatKind::BF16),
+    };
+    TensorMapBinding { binding: array.0.handle.clone().binding(), map: meta }
+}

@@ -1,0 +1,17 @@
+//! Hand-written kernels for NVIDIA GPUs: CUDA C++ that NVRTC compiles when it is first needed, launched on the stream of
+//! Burn's tensors. They take over where tensors are bf16; f32 goes through the plain definitions.
+//!
+//! Text rather than CubeCL's own language, because that has no way to Hopper's tensor cores (wgmma) with NVRTC.
+
+pub(crate) mod adamw;
+mod array;
+pub(crate) mod attention;
+pub(crate) mod glu;
+mod launch;
+pub(crate) mod linear;
+pub(crate) mod loss;
+pub(crate) mod matrix;
+pub(crate) mod norm;
+pub(crate) mod rope;
+
+pub(crate) use array::Array;

@@ -1,0 +1,86 @@
+"""Compiles every kernel of services/llm/src/ops/cuda/kernels with NVRTC, for the GPUs that Firn is made for. Needs no GPU.
+
+  python3 compile.py        after pip install -r requirements.txt
+"""
+import ctypes
+import glob
+import os
+import sys
+
+import nvidia
+
+ARCHITECTURES = ["sm_80", "sm_86", "sm_89", "sm_90a"]
+KERNELS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../services/llm/src/ops/cuda/kernels")
+HEADS = [16, 32, 64, 96, 128, 256]
+
+
+def gemms():
+    for tile in (64, 128, 256):
+        for left, right in ((0, 0), (0, 1), (1, 1)):
+            yield dict(TILE_N=tile, A_TRANSPOSED=left, B_TRANSPOSED=right, SCALED=1)
+            yield dict(TILE_N=tile, A_TRANSPOSED=left, B_TRANSPOSED=right, PARTIAL=1)
+        yield dict(TILE_N=tile, SEGMENTS=2, BIAS=1, RESIDUAL=1)
+        yield dict(TILE_N=tile, SEGMENTS=6, B_TRANSPOSED=1)
+
+
+def flags(**values):
+    """All combinations of a flag's values."""
+    combinations = [{}]
+    for name, choices in values.items():
+        combinations = [{**one, name: choice} for one in combinations for choice in choices]
+    return combinations
+
+
+# Files that are put one after another, and the constants that the crate gives them.
+TEXTS = [
+    (["gemm.cu"], list(gemms())),
+    (["mma.cuh", "attention.cu"], flags(HEAD_DIM=HEADS)),
+    (["mma.cuh", "attention_backward.cu"], flags(HEAD_DIM=HEADS)),
+    (["norm.cu"], flags(D=[64, 128, 896, 2048, 4096, 16384], RESIDUAL=[0, 1])),
+    (["rope.cu"], flags(HEAD_DIM=HEADS)),
+    (["glu.cu"], flags(GELU=[0, 1])),
+    (["cross_entropy.cu"], [dict(THREADS=1024, CACHED_BYTES=98304)]),
+    (["adamw.cu"], [{}]),
+    (["elementwise.cu"], [{}]),
+    (["quant.cu"], flags(DOUBLE=[0, 1])),
+]
+
+
+def main():
+    site = list(nvidia.__path__)[0]
+    library = ctypes.CDLL(glob.glob(site + "/cuda_nvrtc/lib/libnvrtc.so.*[0-9]")[0])
+    includes = [f"-I{site}/cuda_runtime/include", f"-I{site}/cuda_cccl/include"]
+    passed = failed = 0
+    for files, variants in TEXTS:
+        text = "".join(open(os.path.join(KERNELS, file)).read() for file in files)
+        # All architectures once, all constants on the newest.
+        for index, defines in enumerate(variants):
+            for architecture in ARCHITECTURES if index == 0 else ARCHITECTURES[-1:]:
+                log = compile_text(library, files[-1], text, defines, architecture, includes)
+                failed += log is not None
+                passed += log is None
+                if log is not None:
+                    print(f"{files[-1]} {defines} {architecture}:\n{log}")
+    print(f"{passed} passed, {failed} failed")
+    return failed > 0
+
+
+def compile_text(library, name, text, defines, architecture, includes):
+    """The compiler's log if it refuses or warns, else None."""
+    prelude = "".join(f"#define {key} {value}\n" for key, value in defines.items())
+    program = ctypes.c_void_p()
+    library.nvrtcCreateProgram(ctypes.byref(program), (prelude + text).encode(), name.encode(), 0, None, None)
+    options = [f"--gpu-architecture={architecture}", "--std=c++17", *includes]
+    array = (ctypes.c_char_p * len(options))(*[option.encode() for option in options])
+    status = library.nvrtcCompileProgram(program, len(options), array)
+    size = ctypes.c_size_t()
+    library.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+    log = ctypes.create_string_buffer(size.value)
+    library.nvrtcGetProgramLog(program, log)
+    library.nvrtcDestroyProgram(ctypes.byref(program))
+    # A warning is a mistake here as elsewhere.
+    return log.value.decode() if status or "warning" in log.value.decode() else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
