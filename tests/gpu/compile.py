@@ -17,10 +17,8 @@ HEADS = [16, 32, 64, 96, 128, 256]
 def gemms():
     for tile in (64, 128, 256):
         for left, right in ((0, 0), (0, 1), (1, 1)):
-            yield dict(TILE_N=tile, A_TRANSPOSED=left, B_TRANSPOSED=right, SCALED=1)
-            yield dict(TILE_N=tile, A_TRANSPOSED=left, B_TRANSPOSED=right, PARTIAL=1)
-        yield dict(TILE_N=tile, SEGMENTS=2, BIAS=1, RESIDUAL=1)
-        yield dict(TILE_N=tile, SEGMENTS=6, B_TRANSPOSED=1)
+            for segments, partial in ((1, 0), (2, 0), (1, 1)):
+                yield dict(TILE_N=tile, A_TRANSPOSED=left, B_TRANSPOSED=right, SEGMENTS=segments, PARTIAL=partial)
 
 
 def flags(**values):
@@ -35,7 +33,9 @@ def flags(**values):
 TEXTS = [
     (["gemm.cu"], list(gemms())),
     (["mma.cuh", "attention.cu"], flags(HEAD_DIM=HEADS)),
-    (["mma.cuh", "attention_backward.cu"], flags(HEAD_DIM=HEADS)),
+    (["mma.cuh", "attention_backward.cu"], flags(HEAD_DIM=HEADS) + [dict(HEAD_DIM=64, SPLIT=1)]),
+    (["paged.cu"], flags(HEAD_DIM=[64, 128, 256])),
+    (["matvec.cu"], [dict(BATCH=8)] + [dict(BATCH=batch, SPLITS=splits) for batch in (16, 32, 64) for splits in (1, 2, 4, 8) if 8 * splits <= batch]),
     (["norm.cu"], flags(D=[64, 128, 896, 2048, 4096, 16384], RESIDUAL=[0, 1])),
     (["rope.cu"], flags(HEAD_DIM=HEADS)),
     (["glu.cu"], flags(GELU=[0, 1])),

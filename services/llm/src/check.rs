@@ -6,9 +6,9 @@ use burn::tensor::Tensor;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use crate::config::{Activation, Rope, RopeScaling};
+use crate::config::{Activation, ModelConfig, Rope, RopeScaling, Widths};
 use crate::device::Device;
-use crate::model::{Backward, Linear, LoraPair, Weight};
+use crate::model::{Adapter, Backward, Decoder, Linear, LoraConfig, LoraPair, Weight};
 use crate::ops::attention::{self, Documents, Heads};
 use crate::ops::rope::{Positions, RopeTable};
 use crate::ops::{cross_entropy, glu, norm, tensor, to_vec};
@@ -51,6 +51,7 @@ pub fn check(device: &Device) -> Vec<Checked> {
     run.linears();
     run.losses();
     run.updates();
+    run.serving();
     run.results
 }
 
@@ -184,6 +185,38 @@ impl Run<'_> {
             for ((part, found), expected) in results.zip(found).zip(expected) {
                 let (Some(found), Some(expected)) = (found, expected) else { continue };
                 self.compare(format!("{name}{part}"), found, expected);
+            }
+        }
+    }
+
+    /// A whole model through the cache: prompts in pieces, several sequences in a batch.
+    fn serving(&mut self) {
+        let widths =
+            Widths { vocab: 512, hidden: 256, intermediate: 512, layers: 3, heads: 4, kv_heads: 2, context: 1_024 };
+        let config = ModelConfig::llama(widths);
+        let models = [self.device, &self.host].map(|device| Decoder::random(config.clone(), 5, device));
+        let adapters = [self.device, &self.host].map(|device| {
+            let mut adapter = Adapter::new(&config, LoraConfig::all_linear(16), 6, device);
+            // Both factors must count: a new adapter's second is zero.
+            let mut rng = ChaCha8Rng::seed_from_u64(7);
+            adapter.tensors_mut().for_each(|factor| {
+                let shape = factor.dims();
+                let values = (0..shape[0] * shape[1]).map(|_| normal(&mut rng) * 0.05).collect();
+                *factor = tensor(values, shape, &device.burn);
+            });
+            adapter
+        });
+        for length in [1, 9, 40, 300] {
+            let ids: Vec<u32> = (0..length).map(|at| at * 7 % 512).collect();
+            for adapter in [false, true] {
+                let [found, expected] = [0, 1].map(|at| {
+                    let logits = models[at].logits(&ids, adapter.then_some(&adapters[at])).unwrap_or_default();
+                    let count = logits.len();
+                    tensor(logits, [count], &self.host.burn)
+                });
+                let name =
+                    format!("{length} tokens through the cache{}", if adapter { " with an adapter" } else { "" });
+                self.compare_within(name, found, expected, 5e-2);
             }
         }
     }

@@ -144,6 +144,12 @@ impl Device {
         Tensor::zeros(Shape::new(shape), (&self.burn, self.dtype))
     }
 
+    /// Weights and activations are bf16: kernels for it are there.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn halves(&self) -> bool {
+        self.dtype == DType::BF16
+    }
+
     /// Bytes of an accelerator's memory that this process has taken so far; `None` on a CPU.
     pub fn reserved_memory(&self) -> Option<u64> {
         self.burn.memory_pool_usage().map(|usage| usage.bytes_reserved)

@@ -44,7 +44,7 @@ impl KvCache {
         let config = model.config();
         let limit = tokens.div_ceil(PAGE_TOKENS).max(1);
         let width = config.kv_heads * config.head_dim;
-        Self { pages: Pages::new(limit), store: Store::new(config.layers(), width, limit, model.device()) }
+        Self { pages: Pages::new(limit), store: Store::new(model, width, limit) }
     }
 
     /// Bytes that a token takes in a cache of this model.

@@ -5,8 +5,11 @@ use std::ops::Range;
 use burn::tensor::{Int, Tensor, TensorData};
 
 use super::{PAGE_TOKENS, PageTable};
-use crate::device::{BurnDevice, Device};
+use crate::device::BurnDevice;
+use crate::model::Decoder;
 use crate::ops::attention::{self, Heads};
+#[cfg(feature = "cuda")]
+use crate::ops::cuda::{self, Array, paged::Plan};
 use crate::ops::paged::{self, Row};
 use crate::ops::{tensor, view};
 
@@ -28,11 +31,21 @@ enum Layers {
     Host(Vec<[Vec<Vec<f32>>; 2]>),
     /// All pages' rows `[pages · PAGE_TOKENS, width]`.
     Device(Vec<[Tensor<2>; 2]>, BurnDevice),
+    /// All pages `[pages, kv · PAGE_TOKENS · dim]`, as kernels read them.
+    #[cfg(feature = "cuda")]
+    Paged { pools: Vec<[Tensor<2>; 2]>, plan: Option<Plan>, device: BurnDevice },
 }
 
 impl Store {
-    pub(crate) fn new(layers: usize, width: usize, limit: usize, device: &Device) -> Self {
+    pub(crate) fn new(model: &Decoder, width: usize, limit: usize) -> Self {
+        let (layers, device) = (model.config().layers(), model.device());
         let most = limit * PAGE_TOKENS;
+        #[cfg(feature = "cuda")]
+        if device.halves() && (0..layers).all(|layer| cuda::paged::fits(model.heads(layer))) {
+            let empty = || device.zeros([limit.min(FIRST_PAGES), PAGE_TOKENS * width]);
+            let pools = (0..layers).map(|_| [empty(), empty()]).collect();
+            return Self { width, most, layers: Layers::Paged { pools, plan: None, device: device.burn.clone() } };
+        }
         let layers = if device.is_host() {
             Layers::Host((0..layers).map(|_| Default::default()).collect())
         } else {
@@ -40,6 +53,21 @@ impl Store {
             Layers::Device((0..layers).map(|_| [empty(), empty()]).collect(), device.burn.clone())
         };
         Self { width, most, layers }
+    }
+
+    /// Prepares what [`Self::attend`] needs of these sequences, the same for all layers.
+    pub(crate) fn prepare(&mut self, sequences: &[(&PageTable, Range<usize>)], heads: Heads) {
+        #[cfg(not(feature = "cuda"))]
+        let _ = (sequences, heads);
+        #[cfg(feature = "cuda")]
+        if let Layers::Paged { pools, plan, device } = &mut self.layers {
+            let needed =
+                sequences.iter().flat_map(|(table, _)| table.pages()).max().map_or(0, |page| *page as usize + 1);
+            for pool in pools.iter_mut().flatten() {
+                grow(pool, needed, self.most / PAGE_TOKENS);
+            }
+            *plan = Plan::new(sequences, heads, device);
+        }
     }
 
     /// Writes the new keys and values of several sequences after those that they have, and gives the attention of their new
@@ -69,6 +97,17 @@ impl Store {
                 });
                 let out = paged::attend(q.slice(), &rows.collect::<Vec<_>>(), heads);
                 tensor(out, shape, &device)
+            }
+            #[cfg(feature = "cuda")]
+            Layers::Paged { pools, plan, .. } => {
+                let [keys, values] = &pools[layer];
+                let out = Array::half(keys).zip(Array::half(values)).zip(plan.as_ref());
+                let out = out
+                    .and_then(|((keys, values), plan)| cuda::paged::attend([q, k, v], [&keys, &values], plan, heads));
+                match out {
+                    Some(out) => out,
+                    None => unreachable!("prepared, and all of it in bf16 on one GPU"),
+                }
             }
             Layers::Device(layers, device) => {
                 let outputs = sequences.iter().map(|(table, span)| {
@@ -119,6 +158,17 @@ fn write_rows(slot: &mut Tensor<2>, table: &PageTable, rows: Tensor<2>, most: us
         done += rest;
     }
     *slot = whole;
+}
+
+/// Makes a pool hold `needed` pages: twice as many as before, but at most `most`.
+#[cfg(feature = "cuda")]
+fn grow(pool: &mut Tensor<2>, needed: usize, most: usize) {
+    let [there, width] = pool.dims();
+    if there < needed {
+        let more = needed.max(2 * there).min(most.max(needed)) - there;
+        let zeros = Tensor::zeros([more, width], (&pool.device(), pool.dtype()));
+        *pool = Tensor::cat(vec![pool.clone(), zeros], 0);
+    }
 }
 
 /// Rows of a device's store that hold a sequence's first tokens.

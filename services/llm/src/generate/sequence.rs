@@ -119,6 +119,10 @@ impl Sequence {
 /// A sequence has outgrown the context (check [`Sequence::context`] against the model's before each step), or the cache is
 /// full (see [`Sequence::reserve`]). The sequences must not be used after that.
 pub fn step(model: &Decoder, cache: &mut KvCache, parts: &mut [Part<'_>]) -> Result<Vec<Stepped>, ModelError> {
+    // An accelerator's work is in order on the thread that gives it.
+    if !model.device.is_host() {
+        return step_among_workers(model, cache, parts);
+    }
     // Among the workers from the start: otherwise each product that is spread would wake one, and wait for it asleep.
     rayon::scope(|_| step_among_workers(model, cache, parts))
 }

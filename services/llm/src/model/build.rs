@@ -81,7 +81,7 @@ impl Decoder {
 
 impl Decoder {
     /// Weights for measuring speed: the same million normal numbers again and again, which takes seconds for billions.
-    pub fn synthetic(config: ModelConfig, device: &Device) -> Self {
+    pub fn synthetic(config: ModelConfig, quantization: Quantization, device: &Device) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(0);
         // A prime, so that rows of no matrix repeat.
         let pool: Vec<f32> = (0..1_048_573).map(|_| normal(&mut rng) * 0.02).collect();
@@ -98,7 +98,7 @@ impl Decoder {
             values.resize(values.len() + rest, if kind == Kind::Norm { 1.0 } else { 0.0 });
             Ok::<_, Infallible>(values)
         };
-        match (Builder { source, offset: 0.0, quantization: Quantization::None, device }).decoder(config) {
+        match (Builder { source, offset: 0.0, quantization, device }).decoder(config) {
             Ok(decoder) => decoder,
             Err(never) => match never {},
         }

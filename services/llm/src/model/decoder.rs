@@ -237,6 +237,9 @@ impl Decoder {
         let adapters: Vec<_> = runs.iter().map(|run| run.adapter).collect();
         let mut x = self.embed(&ids);
         let store = &mut cache.store;
+        let prepared: Vec<_> = runs.iter().zip(&spans).map(|(run, span)| (&*run.table, span.clone())).collect();
+        store.prepare(&prepared, self.heads(0));
+        drop(prepared);
         for (index, layer) in self.layers.iter().enumerate() {
             let heads = self.heads(index);
             let linear = |module: Module, x: &Tensor<2>, residual: Option<Tensor<2>>| {

@@ -13,7 +13,7 @@ use crate::config::{ModelConfig, Module};
 use crate::device::Device;
 use crate::files;
 #[cfg(feature = "cuda")]
-use crate::ops::cuda::linear::Factors;
+use crate::ops::cuda::linear::{self, Factors};
 use crate::ops::product::product;
 use crate::ops::{tensor, to_vec};
 use crate::random::normal;
@@ -150,6 +150,10 @@ impl LoraPair {
 
     /// `s·(x·Aᵀ)·Bᵀ`, with the same bits for a row whatever rows come with it: for serving.
     pub(crate) fn serve(&self, x: &Tensor<2>) -> Tensor<2> {
+        #[cfg(feature = "cuda")]
+        if let Some(delta) = self.factors().and_then(|factors| linear::delta(x, factors)) {
+            return delta;
+        }
         product(&product(x, &self.a), &self.b) * self.scale
     }
 }

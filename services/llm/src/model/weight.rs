@@ -5,6 +5,8 @@ use std::sync::Arc;
 use burn::tensor::Tensor;
 
 use crate::device::Device;
+#[cfg(feature = "cuda")]
+use crate::ops::cuda::quant::Codes;
 use crate::quant::{Quantization, Quantized};
 
 /// A matrix `[out, in]`.
@@ -13,13 +15,40 @@ pub(crate) enum Weight {
     /// In a box: with CUDA a tensor's handle is ten times as large as the other variant.
     Dense(Box<Tensor<2>>),
     /// Frozen; dequantised for each product and dropped after it.
-    Packed(Arc<Quantized>, Device),
+    Packed(Arc<Packed>),
+}
+
+/// A quantised matrix, and where it is computed with.
+#[derive(Debug)]
+pub(crate) struct Packed {
+    values: Quantized,
+    device: Device,
+    /// The same on a GPU, once it was asked for.
+    #[cfg(feature = "cuda")]
+    codes: std::sync::OnceLock<Option<Codes>>,
+}
+
+impl Packed {
+    fn dense(&self) -> Tensor<2> {
+        #[cfg(feature = "cuda")]
+        if self.device.halves()
+            && let Some(codes) = self.codes.get_or_init(|| Codes::new(&self.values, &self.device.burn))
+        {
+            return codes.dequantize();
+        }
+        self.device.weight(self.values.dequantize(), self.values.shape())
+    }
 }
 
 impl Weight {
     pub(crate) fn new(values: Vec<f32>, shape: [usize; 2], how: Quantization, device: &Device) -> Self {
         match Quantized::new(&values, shape, how) {
-            Some(packed) => Self::Packed(Arc::new(packed), device.clone()),
+            Some(values) => Self::Packed(Arc::new(Packed {
+                values,
+                device: device.clone(),
+                #[cfg(feature = "cuda")]
+                codes: std::sync::OnceLock::new(),
+            })),
             None => Self::dense(device.weight(values, shape)),
         }
     }
@@ -32,7 +61,7 @@ impl Weight {
     pub(crate) fn tensor(&self) -> Tensor<2> {
         match self {
             Self::Dense(tensor) => tensor.as_ref().clone(),
-            Self::Packed(packed, device) => device.weight(packed.dequantize(), packed.shape()),
+            Self::Packed(packed) => packed.dense(),
         }
     }
 
@@ -41,7 +70,7 @@ impl Weight {
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Dense(tensor) => 4 * tensor.shape().num_elements(),
-            Self::Packed(packed, _) => packed.bytes(),
+            Self::Packed(packed) => packed.values.bytes(),
         }
     }
 }

@@ -54,6 +54,15 @@ enum Kind {
     Blocks(Scales),
 }
 
+/// Largest absolute values, in f32.
+#[cfg(feature = "cuda")]
+pub(crate) enum Scaling<'a> {
+    /// Of each row, whose codes are bytes with a sign.
+    Rows(&'a [f32]),
+    /// Of each 64 values, whose codes are NF4.
+    Blocks(std::borrow::Cow<'a, [f32]>),
+}
+
 impl Quantized {
     /// Quantises a matrix `[out, in]`, row-major; `None` for [`Quantization::None`].
     pub fn new(values: &[f32], shape: [usize; 2], how: Quantization) -> Option<Self> {
@@ -74,6 +83,21 @@ impl Quantized {
     /// Shape `[out, in]`.
     pub fn shape(&self) -> [usize; 2] {
         self.shape
+    }
+
+    /// The codes: a byte each, or two to a byte.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn codes(&self) -> &[u8] {
+        &self.codes
+    }
+
+    /// What the codes are multiplied by.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn scaling(&self) -> Scaling<'_> {
+        match &self.scales {
+            Kind::Rows(rows) => Scaling::Rows(rows),
+            Kind::Blocks(scales) => Scaling::Blocks(scales.absmax()),
+        }
     }
 
     /// Bytes held.

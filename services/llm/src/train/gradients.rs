@@ -1,6 +1,6 @@
 //! Loss and gradients of a packed block.
 
-use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
+use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, TensorData};
 
 use super::block::{BlockGradients, Kept, Model};
 use super::pack::Block;
@@ -76,7 +76,7 @@ fn pair_logs(logs: &[f32], block: &Block) -> Vec<PairLogs> {
 
 /// Rewards of a block of pairs, from the normed hidden rows `[documents, hidden]` of their last tokens.
 fn rewards(hidden: &Tensor<2>, score: &Tensor<2>) -> Vec<PairLogs> {
-    let all = to_vec(hidden.clone().matmul(score.clone().transpose()));
+    let all = to_vec(hidden.clone().cast(DType::F32).matmul(score.clone().transpose()));
     let pairs = all.chunks_exact(2);
     pairs.map(|pair| PairLogs { chosen: pair[0].into(), rejected: pair[1].into() }).collect()
 }
@@ -112,8 +112,9 @@ pub(crate) fn pair_gradients(
         let slopes: Vec<f32> = losses.iter().flat_map(|pair| pair.weights.map(|weight| -weight as f32)).collect();
         let count = slopes.len();
         let slopes = tensor(slopes, [count, 1], &model.decoder.device.burn);
-        let dscore = slopes.clone().transpose().matmul(tape.hidden.clone());
-        let mut parts = pass.backward_blocks(tape, slopes.matmul(score.clone())).parts;
+        let dscore = slopes.clone().transpose().matmul(tape.hidden.clone().cast(DType::F32));
+        let dhidden = slopes.matmul(score.clone()).cast(tape.hidden.dtype());
+        let mut parts = pass.backward_blocks(tape, dhidden).parts;
         parts.push(dscore.flatten::<1>(0, 1));
         let loss = losses.iter().map(|pair| pair.loss).sum();
         return BlockResult { loss, gradient: Tensor::cat(parts, 0), pairs };

@@ -190,7 +190,12 @@ impl Runner {
             () = job.cancel.cancelled() => return Err(WorkError::Cancelled),
             at = base::locate(&self.stage, &job.spec.spec, &self.hub, tell, &stop) => at?,
         };
-        let (device, quantization) = (self.device.clone(), job.spec.spec.quantization()?);
+        let quantization = job.spec.spec.quantization()?;
+        let device = match job.spec.spec.lora {
+            Some(_) => self.device.clone(),
+            // All weights are trained: the base's own are what small updates are added to.
+            None => self.device.clone().in_full_precision(),
+        };
         // A name that leads nowhere is told now, not after the evaluation of the base.
         job.spec.spec.adapter_dir(self.stage.local_root())?;
         blocking(move || {

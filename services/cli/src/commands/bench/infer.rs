@@ -7,6 +7,7 @@ use firn_llm::cache::KvCache;
 use firn_llm::device::{Device, DeviceSpec};
 use firn_llm::generate::{Part, Sampling, Sequence, step};
 use firn_llm::model::{Adapter, Decoder, LoraConfig};
+use firn_llm::quant::Quantization;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
@@ -48,7 +49,7 @@ pub(super) fn run(args: &InferArgs) -> Result<()> {
     let batch = usize::from(args.batch);
     let length = args.seq.max(1) + args.steps + 2;
     let config = architectures::architecture(&args.arch, length)?;
-    let model = Decoder::synthetic(config.clone(), &device);
+    let model = Decoder::synthetic(config.clone(), Quantization::None, &device);
     let lora = LoraConfig::all_linear(args.rank);
     let adapters: Vec<Adapter> =
         (0..args.adapters).map(|seed| Adapter::new(&config, lora.clone(), seed as u64, &device)).collect();

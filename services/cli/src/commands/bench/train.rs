@@ -27,6 +27,9 @@ pub(super) struct TrainArgs {
     /// Rank of the adapter.
     #[arg(long, default_value_t = 16)]
     rank: usize,
+    /// How the frozen weights are kept: none, int8, int4 or int4-double.
+    #[arg(long, default_value = "none", value_parser = str::parse::<Quantization>)]
+    quantization: Quantization,
     /// Steps that are timed, after one that is not.
     #[arg(long, default_value_t = 10)]
     steps: usize,
@@ -46,7 +49,7 @@ pub(super) fn run(args: &TrainArgs) -> Result<()> {
     let begin = Instant::now();
     let device = Device::open(args.device)?;
     let config = architectures::architecture(&args.arch, args.seq)?;
-    let decoder = Decoder::synthetic(config.clone(), &device);
+    let decoder = Decoder::synthetic(config.clone(), args.quantization, &device);
     let adapter = Adapter::new(&config, LoraConfig::all_linear(args.rank), 2, &device);
     let mut rng = ChaCha8Rng::seed_from_u64(3);
     let mut document = || Document {
@@ -70,7 +73,7 @@ pub(super) fn run(args: &TrainArgs) -> Result<()> {
     let speed = last.tokens as f64 / median;
     let tflops = speed * architectures::lora_flops_per_token(&config, args.seq, args.rank) / 1e12;
     let lora = LoraConfig::all_linear(args.rank);
-    let memory = MemoryEstimate::new(&config, Some(&lora), Quantization::None, args.seq, args.seq);
+    let memory = MemoryEstimate::new(&config, Some(&lora), args.quantization, args.seq, args.seq);
     let estimated = memory.total(device.workers().min(args.batch));
     let mfu = args.peak_tflops.map(|peak| tflops / peak);
     if args.json {

@@ -33,8 +33,18 @@ impl Array {
     /// Whole numbers on the device.
     pub(crate) fn whole(values: Vec<i32>, device: &BurnDevice) -> Option<Self> {
         let count = values.len();
-        let tensor = Tensor::<1, Int>::from_data(TensorData::new(values, [count]), (device, DType::I32));
-        match tensor.into_dispatch().kind {
+        Self::of_whole(&Tensor::<1, Int>::from_data(TensorData::new(values, [count]), (device, DType::I32)))
+    }
+
+    /// Bytes on the device.
+    pub(crate) fn bytes(values: Vec<u8>, device: &BurnDevice) -> Option<Self> {
+        let count = values.len();
+        Self::of_whole(&Tensor::<1, Int>::from_data(TensorData::new(values, [count]), (device, DType::U8)))
+    }
+
+    /// The memory of a tensor of whole numbers.
+    pub(crate) fn of_whole(tensor: &Tensor<1, Int>) -> Option<Self> {
+        match tensor.clone().into_dispatch().kind {
             DispatchTensorKind::Cube(BackendTensor::Int(inner)) => Self::on_cuda(inner),
             _ => None,
         }
@@ -44,6 +54,16 @@ impl Array {
     pub(crate) fn empty<const D: usize>(&self, shape: [usize; D], dtype: DType) -> Self {
         let Self(CubeTensor { client, device, .. }) = self;
         Self(empty_device_contiguous_dtype(client.clone(), device.clone(), Shape::new(shape), dtype))
+    }
+
+    /// Both lie on one device.
+    pub(crate) fn beside(&self, other: &Self) -> bool {
+        self.0.device == other.0.device
+    }
+
+    /// Where it lies.
+    pub(crate) fn device(&self) -> BurnDevice {
+        self.clone().tensor::<1>().device()
     }
 
     /// The same values as a tensor.

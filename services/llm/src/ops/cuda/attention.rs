@@ -5,7 +5,7 @@ use std::ops::Range;
 use burn::tensor::{DType, Tensor};
 
 use super::Array;
-use super::launch::{Define, Kernel, Source, real};
+use super::launch::{Define, Kernel, Source, processors, real};
 use crate::device::BurnDevice;
 use crate::ops::attention::Heads;
 
@@ -98,11 +98,23 @@ pub(crate) fn backward(
     let queries = if dim > 128 { 16 } else { 64 };
     let (own, tiles) = (2 * rows * dim * 2, 4 * queries * dim * 2);
     let shared = if dim <= 128 { own.max(tiles) } else { own + tiles } + 2 * 3 * queries * 4;
-    kernel("attention_backward_kv", warps * 32, shared).launch(
-        [heads.kv, n.div_ceil(rows), if dim > 128 { 2 } else { 1 }],
-        &[&q, &k, &v, &dout, &kept.lse, &delta, &bounds.start, &bounds.end, &dk, &dv],
-        &words,
-    );
+    let (blocks, parts) = (n.div_ceil(rows), if dim > 128 { 2 } else { 1 });
+    // Blocks differ in length, so a few for each processor are too few: then each query head has its own.
+    let alone = heads.group > 1 && heads.kv * blocks < 4 * processors(&q);
+    let inputs = [&q, &k, &v, &dout, &kept.lse, &delta, &bounds.start, &bounds.end];
+    if alone {
+        let [dks, dvs] = [0; 2].map(|_| q.empty([n, width], DType::F32));
+        let defines = [("HEAD_DIM", dim), ("SPLIT", 1)];
+        let split = Kernel::new(&BACKWARD, "attention_backward_kv", &defines, warps as u32 * 32, shared);
+        split.launch([count, blocks, parts], &[&inputs[..], &[&dks, &dvs]].concat(), &words);
+        for (sums, out) in [(&dks, &dk), (&dvs, &dv)] {
+            let grid = [(n * heads.kv * dim / 4).div_ceil(256), 1, 1];
+            kernel("attention_group_sum", 256, 0).launch(grid, &[sums, out], &words);
+        }
+    } else {
+        let whole = kernel("attention_backward_kv", warps * 32, shared);
+        whole.launch([heads.kv, blocks, parts], &[&inputs[..], &[&dk, &dv]].concat(), &words);
+    }
 
     let dq = q.empty([n, width], DType::BF16);
     let rows = 4 * if dim > 128 { 16 } else { 32 };

@@ -3,6 +3,7 @@
 use burn::tensor::{DType, Tensor};
 
 use super::Array;
+use super::few;
 use super::launch::{Kernel, Source, real};
 use super::matrix::{self, Extra, Layout};
 
@@ -50,6 +51,12 @@ pub(crate) fn forward(
 ) -> Option<(Tensor<2>, Option<Tensor<2>>)> {
     let (x, weight) = (Array::half(x)?, Array::half(weight)?);
     let ([_, input], [output, _]) = (x.matrix(), weight.matrix());
+    if factors.is_none()
+        && residual.is_none()
+        && let Some(y) = few::product(&x, &weight)
+    {
+        return Some((biased(y, bias)?.tensor(), None));
+    }
     if !matrix::fits(&x, &[input, output, factors.map_or(8, |factors| factors.a.matrix()[0])]) {
         return None;
     }
@@ -65,6 +72,30 @@ pub(crate) fn forward(
     let inner = matrix::product(&[(seen, a)], Layout::Inner, Layout::Inner, &scaled);
     let y = matrix::product(&[(&x, &weight), (&inner, b)], Layout::Inner, Layout::Inner, &extra);
     Some((y.tensor(), Some(inner.tensor())))
+}
+
+/// `s·(x·Aᵀ)·Bᵀ` `[n, out]`: what an adapter adds.
+pub(crate) fn delta(x: &Tensor<2>, Factors { a, b, scale }: &Factors) -> Option<Tensor<2>> {
+    let x = Array::half(x)?;
+    let of = |x: &Array, weight: &Array| {
+        few::product(x, weight).or_else(|| {
+            let [output, input] = weight.matrix();
+            matrix::fits(x, &[input, output])
+                .then(|| matrix::product(&[(x, weight)], Layout::Inner, Layout::Inner, &Extra::default()))
+        })
+    };
+    Some(of(&of(&x, a)?, b)?.tensor() * *scale)
+}
+
+fn biased(y: Array, bias: Option<&Tensor<1>>) -> Option<Array> {
+    let Some(bias) = bias.map(Array::of) else { return Some(y) };
+    let [rows, width] = y.matrix();
+    if !width.is_multiple_of(8) {
+        return None;
+    }
+    let kernel = Kernel::new(&ELEMENTWISE, "bias_add", &[], 256, 0);
+    kernel.launch([(rows * width).div_ceil(8_192), 1, 1], &[&y, &bias?, &y], &[rows as u64, width as u64]);
+    Some(y)
 }
 
 /// Gradient of the input, to which `sum` is added, and of the factors. `inner` is what the forward kept. Under dropout the

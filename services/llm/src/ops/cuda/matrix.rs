@@ -91,10 +91,7 @@ fn launch(
         ("SEGMENTS", pairs.len()),
         ("A_TRANSPOSED", transposed(left)),
         ("B_TRANSPOSED", transposed(right)),
-        ("BIAS", usize::from(extra.bias.is_some())),
-        ("RESIDUAL", usize::from(extra.residual.is_some())),
         ("PARTIAL", partial),
-        ("SCALED", usize::from(extra.scale.is_some())),
     ];
     let stages = match tile {
         256 => 4,
@@ -104,11 +101,15 @@ fn launch(
     let shared = stages * (2 * TILE * 64 + 2 * tile * 64) + 2_048;
     let kernel = Kernel::new(&GEMM, "gemm", &defines, THREADS, shared);
     let maps = pairs.iter().flat_map(|(a, b)| [map(a, left, TILE), map(b, right, tile)]).collect();
-    let arrays: Vec<&Array> = extra.bias.into_iter().chain(extra.residual).chain([out]).collect();
-    let mut words = vec![m as u64, n as u64, splits as u64, real(f64::from(extra.scale.unwrap_or(1.0)))];
+    // What is not added is not read: any array will do.
+    let added = [extra.bias.unwrap_or(out), extra.residual.unwrap_or(out), out];
+    let arrays = if partial == 1 { &added[2..] } else { &added[..] };
+    let with = [extra.bias, extra.residual].map(|array| u64::from(array.is_some()));
+    let mut words = vec![m as u64, n as u64, splits as u64, with[0], with[1]];
+    words.push(real(f64::from(extra.scale.unwrap_or(1.0))));
     words.extend(pairs.iter().map(|(a, _)| depth(a, left) as u64));
     let tiles = m.div_ceil(TILE) * n.div_ceil(tile) * splits;
-    kernel.launch_mapped([tiles.min(processors(a)), 1, 1], maps, &arrays, &words);
+    kernel.launch_mapped([tiles.min(processors(a)), 1, 1], maps, arrays, &words);
 }
 
 /// Rows or columns of the result that an operand stands for.

@@ -6,12 +6,15 @@
 pub(crate) mod adamw;
 mod array;
 pub(crate) mod attention;
+pub(crate) mod few;
 pub(crate) mod glu;
 mod launch;
 pub(crate) mod linear;
 pub(crate) mod loss;
 pub(crate) mod matrix;
 pub(crate) mod norm;
+pub(crate) mod paged;
+pub(crate) mod quant;
 pub(crate) mod rope;
 
 pub(crate) use array::Array;

@@ -1,6 +1,6 @@
 // Needs mma.cuh before it.
-// A warp owns 16 * FORWARD_M rows of queries. 32 rows instead of 16 halve what each product reads of K and V from shared memory,
-// which bounds mma.sync on recent GPUs.
+// A warp owns 16 * FORWARD_M rows of queries. 32 rows instead of 16 halve what each product reads of K and V from
+// shared memory, which bounds mma.sync on recent GPUs.
 #ifndef FORWARD_WARPS
 #define FORWARD_WARPS 4
 #endif
@@ -20,20 +20,23 @@
 #define SHARED_BYTES (HEAD_DIM * 2 * (FORWARD_Q + 4 * FORWARD_KV))
 
 // FlashAttention-2's forward pass (Dao 2023), causal within documents:
-//   o[i, h] = sum_j p[i, j] v[j, h / group], p = softmax_j(scale q[i, h] . k[j, h / group]), start[i] <= j <= i, j > i - window
-//   lse[h, i] = ln sum_j exp(scale q . k)
-// q, o: [n, heads * HEAD_DIM] bf16; k, v: [n, kv_heads * HEAD_DIM] bf16; start: [n] i32, each token's document's first token;
-// lse: [heads, n] f32.
-// Grid (heads, ceil(n / FORWARD_Q)), FORWARD_WARPS * 32 threads. The last rows come first: of causal tiles those are the longest.
+//   o[i, h] = sum_j p[i, j] v[j, h / group], p = softmax_j(scale q[i, h] . k[j, h / group])
+//   lse[h, i] = ln sum_j exp(scale q . k), over j with start[i] <= j <= i and j > i - window
+// q, o: [n, heads * HEAD_DIM] bf16; k, v: [n, kv_heads * HEAD_DIM] bf16; start: [n] i32, the first token of each token's
+// document; lse: [heads, n] f32.
+// Grid (heads, ceil(n / FORWARD_Q)), FORWARD_WARPS * 32 threads, SHARED_BYTES. The last rows come first: of causal tiles
+// those are the longest.
 extern "C" __global__ void __launch_bounds__(FORWARD_WARPS * 32, FORWARD_CTAS)
-attention_forward(const bf16* __restrict__ q, const bf16* __restrict__ k, const bf16* __restrict__ v, const int* __restrict__ start,
-                  bf16* __restrict__ o, float* __restrict__ lse, const __grid_constant__ P p) {
-    constexpr int M = FORWARD_M, KV = FORWARD_KV, THREADS = FORWARD_WARPS * 32, STEPS = HEAD_DIM / 16, WARP_ROWS = M * 16;
+    attention_forward(const bf16* __restrict__ q, const bf16* __restrict__ k, const bf16* __restrict__ v,
+        const int* __restrict__ start, bf16* __restrict__ o, float* __restrict__ lse, const __grid_constant__ P p) {
+    constexpr int M = FORWARD_M, KV = FORWARD_KV, THREADS = FORWARD_WARPS * 32, STEPS = HEAD_DIM / 16,
+                  WARP_ROWS = M * 16;
     constexpr u32 TILE = KV * ROW_BYTES;
     extern __shared__ __align__(1024) unsigned char shared[];
     const int n = (int)p.n, heads = (int)p.heads, kv_heads = (int)p.kv_heads, window = (int)p.window;
     const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
-    const int head = blockIdx.x, kv_head = head / (heads / kv_heads), q_stride = heads * HEAD_DIM, kv_stride = kv_heads * HEAD_DIM;
+    const int head = blockIdx.x, kv_head = head / (heads / kv_heads), q_stride = heads * HEAD_DIM,
+              kv_stride = kv_heads * HEAD_DIM;
     const int q_first = (gridDim.y - 1 - blockIdx.y) * FORWARD_Q, q_last = min(q_first + FORWARD_Q, n) - 1;
     const int first = q_first + warp * WARP_ROWS, last = first + WARP_ROWS - 1;
     const float scale = (float)(p.scale * LOG2E);  // scores in powers of two
@@ -59,7 +62,8 @@ attention_forward(const bf16* __restrict__ q, const bf16* __restrict__ k, const 
 #pragma unroll
         for (int m = 0; m < M; ++m)
 #pragma unroll
-            for (int step = 0; step < STEPS; ++step) ldmatrix(held[FORWARD_HOLD ? m : 0][FORWARD_HOLD ? step : 0], at(lane_rows(q_rows), m, step));
+            for (int step = 0; step < STEPS; ++step)
+                ldmatrix(held[FORWARD_HOLD ? m : 0][FORWARD_HOLD ? step : 0], at(lane_rows(q_rows), m, step));
     }
 
     float out[M][HEAD_DIM / 8][4] = {}, sum[M][2] = {}, top[M][2];
@@ -79,7 +83,8 @@ attention_forward(const bf16* __restrict__ q, const bf16* __restrict__ k, const 
         if (kv_first > last) continue;  // none of the warp's rows sees it
 
         float s[M][KV / 8][4] = {};
-        const u32 q_lane = lane_rows(q_rows), k_lane = lane_columns(k_tile + stage * TILE), v_lane = lane_rows(v_tile + stage * TILE);
+        const u32 q_lane = lane_rows(q_rows), k_lane = lane_columns(k_tile + stage * TILE),
+                  v_lane = lane_rows(v_tile + stage * TILE);
 #pragma unroll
         for (int step = 0; step < STEPS; ++step) {
             u32 a[M][4];
@@ -117,8 +122,9 @@ attention_forward(const bf16* __restrict__ q, const bf16* __restrict__ k, const 
                 }
         }
 
-        // `top` is what exponents are relative to: any value near the row's maximum will do. Only when some row of the warp outgrows
-        // it by 2^8 is it raised to the maximum so far, and the sums are scaled down: mostly that is in the first tiles alone.
+        // `top` is what exponents are relative to: any value near the row's maximum will do. Only when some row of the
+        // warp outgrows it by 2^8 is it raised to the maximum so far, and the sums are scaled down: mostly that is in
+        // the first tiles alone.
         float peak[M][2];
         bool grows = false;
 #pragma unroll

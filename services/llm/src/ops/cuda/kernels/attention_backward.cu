@@ -2,11 +2,12 @@
 // The backward pass of attention.cu (FlashAttention-2, Dao 2023, algorithm 2), with the same bits from run to run:
 //   p[i, j] = exp(scale q[i] . k[j] - lse[i]), dp[i, j] = do[i] . v[j], ds = p (dp - delta[i]), delta[i] = o[i] . do[i]
 //   dv[j] = sum_i p[i, j] do[i], dk[j] = scale sum_i ds[i, j] q[i], dq[i] = scale sum_j ds[i, j] k[j]
-// One kernel makes dk and dv, another dq, each with its own p and dp: 7 products in place of 5. In return every sum has one owner
-// and a fixed order (no atomics), and p and ds never leave registers: a transposed product's sums are the next product's operand.
+// One kernel makes dk and dv, another dq, each with its own p and dp: 7 products in place of 5. In return every sum has
+// one owner and a fixed order (no atomics), and p and ds never leave registers: a transposed product's sums are the
+// next product's operand.
 
-// A warp owns 16 * M rows of keys (dk, dv) or of queries (dq), with their sums; HOLD: whether the rows' own operands (k and v; q and
-// do) stay in registers. SLICE: columns of p and dp that it makes at a time.
+// A warp owns 16 * M rows of keys (dk, dv) or of queries (dq), with their sums; HOLD: whether the rows' own operands (k
+// and v; q and do) stay in registers. SLICE: columns of p and dp that it makes at a time.
 #ifndef KV_WARPS
 #define KV_WARPS (HEAD_DIM == 96 || HEAD_DIM == 128 ? 8 : 4)
 #endif
@@ -57,11 +58,11 @@
 #define Q_TILES (4 * Q_KV * HEAD_DIM * 2)
 #define Q_SHARED_BYTES (Q_HOLD ? (Q_OWN > Q_TILES ? Q_OWN : Q_TILES) : Q_OWN + Q_TILES)
 
-// delta[h, i] = sum over the head's columns of o[i, h] do[i, h]: o, do [n, heads * HEAD_DIM] bf16, delta [heads, n] f32.
-// Grid ceil(n * heads * DELTA_LANES / 256), 256 threads: DELTA_LANES neighbours share a row of one head.
+// delta[h, i] = sum over the head's columns of o[i, h] do[i, h]: o, do [n, heads * HEAD_DIM] bf16, delta [heads, n]
+// f32. Grid ceil(n * heads * DELTA_LANES / 256), 256 threads: DELTA_LANES neighbours share a row of one head.
 #define DELTA_LANES (HEAD_DIM % 64 == 0 ? 8 : HEAD_DIM % 32 == 0 ? 4 : 2)
-extern "C" __global__ void __launch_bounds__(256)
-attention_delta(const uint4* __restrict__ o, const uint4* __restrict__ dout, float* __restrict__ delta, const __grid_constant__ P p) {
+extern "C" __global__ void __launch_bounds__(256) attention_delta(const uint4* __restrict__ o,
+    const uint4* __restrict__ dout, float* __restrict__ delta, const __grid_constant__ P p) {
     const u64 index = (u64)blockIdx.x * 256 + threadIdx.x, pair = index / DELTA_LANES, pairs = p.n * p.heads;
     const int lane = index % DELTA_LANES;
     float sum = 0.0f;
@@ -82,9 +83,11 @@ attention_delta(const uint4* __restrict__ o, const uint4* __restrict__ dout, flo
     if (pair < pairs && lane == 0) delta[pair % p.heads * p.n + pair / p.heads] = sum;
 }
 
-// The operands a of M * 16 rows, in registers or read from shared memory when needed: OFFSET bytes after the address of `set`. The
-// second of two tiles is always named by its constant distance from the first, so that both share their addresses' registers.
-template <bool HOLD, int M, int OFFSET> struct Rows {
+// The operands a of M * 16 rows, in registers or read from shared memory when needed: OFFSET bytes after the address of
+// `set`. The second of two tiles is always named by its constant distance from the first, so that both share their
+// addresses' registers.
+template <bool HOLD, int M, int OFFSET>
+struct Rows {
     u32 held[HOLD ? M : 1][HOLD ? HEAD_DIM / 16 : 1][4], lane;
 
     __device__ __forceinline__ void set(u32 rows) {
@@ -93,7 +96,8 @@ template <bool HOLD, int M, int OFFSET> struct Rows {
 #pragma unroll
             for (int m = 0; m < M; ++m)
 #pragma unroll
-                for (int step = 0; step < HEAD_DIM / 16; ++step) ldmatrix(held[HOLD ? m : 0][HOLD ? step : 0], at(lane, m, step) + OFFSET);
+                for (int step = 0; step < HEAD_DIM / 16; ++step)
+                    ldmatrix(held[HOLD ? m : 0][HOLD ? step : 0], at(lane, m, step) + OFFSET);
     }
     __device__ __forceinline__ void get(u32 (&a)[4], int m, int step) const {
         if (HOLD)
@@ -103,10 +107,11 @@ template <bool HOLD, int M, int OFFSET> struct Rows {
     }
 };
 
-// s[M * 16 rows, WIDTH columns] = a . b and d = e . f, with b the rows from the lane's address, f those NEXT bytes after.
+// s[M * 16 rows, WIDTH columns] = a . b and d = e . f, with b the rows from the lane's address, f those NEXT
+// bytes after.
 template <int WIDTH, int NEXT, bool HOLD, int M, int OFFSET>
-__device__ __forceinline__ void two_products(float (&s)[M][WIDTH / 8][4], float (&d)[M][WIDTH / 8][4], const Rows<HOLD, M, 0>& a,
-                                             const Rows<HOLD, M, OFFSET>& e, u32 b_lane) {
+__device__ __forceinline__ void two_products(float (&s)[M][WIDTH / 8][4], float (&d)[M][WIDTH / 8][4],
+    const Rows<HOLD, M, 0>& a, const Rows<HOLD, M, OFFSET>& e, u32 b_lane) {
 #pragma unroll
     for (int step = 0; step < HEAD_DIM / 16; ++step) {
         u32 x[M][4], y[M][4];
@@ -141,7 +146,8 @@ __device__ __forceinline__ void as_operand(u32 (&a)[4], const float (&left)[4], 
 
 // sums[M * 16 rows, COLUMNS] += a . b, with b the 16 rows from the lane's address, and `offset`.
 template <int M, int COLUMNS>
-__device__ __forceinline__ void add_product(float (&sums)[M][COLUMNS / 8][4], const u32 (&a)[M][4], u32 b_lane, int offset) {
+__device__ __forceinline__ void add_product(
+    float (&sums)[M][COLUMNS / 8][4], const u32 (&a)[M][4], u32 b_lane, int offset) {
 #pragma unroll
     for (int step = 0; step < COLUMNS / 16; ++step) {
         u32 b[4];
@@ -154,14 +160,14 @@ __device__ __forceinline__ void add_product(float (&sums)[M][COLUMNS / 8][4], co
     }
 }
 
-// What one warp does with one tile of queries: p^T and ds^T of its keys, and their products with do and q. `rows` holds lse, delta and
-// start of the tile's queries.
+// What one warp does with one tile of queries: p^T and ds^T of its keys, and their products with do and q. `rows` holds
+// lse, delta and start of the tile's queries.
 typedef Rows<KV_HOLD, KV_M, 0> KeyRows;
 typedef Rows<KV_HOLD, KV_M, KV_OWN / 2> ValueRows;
 template <bool MASK>
-__device__ __forceinline__ void backward_kv_tile(float (&dk)[KV_M][HEAD_DIM / KV_PARTS / 8][4], float (&dv)[KV_M][HEAD_DIM / KV_PARTS / 8][4],
-                                                 const KeyRows& k, const ValueRows& v, u32 q_tile, const float* rows,
-                                                 int first, int q_first, int n, int window, float scale) {
+__device__ __forceinline__ void backward_kv_tile(float (&dk)[KV_M][HEAD_DIM / KV_PARTS / 8][4],
+    float (&dv)[KV_M][HEAD_DIM / KV_PARTS / 8][4], const KeyRows& k, const ValueRows& v, u32 q_tile, const float* rows,
+    int first, int q_first, int n, int window, float scale) {
     constexpr int M = KV_M;
     const int lane = threadIdx.x & 31;
     const u32 part = KV_PARTS > 1 ? blockIdx.z * (HEAD_DIM / KV_PARTS * 2) : 0;  // whole spans of chunks
@@ -187,7 +193,8 @@ __device__ __forceinline__ void backward_kv_tile(float (&dk)[KV_M][HEAD_DIM / KV
                 for (int i = 0; i < 4; ++i) {
                     const int key = first + m * 16 + i / 2 * 8 + lane / 4;
                     const bool seen = !MASK || (key <= q_first + at_row + i % 2 && key >= low[i % 2]);
-                    s[m][c][i] = exp2_fast(seen ? fmaf(s[m][c][i], scale, (i % 2 ? lse.y : lse.x) * -(float)LOG2E) : NOTHING);
+                    s[m][c][i] =
+                        exp2_fast(seen ? fmaf(s[m][c][i], scale, (i % 2 ? lse.y : lse.x) * -(float)LOG2E) : NOTHING);
                     d[m][c][i] = s[m][c][i] * (d[m][c][i] - (i % 2 ? delta.y : delta.x));
                 }
         }
@@ -196,7 +203,8 @@ __device__ __forceinline__ void backward_kv_tile(float (&dk)[KV_M][HEAD_DIM / KV
             u32 a[M][4];
 #pragma unroll
             for (int m = 0; m < M; ++m) as_operand(a[m], s[m][2 * c], s[m][2 * c + 1]);
-            add_product<M, HEAD_DIM / KV_PARTS>(dv, a, lane_rows(q_tile + part) + (slice + c * 16) * ROW_BYTES, KV_TILES / 2);
+            add_product<M, HEAD_DIM / KV_PARTS>(
+                dv, a, lane_rows(q_tile + part) + (slice + c * 16) * ROW_BYTES, KV_TILES / 2);
 #pragma unroll
             for (int m = 0; m < M; ++m) as_operand(a[m], d[m][2 * c], d[m][2 * c + 1]);
             add_product<M, HEAD_DIM / KV_PARTS>(dk, a, lane_rows(q_tile + part) + (slice + c * 16) * ROW_BYTES, 0);
@@ -204,11 +212,12 @@ __device__ __forceinline__ void backward_kv_tile(float (&dk)[KV_M][HEAD_DIM / KV
     }
 }
 
-// dk, dv [n, kv_heads * HEAD_DIM] bf16 from q, do [n, heads * HEAD_DIM], k, v (bf16), lse, delta [heads, n] f32, start and end [n] i32
-// (the first token of each token's document, and one past its last). A block owns KV_ROWS keys of one head and loops over the heads of
-// its group and the tiles of queries that see them.
-// Grid (kv_heads, ceil(n / KV_ROWS), KV_PARTS), KV_WARPS * 32 threads, KV_SHARED_BYTES. The first rows come first: with causal tiles
-// those are the longest. With SPLIT the grid is (heads, …): each block takes one head of q, dk and dv are [n, heads * HEAD_DIM] f32, and
+// dk, dv [n, kv_heads * HEAD_DIM] bf16 from q, do [n, heads * HEAD_DIM], k, v (bf16), lse, delta [heads, n] f32, start
+// and end [n] i32 (the first token of each token's document, and one past its last). A block owns KV_ROWS keys of one
+// head and loops over the heads of its group and the tiles of queries that see them.
+// Grid (kv_heads, ceil(n / KV_ROWS), KV_PARTS), KV_WARPS * 32 threads, KV_SHARED_BYTES. The first rows come first: with
+// causal tiles those are the longest.
+// With SPLIT the grid is (heads, ...): each block takes one head of q, dk and dv are [n, heads * HEAD_DIM] f32, and
 // attention_group_sum adds them up: for few keys and few kv_heads, where the blocks would not fill the device.
 #ifdef SPLIT
 typedef float Partial;
@@ -216,13 +225,15 @@ typedef float Partial;
 typedef bf16 Partial;
 #endif
 extern "C" __global__ void __launch_bounds__(KV_WARPS * 32, KV_CTAS)
-attention_backward_kv(const bf16* __restrict__ q, const bf16* __restrict__ k, const bf16* __restrict__ v, const bf16* __restrict__ dout,
-                      const float* __restrict__ lse, const float* __restrict__ delta, const int* __restrict__ start, const int* __restrict__ end,
-                      Partial* __restrict__ dk_out, Partial* __restrict__ dv_out, const __grid_constant__ P p) {
+    attention_backward_kv(const bf16* __restrict__ q, const bf16* __restrict__ k, const bf16* __restrict__ v,
+        const bf16* __restrict__ dout, const float* __restrict__ lse, const float* __restrict__ delta,
+        const int* __restrict__ start, const int* __restrict__ end, Partial* __restrict__ dk_out,
+        Partial* __restrict__ dv_out, const __grid_constant__ P p) {
     constexpr int M = KV_M, THREADS = KV_WARPS * 32, WARP_ROWS = M * 16, COLUMNS = HEAD_DIM / KV_PARTS;
     constexpr u32 TILE = KV_Q * ROW_BYTES;
     extern __shared__ __align__(1024) unsigned char shared[];
-    const int n = (int)p.n, heads = (int)p.heads, kv_heads = (int)p.kv_heads, window = (int)p.window, group = heads / kv_heads;
+    const int n = (int)p.n, heads = (int)p.heads, kv_heads = (int)p.kv_heads, window = (int)p.window,
+              group = heads / kv_heads;
     const int warp = threadIdx.x / 32, q_stride = heads * HEAD_DIM, kv_stride = kv_heads * HEAD_DIM;
 #ifdef SPLIT
     const int kv_head = blockIdx.x / group, head_end = blockIdx.x + 1;
@@ -249,8 +260,11 @@ attention_backward_kv(const bf16* __restrict__ q, const bf16* __restrict__ k, co
     v_rows.set(own_rows);
     if (KV_HOLD) __syncthreads();
 
-    const int tile_first = kv_first / KV_Q, tile_last = (window ? min(end[kv_last], kv_last + window) - 1 : end[kv_last] - 1) / KV_Q;
-    auto stage_of = [&](int head, int tile) { return (head * (tile_last - tile_first + 1) + tile) & 1; };  // each step changes it
+    const int tile_first = kv_first / KV_Q,
+              tile_last = (window ? min(end[kv_last], kv_last + window) - 1 : end[kv_last] - 1) / KV_Q;
+    auto stage_of = [&](int head, int tile) {  // each step changes it
+        return (head * (tile_last - tile_first + 1) + tile) & 1;
+    };
     auto load = [&](int head, int tile) {
         const int stage = stage_of(head, tile);
         load_tile<KV_Q, THREADS>(q_tile + stage * TILE, q + head * HEAD_DIM, tile * KV_Q, n, q_stride);
@@ -282,7 +296,8 @@ attention_backward_kv(const bf16* __restrict__ q, const bf16* __restrict__ k, co
         const int* starts = (const int*)(tile_rows + 2 * KV_Q) - q_first;
         const int q_last = min(q_first + KV_Q, n) - 1;
         if (q_last < first || first_seen(starts, q_first, window) > last) continue;  // none of the warp's keys is seen
-        const bool whole = q_first >= first + WARP_ROWS - 1 && q_first + KV_Q <= n && first_seen(starts, q_last, window) <= first;
+        const bool whole =
+            q_first >= first + WARP_ROWS - 1 && q_first + KV_Q <= n && first_seen(starts, q_last, window) <= first;
         const u32 q_now = q_tile + stage * TILE;
         if (whole) backward_kv_tile<false>(dk, dv, k_rows, v_rows, q_now, tile_rows, first, q_first, n, window, scale);
         else backward_kv_tile<true>(dk, dv, k_rows, v_rows, q_now, tile_rows, first, q_first, n, window, scale);
@@ -299,7 +314,8 @@ attention_backward_kv(const bf16* __restrict__ q, const bf16* __restrict__ k, co
 #pragma unroll
             for (int c = 0; c < COLUMNS / 8; ++c) {
                 const size_t to = (size_t)row * q_stride + column + c * 8;
-                *(float2*)(dk_out + to) = make_float2(dk[m][c][2 * h] * (float)p.scale, dk[m][c][2 * h + 1] * (float)p.scale);
+                *(float2*)(dk_out + to) =
+                    make_float2(dk[m][c][2 * h] * (float)p.scale, dk[m][c][2 * h + 1] * (float)p.scale);
                 *(float2*)(dv_out + to) = make_float2(dv[m][c][2 * h], dv[m][c][2 * h + 1]);
             }
         }
@@ -317,9 +333,10 @@ attention_backward_kv(const bf16* __restrict__ q, const bf16* __restrict__ k, co
 #endif
 }
 
-// Sums of the heads of each group, in the order of the heads: in [n, heads * HEAD_DIM] f32 -> out [n, kv_heads * HEAD_DIM] bf16.
-// Grid ceil(n * kv_heads * HEAD_DIM / 4 / 256), 256 threads of 4 numbers.
-extern "C" __global__ void __launch_bounds__(256) attention_group_sum(const float4* __restrict__ in, uint2* __restrict__ out, const __grid_constant__ P p) {
+// Sums of the heads of each group, in the order of the heads: in [n, heads * HEAD_DIM] f32 -> out [n, kv_heads *
+// HEAD_DIM] bf16. Grid ceil(n * kv_heads * HEAD_DIM / 4 / 256), 256 threads of 4 numbers.
+extern "C" __global__ void __launch_bounds__(256)
+    attention_group_sum(const float4* __restrict__ in, uint2* __restrict__ out, const __grid_constant__ P p) {
     const u64 index = (u64)blockIdx.x * 256 + threadIdx.x, pair = index / (HEAD_DIM / 4);  // a token's head of k or v
     if (pair >= p.n * p.kv_heads) return;
     const int group = (int)(p.heads / p.kv_heads), column = index % (HEAD_DIM / 4);
@@ -338,9 +355,9 @@ extern "C" __global__ void __launch_bounds__(256) attention_group_sum(const floa
 typedef Rows<Q_HOLD, Q_M, 0> QueryRows;
 typedef Rows<Q_HOLD, Q_M, Q_OWN / 2> GradientRows;
 template <bool MASK>
-__device__ __forceinline__ void backward_q_tile(float (&dq)[Q_M][HEAD_DIM / 8][4], const QueryRows& q, const GradientRows& dout, u32 k_tile,
-                                                const float (&lse)[Q_M][2], const float (&delta)[Q_M][2], const int* __restrict__ start,
-                                                int first, int kv_first, int n, int window, float scale) {
+__device__ __forceinline__ void backward_q_tile(float (&dq)[Q_M][HEAD_DIM / 8][4], const QueryRows& q,
+    const GradientRows& dout, u32 k_tile, const float (&lse)[Q_M][2], const float (&delta)[Q_M][2],
+    const int* __restrict__ start, int first, int kv_first, int n, int window, float scale) {
     constexpr int M = Q_M;
     const int lane = threadIdx.x & 31;
 #pragma unroll 2  // more slices at once would spill registers
@@ -352,7 +369,8 @@ __device__ __forceinline__ void backward_q_tile(float (&dq)[Q_M][HEAD_DIM / 8][4
         for (int m = 0; m < M; ++m)
 #pragma unroll
             for (int h = 0; h < 2; ++h) {
-                const int row = first + m * 16 + h * 8 + lane / 4, low = MASK ? first_seen(start, min(row, n - 1), window) : 0;
+                const int row = first + m * 16 + h * 8 + lane / 4,
+                          low = MASK ? first_seen(start, min(row, n - 1), window) : 0;
 #pragma unroll
                 for (int c = 0; c < Q_SLICE / 8; ++c)
 #pragma unroll
@@ -373,18 +391,20 @@ __device__ __forceinline__ void backward_q_tile(float (&dq)[Q_M][HEAD_DIM / 8][4
     }
 }
 
-// dq [n, heads * HEAD_DIM] bf16; inputs as in attention_backward_kv. A block owns Q_ROWS queries of one head and loops over the tiles of
-// keys that they see. Grid (heads, ceil(n / Q_ROWS)), Q_WARPS * 32 threads, Q_SHARED_BYTES; the longest, the last, come first.
+// dq [n, heads * HEAD_DIM] bf16; inputs as in attention_backward_kv. A block owns Q_ROWS queries of one head and loops
+// over the tiles of keys that they see. Grid (heads, ceil(n / Q_ROWS)), Q_WARPS * 32 threads, Q_SHARED_BYTES; the
+// longest, the last, come first.
 extern "C" __global__ void __launch_bounds__(Q_WARPS * 32, Q_CTAS)
-attention_backward_q(const bf16* __restrict__ q, const bf16* __restrict__ k, const bf16* __restrict__ v, const bf16* __restrict__ dout,
-                     const float* __restrict__ lse, const float* __restrict__ delta, const int* __restrict__ start, bf16* __restrict__ dq_out,
-                     const __grid_constant__ P p) {
+    attention_backward_q(const bf16* __restrict__ q, const bf16* __restrict__ k, const bf16* __restrict__ v,
+        const bf16* __restrict__ dout, const float* __restrict__ lse, const float* __restrict__ delta,
+        const int* __restrict__ start, bf16* __restrict__ dq_out, const __grid_constant__ P p) {
     constexpr int M = Q_M, THREADS = Q_WARPS * 32, WARP_ROWS = M * 16;
     constexpr u32 TILE = Q_KV * ROW_BYTES;
     extern __shared__ __align__(1024) unsigned char shared[];
     const int n = (int)p.n, heads = (int)p.heads, kv_heads = (int)p.kv_heads, window = (int)p.window;
     const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
-    const int head = blockIdx.x, kv_head = head / (heads / kv_heads), q_stride = heads * HEAD_DIM, kv_stride = kv_heads * HEAD_DIM;
+    const int head = blockIdx.x, kv_head = head / (heads / kv_heads), q_stride = heads * HEAD_DIM,
+              kv_stride = kv_heads * HEAD_DIM;
     const int q_first = (gridDim.y - 1 - blockIdx.y) * Q_ROWS, q_last = min(q_first + Q_ROWS, n) - 1;
     const int first = q_first + warp * WARP_ROWS, last = first + WARP_ROWS - 1;
     const float scale = (float)(p.scale * LOG2E);
@@ -413,7 +433,8 @@ attention_backward_q(const bf16* __restrict__ q, const bf16* __restrict__ k, con
             row_lse[m][h] = lse[row] * (float)LOG2E;
             row_delta[m][h] = delta[row];
         }
-    const int low_last = first_seen(start, min(last, n - 1), window), tile_end = first_seen(start, q_first, window) / Q_KV;
+    const int low_last = first_seen(start, min(last, n - 1), window),
+              tile_end = first_seen(start, q_first, window) / Q_KV;
     int tile = q_last / Q_KV;
     load_tile<Q_KV, THREADS>(k_tile + (tile & 1) * TILE, k, tile * Q_KV, n, kv_stride);
     load_tile<Q_KV, THREADS>(v_tile + (tile & 1) * TILE, v, tile * Q_KV, n, kv_stride);
@@ -433,8 +454,11 @@ attention_backward_q(const bf16* __restrict__ q, const bf16* __restrict__ k, con
         if (kv_first > last) continue;  // all after the warp's queries
         const u32 k_now = k_tile + stage * TILE;
         if (kv_first + Q_KV - 1 <= first && kv_first >= low_last)
-            backward_q_tile<false>(dq, q_rows, do_rows, k_now, row_lse, row_delta, start, first, kv_first, n, window, scale);
-        else backward_q_tile<true>(dq, q_rows, do_rows, k_now, row_lse, row_delta, start, first, kv_first, n, window, scale);
+            backward_q_tile<false>(
+                dq, q_rows, do_rows, k_now, row_lse, row_delta, start, first, kv_first, n, window, scale);
+        else
+            backward_q_tile<true>(
+                dq, q_rows, do_rows, k_now, row_lse, row_delta, start, first, kv_first, n, window, scale);
     }
 
     __syncthreads();  // all have read the last tile

@@ -12,11 +12,10 @@
 //   SEGMENTS      1 to 6
 //   A_TRANSPOSED  0: A_s lies as [m, k_s]; 1: as [k_s, m]
 //   B_TRANSPOSED  0: B_s lies as [n, k_s]; 1: as [k_s, n]
-//   BIAS          1: adds bias [n], f32
-//   RESIDUAL      1: adds a matrix [m, n], bf16
 //   PARTIAL       1: the sum over k is cut into p.splits parts, written as f32 [splits, m, n]; one segment
-//   SCALED        1: the sum is multiplied by p.scale
-// Arguments: for each segment the tensor maps of A and B; bias; residual; D.
+// Then the sum is multiplied by p.scale, and where p.with_bias or p.with_residual is 1, bias [n], f32, or residual [m, n], bf16, is
+// added: at run time, because each further variant costs a second of compilation.
+// Arguments: for each segment the tensor maps of A and B; bias; residual; D. With PARTIAL only D.
 // Tensor maps, innermost dimension first, swizzled by 128 bytes: A [k, m] in boxes of 64 × 128, transposed [m, k] in boxes of
 // 64 × 64; B [k, n] in boxes of 64 × TILE_N, transposed [n, k] in boxes of 64 × 64. What lies outside reads as zero.
 // Block: 384 threads. Grid: min(multiprocessors, tiles · splits). n and all strides are multiples of 8.
@@ -35,17 +34,8 @@
 #ifndef B_TRANSPOSED
 #define B_TRANSPOSED 0
 #endif
-#ifndef BIAS
-#define BIAS 0
-#endif
-#ifndef RESIDUAL
-#define RESIDUAL 0
-#endif
 #ifndef PARTIAL
 #define PARTIAL 0
-#endif
-#ifndef SCALED
-#define SCALED 0
 #endif
 #define TILE_M 128
 #define TILE_K 64
@@ -60,7 +50,7 @@ struct alignas(64) TensorMap {
 };
 
 struct P {
-  unsigned long long m, n, splits;
+  unsigned long long m, n, splits, with_bias, with_residual;
   double scale;
   unsigned long long k[SEGMENTS];
 };
@@ -226,16 +216,10 @@ extern "C" __global__ void __launch_bounds__(384, 1) gemm(
 #if SEGMENTS > 5
     const __grid_constant__ TensorMap a5, const __grid_constant__ TensorMap b5,
 #endif
-#if BIAS
-    const float* __restrict__ bias,
-#endif
-#if RESIDUAL
-    const __nv_bfloat16* __restrict__ residual,
-#endif
 #if PARTIAL
     float* __restrict__ out,
 #else
-    __nv_bfloat16* __restrict__ out,
+    const float* __restrict__ bias, const __nv_bfloat16* residual, __nv_bfloat16* out,
 #endif
     const __grid_constant__ P p) {
 #if __CUDA_ARCH__ == 900
@@ -333,11 +317,7 @@ extern "C" __global__ void __launch_bounds__(384, 1) gemm(
       asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
       if (end > begin && threadIdx.x % 128 == 0) barrier_arrive(empty + 8 * before);
 
-#if SCALED
       const float scale = (float)p.scale;
-#pragma unroll
-      for (int i = 0; i < TILE_N / 2; i++) d[i] *= scale;
-#endif
       const unsigned first = row + 64 * consumer + 16 * warp + lane / 4;
 #pragma unroll
       for (int half = 0; half < 2; half++) {
@@ -349,7 +329,7 @@ extern "C" __global__ void __launch_bounds__(384, 1) gemm(
             const unsigned n = column + 8 * j + 2 * t;
             if (n < p.n)
               *reinterpret_cast<float2*>(out + ((unsigned long long)split * p.m + m) * p.n + n) =
-                  make_float2(d[4 * j + 2 * half], d[4 * j + 2 * half + 1]);
+                  make_float2(scale * d[4 * j + 2 * half], scale * d[4 * j + 2 * half + 1]);
           }
 #else
 #pragma unroll
@@ -357,21 +337,19 @@ extern "C" __global__ void __launch_bounds__(384, 1) gemm(
           unsigned w[4];
 #pragma unroll
           for (int i = 0; i < 4; i++) {
-            float low = d[4 * (4 * j + i) + 2 * half], high = d[4 * (4 * j + i) + 2 * half + 1];
-#if BIAS
+            float low = scale * d[4 * (4 * j + i) + 2 * half], high = scale * d[4 * (4 * j + i) + 2 * half + 1];
             const unsigned at = column + 32 * j + 8 * i + 2 * t;
-            if (at < p.n) low += bias[at], high += bias[at + 1];
-#endif
+            if (p.with_bias && at < p.n) low += bias[at], high += bias[at + 1];
             w[i] = pack(low, high);
           }
           exchange(w, t);
           const unsigned n = column + 32 * j + 8 * t;
           if (m < p.m && n < p.n) {
             const unsigned long long to = m * p.n + n;
-#if RESIDUAL
-            const uint4 other = *reinterpret_cast<const uint4*>(residual + to);
-            w[0] = add(w[0], other.x), w[1] = add(w[1], other.y), w[2] = add(w[2], other.z), w[3] = add(w[3], other.w);
-#endif
+            if (p.with_residual) {
+              const uint4 other = *reinterpret_cast<const uint4*>(residual + to);
+              w[0] = add(w[0], other.x), w[1] = add(w[1], other.y), w[2] = add(w[2], other.z), w[3] = add(w[3], other.w);
+            }
             *reinterpret_cast<uint4*>(out + to) = make_uint4(w[0], w[1], w[2], w[3]);
           }
         }

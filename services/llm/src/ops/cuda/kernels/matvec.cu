@@ -1,0 +1,590 @@
+// Products of a few rows with whole weights, for decoding: each weight is read once for up to 64 rows of the batch. Also the
+// small things of a decoding step that lie between them: low-rank adapters, RMSNorm with the residual's sum, embeddings.
+#include <cuda_bf16.h>
+
+#ifndef BATCH
+#define BATCH 8  // Rows of x that a block takes: 8, 16, 32 or 64. A row's result has the same bits with each.
+#endif
+#ifndef WEIGHTS
+#define WEIGHTS 1  // Weights that share x: 1, 2 or 3.
+#endif
+#ifndef GLU
+#define GLU 0  // 1: y = silu(gate) * up, 2: with GELU's tanh approximation; needs WEIGHTS 2.
+#endif
+#ifndef BIAS
+#define BIAS 0
+#endif
+#ifndef LORA
+#define LORA 0  // 1: the adapters' second factors are added before y is rounded.
+#endif
+#ifndef SPLITS
+#define SPLITS 1  // Blocks that share a tile's sums: 1, 2, 4 or 8, at most BATCH / 8. Does not change a bit.
+#endif
+#ifndef STAGES
+#define STAGES 4  // Steps of 24 KB in shared memory.
+#endif
+#ifndef INTERLEAVE
+#define INTERLEAVE 0  // 1: strands take turns along a row rather than an eighth of it each. Changes bits.
+#endif
+#ifndef FLOAT_OUT
+#define FLOAT_OUT 0  // 1: y is f32, for logits.
+#endif
+#ifndef RANKS
+#define RANKS 64  // Room for a row's x·Aᵀ, and the largest rank.
+#endif
+
+#define SHARED_BYTES (STAGES * 24576)
+
+typedef __nv_bfloat16 bf16;
+typedef unsigned long long word;
+
+constexpr int TILES = BATCH / 8;             // Tiles of eight rows of x; as many warps stand side by side over the weight's rows.
+constexpr int STRANDS = 8;                   // Parts of a dot product, whose sums are added pairwise: ((0+1)+(2+3))+((4+5)+(6+7)).
+constexpr int GROUPS = 8 / TILES;            // Warps of a block that take different strands of the same rows.
+constexpr int OWN = STRANDS / (GROUPS * SPLITS);  // Strands of a warp, one after the other.
+constexpr int STEP = 64;                     // Columns of a step: 128 bytes of each row.
+constexpr int TILE_ROWS = 16 * TILES;        // Rows of weights of a block.
+constexpr int TILE_OUT = GLU ? TILE_ROWS / 2 : TILE_ROWS;
+constexpr int STAGE_BYTES = 24576;           // 8 warps' 16 rows of weights, and all groups' rows of x.
+constexpr int LINE = TILE_ROWS + 4;          // Floats between columns of the sums: no two lanes of a warp meet in a bank.
+static_assert(TILES * GROUPS == 8 && OWN >= 1 && OWN * GROUPS * SPLITS == STRANDS, "SPLITS is at most BATCH / 8");
+static_assert(GROUPS * BATCH * LINE * 4 <= STAGES * STAGE_BYTES, "the sums lie where the steps lay");
+
+__device__ __forceinline__ float low(unsigned pair) { return __uint_as_float(pair << 16); }
+__device__ __forceinline__ float high(unsigned pair) { return __uint_as_float(pair & 0xffff0000u); }
+__device__ __forceinline__ unsigned packed(float a, float b) {
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(a, b);
+    return *reinterpret_cast<const unsigned*>(&pair);
+}
+__device__ __forceinline__ void unpack(const uint4& v, float (&f)[8]) {
+    f[0] = low(v.x), f[1] = high(v.x), f[2] = low(v.y), f[3] = high(v.y);
+    f[4] = low(v.z), f[5] = high(v.z), f[6] = low(v.w), f[7] = high(v.w);
+}
+__device__ __forceinline__ uint4 pack(const float (&f)[8]) {
+    return make_uint4(packed(f[0], f[1]), packed(f[2], f[3]), packed(f[4], f[5]), packed(f[6], f[7]));
+}
+
+/// c += a · b for 16 × 16 by 16 × 8.
+__device__ __forceinline__ void mma(float (&c)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+/// Sixteen bytes into shared memory, zeros if they are not there. The hint brings the neighbours into L2, which come next.
+__device__ __forceinline__ void copy_weights(unsigned to, const void* from, bool there) {
+    asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(there ? 16 : 0) : "memory");
+}
+__device__ __forceinline__ void copy_rows(unsigned to, const void* from, bool there) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(there ? 16 : 0) : "memory");
+}
+__device__ __forceinline__ void commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int PENDING> __device__ __forceinline__ void wait() { asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory"); }
+
+/// The sum of COUNT values, pairwise.
+template <int COUNT, class Get> __device__ __forceinline__ float pairwise(const Get& get, int first = 0) {
+    if constexpr (COUNT == 1) return get(first);
+    else return pairwise<COUNT / 2>(get, first) + pairwise<COUNT / 2>(get, first + COUNT / 2);
+}
+
+/// The sums of COUNT strands from `strand` on, pairwise.
+template <int COUNT, class Run> __device__ __forceinline__ void strands(float (&sum)[TILES][4], int strand, Run& run) {
+    if constexpr (COUNT == 1) {
+#pragma unroll
+        for (int j = 0; j < TILES; ++j)
+#pragma unroll
+            for (int i = 0; i < 4; ++i) sum[j][i] = 0.0f;
+        run(sum, strand);
+    } else {
+        strands<COUNT / 2>(sum, strand, run);
+        float other[TILES][4];
+        strands<COUNT / 2>(other, strand + COUNT / 2, run);
+#pragma unroll
+        for (int j = 0; j < TILES; ++j)
+#pragma unroll
+            for (int i = 0; i < 4; ++i) sum[j][i] += other[j][i];
+    }
+}
+
+__device__ __forceinline__ float activation(float x) {
+#if GLU == 2
+    const float inner = 0.7978845608f * (x + 0.044715f * x * x * x);
+    return 0.5f * x * (1.0f + tanhf(inner));
+#else
+    return x / (1.0f + __expf(-x));
+#endif
+}
+
+/// Σ u[j]·b[j] over a rank, in order.
+__device__ __forceinline__ float rank_sum(const float* u, const bf16* b, int rank) {
+    float sum = 0.0f;
+    if (rank % 8 == 0) {
+        for (int j = 0; j < rank; j += 8) {
+            float f[8];
+            unpack(__ldg(reinterpret_cast<const uint4*>(b + j)), f);
+            const float4 first = *reinterpret_cast<const float4*>(u + j), second = *reinterpret_cast<const float4*>(u + j + 4);
+            sum = fmaf(first.x, f[0], sum), sum = fmaf(first.y, f[1], sum);
+            sum = fmaf(first.z, f[2], sum), sum = fmaf(first.w, f[3], sum);
+            sum = fmaf(second.x, f[4], sum), sum = fmaf(second.y, f[5], sum);
+            sum = fmaf(second.z, f[6], sum), sum = fmaf(second.w, f[7], sum);
+        }
+    } else {
+        for (int j = 0; j < rank; ++j) sum = fmaf(u[j], __bfloat162float(b[j]), sum);
+    }
+    return sum;
+}
+
+/// What a row's adapter adds to column `o` of module `m`; zero without one. `u` is [rows, modules, RANKS].
+__device__ __forceinline__ float adapter_sum(
+    const int* adapters, const int* ranks, const float* scales, const word* factors, const float* u, word count, int modules,
+    long long row, int m, long long o) {
+    const int adapter = adapters[row];
+    if (adapter < 0) return 0.0f;
+    const bf16* b = reinterpret_cast<const bf16*>(factors[m * count + adapter]);
+    if (b == nullptr) return 0.0f;
+    const int rank = ranks[adapter];
+    return scales[adapter] * rank_sum(u + (row * modules + m) * RANKS, b + o * rank, rank);
+}
+
+#if FLOAT_OUT
+typedef float Out;
+__device__ __forceinline__ float rounded(float v) { return v; }
+#else
+typedef bf16 Out;
+__device__ __forceinline__ bf16 rounded(float v) { return __float2bfloat16_rn(v); }
+#endif
+
+struct ProductP { word rows, in, out0, out1, out2, adapters; };
+
+// y_i = x·W_iᵀ (+ bias_i) (+ scale·u·Bᵀ) for x [rows, in], W_i [out_i, in] and y_i [rows, out_i], or with GLU
+// y = act(x·W_0ᵀ) * (x·W_1ᵀ) [rows, out0]. `in` is a multiple of 8; out2 (out1) are 0 with fewer weights.
+//
+// Grid: (tiles · SPLITS, ⌈rows / BATCH⌉) with tiles = Σ_i ⌈out_i / (2·BATCH)⌉, with GLU ⌈out0 / BATCH⌉; 256 threads;
+// SHARED_BYTES = 24576·STAGES. Arguments in order, those of absent options left out:
+//   x, w0, w1, w2, [BIAS: bias0, bias1, bias2 bf16 [out_i]],
+//   [LORA: adapters i32 [rows], ranks i32 [adapters], scales f32 [adapters], factors u64 [WEIGHTS, adapters], u f32 [rows, WEIGHTS, RANKS]],
+//   y0, y1, y2 (GLU: y0), [SPLITS > 1: partial f32 [⌈rows / BATCH⌉ · tiles · SPLITS · 2·BATCH·BATCH], arrived u32 [⌈rows / BATCH⌉ · tiles],
+//   zero before the first launch and again after each].
+//
+// The weights are the 16-row operand of the tensor cores, so the batch is their 8-column side: even one row costs no more
+// than the weights' way from memory. A lane holds 8 neighbouring columns of a row where the instruction wants 2 and 2; x is
+// held alike, and the order of columns in a sum is free. Dot products are cut into 8 strands whatever BATCH and SPLITS are, and
+// the strands' sums are added pairwise, so a row has the same bits in any batch. Wider batches let TILES warps share x, which
+// else would be read as often as the weights; then fewer blocks would have work, so they split the strands, and the last one to
+// arrive adds the sums, in their order.
+extern "C" __global__ void __launch_bounds__(256) product(
+    const bf16* __restrict__ x, const bf16* __restrict__ w0,
+#if WEIGHTS > 1
+    const bf16* __restrict__ w1,
+#endif
+#if WEIGHTS > 2
+    const bf16* __restrict__ w2,
+#endif
+#if BIAS
+    const bf16* __restrict__ bias0,
+#if WEIGHTS > 1
+    const bf16* __restrict__ bias1,
+#endif
+#if WEIGHTS > 2
+    const bf16* __restrict__ bias2,
+#endif
+#endif
+#if LORA
+    const int* __restrict__ adapters, const int* __restrict__ ranks, const float* __restrict__ scales,
+    const word* __restrict__ factors, const float* __restrict__ u,
+#endif
+    Out* __restrict__ y0,
+#if WEIGHTS > 1 && !GLU
+    Out* __restrict__ y1,
+#endif
+#if WEIGHTS > 2
+    Out* __restrict__ y2,
+#endif
+#if SPLITS > 1
+    float* __restrict__ partial, unsigned* __restrict__ arrived,
+#endif
+    const __grid_constant__ ProductP p) {
+    extern __shared__ __align__(1024) unsigned char shared[];
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int place = warp % TILES, group = warp / TILES;
+    const int tile = blockIdx.x / SPLITS, split = blockIdx.x % SPLITS;
+    const int in = static_cast<int>(p.in);
+    const long long batch = static_cast<long long>(blockIdx.y) * BATCH;
+    const int rows = static_cast<int>(min(static_cast<long long>(p.rows) - batch, static_cast<long long>(BATCH)));
+
+    // Whose tile it is.
+    [[maybe_unused]] int module = 0;
+    int part = tile;
+    const bf16* weight = w0;
+    Out* y = y0;
+    int out = static_cast<int>(p.out0);
+#if WEIGHTS > 1 && !GLU
+    const int tiles0 = (static_cast<int>(p.out0) + TILE_OUT - 1) / TILE_OUT;
+    if (tile >= tiles0) module = 1, part = tile - tiles0, weight = w1, y = y1, out = static_cast<int>(p.out1);
+#endif
+#if WEIGHTS > 2
+    const int tiles1 = tiles0 + (static_cast<int>(p.out1) + TILE_OUT - 1) / TILE_OUT;
+    if (tile >= tiles1) module = 2, part = tile - tiles1, weight = w2, y = y2, out = static_cast<int>(p.out2);
+#endif
+    const int first_out = part * TILE_OUT;
+
+    // This lane's share of a step: rows lane / 8, + 4, + 8, + 12 of the warp's sixteen, and 16 bytes of each.
+    const int line = lane / 8, chunk = lane % 8;
+#if GLU
+    const int top = first_out + place * 8 + line, bottom = top;
+    const bf16 *above = weight + static_cast<long long>(top) * in, *below = w1 + static_cast<long long>(bottom) * in;
+#else
+    const int top = first_out + place * 16 + line, bottom = top + 8;
+    const bf16 *above = weight + static_cast<long long>(top) * in, *below = weight + static_cast<long long>(bottom) * in;
+#endif
+    const int column = place * 8 + line;
+    const bf16* row = x + (batch + column) * in;
+    // Rows of odd number lie with their halves exchanged: eight lanes that read two rows' halves then meet all banks once.
+    const unsigned base = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+    const unsigned to = line * 128 + ((chunk ^ ((line & 1) << 2)) << 4);
+    const unsigned to_weights = base + warp * 2048 + to, to_rows = base + 16384 + group * (TILES * 1024) + place * 1024 + to;
+
+    const int steps = (in + STEP - 1) / STEP;
+    const int first = (split * GROUPS + group) * OWN;
+    auto start_of = [&](int strand) { return INTERLEAVE ? strand : steps * strand / STRANDS; };
+    auto steps_of = [&](int strand) {
+        return INTERLEAVE ? (steps + STRANDS - 1 - strand) / STRANDS : steps * (strand + 1) / STRANDS - steps * strand / STRANDS;
+    };
+    int left = 0;
+    for (int strand = first; strand < first + OWN; ++strand) left += steps_of(strand);
+    int next = start_of(first), reading = first;
+
+    auto fetch = [&](int stage) {
+        if (left > 0) {
+            const int k = next * STEP + chunk * 8;
+            const bool inside = k < in;
+            const unsigned at = stage * STAGE_BYTES;
+#pragma unroll
+            for (int i = 0; i < 2; ++i) {
+                const bool here = inside && top + 4 * i < out, there = inside && bottom + 4 * i < out;
+                copy_weights(to_weights + at + i * 512, here ? above + static_cast<long long>(4 * i) * in + k : weight, here);
+                copy_weights(to_weights + at + 1024 + i * 512, there ? below + static_cast<long long>(4 * i) * in + k : weight, there);
+            }
+#pragma unroll
+            for (int i = 0; i < 2; ++i) {
+                const bool here = inside && column + 4 * i < rows;
+                copy_rows(to_rows + at + i * 512, here ? row + static_cast<long long>(4 * i) * in + k : x, here);
+            }
+            --left;
+            next += INTERLEAVE ? STRANDS : 1;
+            if (INTERLEAVE && next >= steps) next = ++reading;
+        }
+        commit();
+    };
+
+    const int g = lane / 4, t = lane % 4;
+    int at = 0;
+    auto run = [&](float (&sum)[TILES][4], int strand) {
+        for (int count = steps_of(strand); count > 0; --count) {
+            wait<STAGES - 2>();
+            // The warps of a group share x.
+            if constexpr (TILES == 1) __syncwarp();
+            else asm volatile("bar.sync %0, %1;" ::"r"(1 + group), "n"(TILES * 32) : "memory");
+            fetch(at == 0 ? STAGES - 1 : at - 1);
+            const unsigned char* weights = shared + at * STAGE_BYTES + warp * 2048;
+            const unsigned char* columns = shared + at * STAGE_BYTES + 16384 + group * (TILES * 1024);
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                const int from = g * 128 + (((t + 4 * half) ^ ((g & 1) << 2)) << 4);
+                const uint4 a = *reinterpret_cast<const uint4*>(weights + from);
+                const uint4 b = *reinterpret_cast<const uint4*>(weights + from + 1024);
+#pragma unroll
+                for (int j = 0; j < TILES; ++j) {
+                    const uint4 c = *reinterpret_cast<const uint4*>(columns + j * 1024 + from);
+                    mma(sum[j], a.x, b.x, a.y, b.y, c.x, c.y);
+                    mma(sum[j], a.z, b.z, a.w, b.w, c.z, c.w);
+                }
+            }
+            at = at + 1 == STAGES ? 0 : at + 1;
+        }
+    };
+#pragma unroll
+    for (int stage = 0; stage < STAGES - 1; ++stage) fetch(stage);
+    float sum[TILES][4];
+    strands<OWN>(sum, first, run);
+
+    // Sums of the groups' strands, [group][column][row].
+    wait<0>();
+    __syncthreads();
+    float* sums = reinterpret_cast<float*>(shared);
+#pragma unroll
+    for (int j = 0; j < TILES; ++j) {
+        float* to_sums = sums + (group * BATCH + 8 * j + 2 * t) * LINE + place * 16 + g;
+        to_sums[0] = sum[j][0], to_sums[LINE] = sum[j][1];
+        to_sums[8] = sum[j][2], to_sums[LINE + 8] = sum[j][3];
+    }
+    __syncthreads();
+    auto of_groups = [&](int c, int r) {
+        return pairwise<GROUPS>([&](int part) { return sums[(part * BATCH + c) * LINE + r]; });
+    };
+#if SPLITS > 1
+    __shared__ unsigned before;
+    const long long tiles = gridDim.x / SPLITS;
+    const long long place_of_tile = static_cast<long long>(blockIdx.y) * tiles + tile;
+    float* partials = partial + place_of_tile * (SPLITS * TILE_ROWS * BATCH);
+    for (int i = threadIdx.x; i < rows * TILE_ROWS; i += 256)
+        __stcg(partials + split * (TILE_ROWS * BATCH) + i, of_groups(i / TILE_ROWS, i % TILE_ROWS));
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) before = atomicAdd(arrived + place_of_tile, 1u);
+    __syncthreads();
+    if (before != SPLITS - 1) return;
+    if (threadIdx.x == 0) arrived[place_of_tile] = 0;
+    __threadfence();
+    auto value = [&](int c, int r) {
+        return pairwise<SPLITS>([&](int part) { return __ldcg(partials + part * (TILE_ROWS * BATCH) + c * TILE_ROWS + r); });
+    };
+#else
+    auto value = of_groups;
+#endif
+    for (int i = threadIdx.x; i < rows * TILE_OUT; i += 256) {
+        const int c = i / TILE_OUT, r = i % TILE_OUT, o = first_out + r;
+        if (o >= out) continue;
+#if GLU
+        const int at_row = r / 8 * 16 + r % 8;
+        float result[2] = {value(c, at_row), value(c, at_row + 8)};
+#else
+        float result[1] = {value(c, r)};
+#endif
+#if BIAS
+#if GLU
+        result[0] += __bfloat162float(bias0[o]), result[1] += __bfloat162float(bias1[o]);
+#else
+        const bf16* bias = bias0;
+#if WEIGHTS > 1
+        if (module == 1) bias = bias1;
+#endif
+#if WEIGHTS > 2
+        if (module == 2) bias = bias2;
+#endif
+        result[0] += __bfloat162float(bias[o]);
+#endif
+#endif
+#if LORA
+#pragma unroll
+        for (int m = 0; m <= (GLU ? 1 : 0); ++m)
+            result[m] += adapter_sum(adapters, ranks, scales, factors, u, p.adapters, WEIGHTS, batch + c, module + m, o);
+#endif
+#if GLU
+        y[(batch + c) * out + o] = rounded(activation(result[0]) * result[1]);
+#else
+        y[(batch + c) * out + o] = rounded(result[0]);
+#endif
+    }
+}
+
+struct ShrinkP { word rows, in, modules, adapters; };
+
+// u = x·Aᵀ for each row's own adapter: x bf16 [rows, in], factors u64 [modules, adapters] (addresses of A bf16 [rank, in], 0: the
+// module has none), u f32 [rows, modules, RANKS]; places beyond the rank or without adapter are left alone and never read.
+// Grid: (⌈largest rank / 8⌉, modules, rows), 256 threads: a warp computes one number.
+extern "C" __global__ void __launch_bounds__(256) lora_shrink(
+    const bf16* __restrict__ x, const int* __restrict__ adapters, const int* __restrict__ ranks, const word* __restrict__ factors,
+    float* __restrict__ u, const __grid_constant__ ShrinkP p) {
+    const int lane = threadIdx.x % 32, j = blockIdx.x * 8 + threadIdx.x / 32, module = blockIdx.y;
+    const long long row = blockIdx.z;
+    const int adapter = adapters[row];
+    if (adapter < 0 || j >= ranks[adapter]) return;
+    const bf16* a = reinterpret_cast<const bf16*>(factors[module * p.adapters + adapter]);
+    if (a == nullptr) return;
+    const int in = static_cast<int>(p.in);
+    const uint4* xs = reinterpret_cast<const uint4*>(x + row * in);
+    const uint4* as = reinterpret_cast<const uint4*>(a + static_cast<long long>(j) * in);
+    float sum = 0.0f;
+#pragma unroll 4
+    for (int k = lane; k < in / 8; k += 32) {
+        float f[8], h[8];
+        unpack(__ldg(xs + k), f);
+        unpack(__ldg(as + k), h);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) sum = fmaf(f[i], h[i], sum);
+    }
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
+    if (lane == 0) u[(row * p.modules + module) * RANKS + j] = sum;
+}
+
+struct ExpandP { word rows, out0, out1, out2, adapters; };
+
+// y_i += scale·u·B_iᵀ for each row's own adapter, for WEIGHTS modules at once: u f32 [rows, WEIGHTS, RANKS] as lora_shrink gives
+// it, factors u64 [WEIGHTS, adapters] (addresses of B bf16 [out_i, rank], or 0), y_i bf16 [rows, out_i]. For products that can't add
+// it themselves (`product` with LORA does). With GLU: y = act(gate + …) * (up + …).
+// Grid: (Σ_i ⌈out_i / 256⌉, rows), with GLU (⌈out0 / 256⌉, rows); 256 threads.
+// Arguments: adapters, ranks, scales, factors, u, [GLU: gate, up], y0, [y1, [y2]].
+extern "C" __global__ void __launch_bounds__(256) lora_expand(
+    const int* __restrict__ adapters, const int* __restrict__ ranks, const float* __restrict__ scales,
+    const word* __restrict__ factors, const float* __restrict__ u,
+#if GLU
+    const bf16* __restrict__ gate, const bf16* __restrict__ up,
+#endif
+    bf16* __restrict__ y0,
+#if WEIGHTS > 1 && !GLU
+    bf16* __restrict__ y1,
+#endif
+#if WEIGHTS > 2
+    bf16* __restrict__ y2,
+#endif
+    const __grid_constant__ ExpandP p) {
+    const long long row = blockIdx.y;
+    int tile = blockIdx.x;
+    long long out = p.out0;
+#if GLU
+    const long long o = static_cast<long long>(tile) * 256 + threadIdx.x;
+    if (o >= out) return;
+    const float g = adapter_sum(adapters, ranks, scales, factors, u, p.adapters, 2, row, 0, o);
+    const float h = adapter_sum(adapters, ranks, scales, factors, u, p.adapters, 2, row, 1, o);
+    const long long at = row * out + o;
+    y0[at] = __float2bfloat16_rn(activation(__bfloat162float(gate[at]) + g) * (__bfloat162float(up[at]) + h));
+#else
+    int module = 0;
+    bf16* y = y0;
+    if (adapters[row] < 0) return;
+#if WEIGHTS > 1
+    const int tiles0 = static_cast<int>((p.out0 + 255) / 256);
+    if (tile >= tiles0) module = 1, tile -= tiles0, y = y1, out = p.out1;
+#endif
+#if WEIGHTS > 2
+    const int tiles1 = static_cast<int>((p.out1 + 255) / 256);
+    if (module == 1 && tile >= tiles1) module = 2, tile -= tiles1, y = y2, out = p.out2;
+#endif
+    const long long o = static_cast<long long>(tile) * 256 + threadIdx.x;
+    if (o >= out || factors[module * p.adapters + adapters[row]] == 0) return;
+    const float more = adapter_sum(adapters, ranks, scales, factors, u, p.adapters, WEIGHTS, row, module, o);
+    y[row * out + o] = __float2bfloat16_rn(__bfloat162float(y[row * out + o]) + more);
+#endif
+}
+
+#ifndef ADD
+#define ADD 1  // 1: x += delta first; 0: there is no delta.
+#endif
+#ifndef AFTER
+#define AFTER 0  // 1: delta is normed by a weight of its own before it is added, as Gemma 3 does.
+#endif
+#define NORM_VECTORS 8  // Of 8 numbers a thread: rows of at most 256·8·8.
+
+/// The sum over the block's 256 threads, in a fixed order.
+__device__ __forceinline__ float block_sum(float value, float* parts) {
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(~0u, value, step);
+    if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = value;
+    __syncthreads();
+    return pairwise<8>([&](int i) { return parts[i]; });
+}
+
+struct NormP { word rows, width; double eps, offset; };
+
+// x += delta; y = x / √(mean(x²) + eps) · (weight + offset), row by row (Zhang & Sennrich 2019). All bf16, [rows, width], weights
+// [width]; width is a multiple of 8 and at most 16384. The mean is that of x as it is stored.
+// Grid: rows; 256 threads. Arguments: [ADD: delta], weight, [AFTER: after], x (in place with ADD), y.
+extern "C" __global__ void __launch_bounds__(256) norm_add(
+#if ADD
+    const bf16* __restrict__ delta,
+#endif
+    const bf16* __restrict__ weight,
+#if AFTER
+    const bf16* __restrict__ after,
+#endif
+#if ADD
+    bf16* __restrict__ x,
+#else
+    const bf16* __restrict__ x,
+#endif
+    bf16* __restrict__ y, const __grid_constant__ NormP p) {
+    __shared__ float parts[2][8];
+    const int vectors = static_cast<int>(p.width / 8);
+    const long long row = static_cast<long long>(blockIdx.x) * vectors;
+    const float width = static_cast<float>(p.width), eps = static_cast<float>(p.eps), offset = static_cast<float>(p.offset);
+    uint4 held[NORM_VECTORS];
+    float squares = 0.0f;
+#if ADD
+    uint4 added[NORM_VECTORS];
+#pragma unroll
+    for (int v = 0; v < NORM_VECTORS; ++v) {
+        const int at = v * 256 + threadIdx.x;
+        if (at < vectors) {
+            added[v] = reinterpret_cast<const uint4*>(delta)[row + at];
+            held[v] = reinterpret_cast<const uint4*>(x)[row + at];
+        }
+    }
+#if AFTER
+    float sum = 0.0f;
+#pragma unroll
+    for (int v = 0; v < NORM_VECTORS; ++v) {
+        if (v * 256 + threadIdx.x < vectors) {
+            float f[8];
+            unpack(added[v], f);
+#pragma unroll
+            for (int i = 0; i < 8; ++i) sum = fmaf(f[i], f[i], sum);
+        }
+    }
+    const float scale = rsqrtf(block_sum(sum, parts[1]) / width + eps);
+#endif
+#endif
+#pragma unroll
+    for (int v = 0; v < NORM_VECTORS; ++v) {
+        const int at = v * 256 + threadIdx.x;
+        if (at < vectors) {
+            float f[8];
+#if ADD
+            float d[8];
+            unpack(held[v], f);
+            unpack(added[v], d);
+#if AFTER
+            float w[8];
+            unpack(__ldg(reinterpret_cast<const uint4*>(after) + at), w);
+#pragma unroll
+            for (int i = 0; i < 8; ++i) d[i] *= scale * (w[i] + offset);
+#endif
+#pragma unroll
+            for (int i = 0; i < 8; ++i) f[i] += d[i];
+            held[v] = pack(f);
+            reinterpret_cast<uint4*>(x)[row + at] = held[v];
+#else
+            held[v] = reinterpret_cast<const uint4*>(x)[row + at];
+#endif
+            unpack(held[v], f);
+#pragma unroll
+            for (int i = 0; i < 8; ++i) squares = fmaf(f[i], f[i], squares);
+        }
+    }
+    const float inverse = rsqrtf(block_sum(squares, parts[0]) / width + eps);
+#pragma unroll
+    for (int v = 0; v < NORM_VECTORS; ++v) {
+        const int at = v * 256 + threadIdx.x;
+        if (at < vectors) {
+            float f[8], w[8];
+            unpack(held[v], f);
+            unpack(__ldg(reinterpret_cast<const uint4*>(weight) + at), w);
+#pragma unroll
+            for (int i = 0; i < 8; ++i) f[i] = f[i] * inverse * (w[i] + offset);
+            reinterpret_cast<uint4*>(y)[row + at] = pack(f);
+        }
+    }
+}
+
+struct EmbedP { word rows, width, vocab; double scale; };
+
+// x[n] = scale · embedding[ids[n]]: embedding bf16 [vocab, width], ids i32 [rows], x bf16 [rows, width]; width is a multiple of 8. An
+// id outside the vocabulary gives zeros: rows that fill a batch up may hold anything.
+// Grid: rows; 128 threads. Arguments: embedding, ids, x.
+extern "C" __global__ void __launch_bounds__(128) embed(
+    const bf16* __restrict__ embedding, const int* __restrict__ ids, bf16* __restrict__ x, const __grid_constant__ EmbedP p) {
+    const int vectors = static_cast<int>(p.width / 8);
+    const long long row = blockIdx.x, id = ids[row];
+    const bool known = id >= 0 && id < static_cast<long long>(p.vocab);
+    for (int at = threadIdx.x; at < vectors; at += 128) {
+        uint4 v = make_uint4(0, 0, 0, 0);
+        if (known) v = __ldg(reinterpret_cast<const uint4*>(embedding) + id * vectors + at);
+        float f[8];
+        unpack(v, f);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) f[i] *= static_cast<float>(p.scale);
+        reinterpret_cast<uint4*>(x)[row * vectors + at] = pack(f);
+    }
+}

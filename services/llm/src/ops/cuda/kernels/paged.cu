@@ -1,0 +1,361 @@
+// Keys and values in pages of sixteen tokens (Kwon et al. 2023), and the attention of single rows to them.
+//
+// A pool is bf16 [pages, kv_heads, 16, HEAD_DIM]: what one key head has of a page lies together (2 KB at 64, 4 KB at 128), so a
+// block that reads one head reads whole lines in a row. As [pages, 16, kv_heads·HEAD_DIM] the same head would be 128 bytes, then
+// a gap, sixteen times. A slot is page·16 + place.
+#include <cuda_bf16.h>
+
+#ifndef HEAD_DIM
+#define HEAD_DIM 64  // 64, 128 or 256.
+#endif
+#ifndef SPLIT
+#define SPLIT (HEAD_DIM == 256 ? 64 : 128)  // Tokens of a block of paged_attention: a multiple of 64.
+#endif
+#ifndef QK_NORM
+#define QK_NORM 0  // 1: rope_store norms queries and keys, head by head, before it turns them.
+#endif
+
+#define PAGE 16
+#define WARPS 4
+#define LINE (HEAD_DIM + 8)  // Floats between heads of a warp's sums.
+#define TOKENS_BYTES (SPLIT * HEAD_DIM * 4)
+#define SUMS_BYTES (WARPS * 16 * LINE * 4)
+#define SHARED_BYTES (TOKENS_BYTES > SUMS_BYTES ? TOKENS_BYTES : SUMS_BYTES)
+
+typedef __nv_bfloat16 bf16;
+typedef unsigned long long word;
+
+__device__ __forceinline__ float low(unsigned pair) { return __uint_as_float(pair << 16); }
+__device__ __forceinline__ float high(unsigned pair) { return __uint_as_float(pair & 0xffff0000u); }
+__device__ __forceinline__ unsigned packed(float a, float b) {
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(a, b);
+    return *reinterpret_cast<const unsigned*>(&pair);
+}
+__device__ __forceinline__ void unpack(const uint4& v, float (&f)[8]) {
+    f[0] = low(v.x), f[1] = high(v.x), f[2] = low(v.y), f[3] = high(v.y);
+    f[4] = low(v.z), f[5] = high(v.z), f[6] = low(v.w), f[7] = high(v.w);
+}
+__device__ __forceinline__ uint4 pack(const float (&f)[8]) {
+    return make_uint4(packed(f[0], f[1]), packed(f[2], f[3]), packed(f[4], f[5]), packed(f[6], f[7]));
+}
+__device__ __forceinline__ float nothing() { return __int_as_float(0xff800000); }  // −∞
+
+/// Where a head of a slot begins in a pool.
+__device__ __forceinline__ long long pool_at(long long slot, long long kv_heads, long long head) {
+    return ((slot / PAGE * kv_heads + head) * PAGE + slot % PAGE) * HEAD_DIM;
+}
+
+struct StoreP { word rows, kv_heads; };
+
+// Writes keys and values bf16 [rows, kv_heads·HEAD_DIM] to slots i32 [rows] of the pools; a negative slot is passed over.
+// Grid: ⌈rows·kv_heads·(HEAD_DIM / 8) / 256⌉; 256 threads. Arguments: k, v, slots, k_pool, v_pool.
+extern "C" __global__ void __launch_bounds__(256) paged_store(
+    const bf16* __restrict__ k, const bf16* __restrict__ v, const int* __restrict__ slots, bf16* __restrict__ k_pool,
+    bf16* __restrict__ v_pool, const __grid_constant__ StoreP p) {
+    const long long index = static_cast<long long>(blockIdx.x) * 256 + threadIdx.x;
+    const long long kv_heads = p.kv_heads, head = index / (HEAD_DIM / 8), row = head / kv_heads;
+    if (row >= static_cast<long long>(p.rows)) return;
+    const long long slot = slots[row];
+    if (slot < 0) return;
+    const long long to = pool_at(slot, kv_heads, head % kv_heads) + index % (HEAD_DIM / 8) * 8;
+    *reinterpret_cast<uint4*>(k_pool + to) = __ldg(reinterpret_cast<const uint4*>(k) + index);
+    *reinterpret_cast<uint4*>(v_pool + to) = __ldg(reinterpret_cast<const uint4*>(v) + index);
+}
+
+struct RopeP { word rows, heads, kv_heads, context; double eps, offset; };
+
+// Turns q bf16 [rows, heads·HEAD_DIM] in place and k into its pool by their rows' positions i32 [rows], in the half-split layout
+// (Su et al. 2021), and stores v: cos and sin f32 [context, HEAD_DIM / 2]. With QK_NORM each head of q and k is first divided by its
+// root mean square and multiplied by (weight + offset), weights bf16 [HEAD_DIM]. Rows with a negative slot store nothing; positions
+// are clamped to the tables, so rows that only fill a batch up may hold anything.
+// Grid: ⌈rows·(heads + 2·kv_heads)·(HEAD_DIM / 16) / 256⌉; 256 threads: one takes eight numbers of each half of a head.
+// Arguments: k, v, cos, sin, positions, slots, [QK_NORM: q_weight, k_weight], q, k_pool, v_pool.
+extern "C" __global__ void __launch_bounds__(256) rope_store(
+    const bf16* __restrict__ k, const bf16* __restrict__ v, const float* __restrict__ cos, const float* __restrict__ sin,
+    const int* __restrict__ positions, const int* __restrict__ slots,
+#if QK_NORM
+    const bf16* __restrict__ q_weight, const bf16* __restrict__ k_weight,
+#endif
+    bf16* __restrict__ q, bf16* __restrict__ k_pool, bf16* __restrict__ v_pool, const __grid_constant__ RopeP p) {
+    constexpr int LANES = HEAD_DIM / 16, HALF = HEAD_DIM / 2;
+    const long long index = static_cast<long long>(blockIdx.x) * 256 + threadIdx.x;
+    const int heads = static_cast<int>(p.heads), kv_heads = static_cast<int>(p.kv_heads), all = heads + 2 * kv_heads;
+    const int lane = static_cast<int>(index % LANES), head = static_cast<int>(index / LANES % all);
+    const long long row = index / LANES / all;
+    const bool active = row < static_cast<long long>(p.rows);
+    const bool of_q = head < heads, of_k = !of_q && head < heads + kv_heads;
+    const int kv = of_k ? head - heads : head - heads - kv_heads;
+    const long long slot = active ? slots[row] : -1;
+    const bf16* from = nullptr;
+    if (active) from = of_q ? q + (row * heads + head) * HEAD_DIM : (of_k ? k : v) + (row * kv_heads + kv) * HEAD_DIM;
+    uint4 first = make_uint4(0, 0, 0, 0), second = first;
+    if (active) first = *reinterpret_cast<const uint4*>(from + lane * 8), second = *reinterpret_cast<const uint4*>(from + HALF + lane * 8);
+    float a[8], b[8];
+    unpack(first, a);
+    unpack(second, b);
+#if QK_NORM
+    // All lanes of a warp take part, those of v and of no row for nothing.
+    float squares = 0.0f;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) squares = fmaf(a[i], a[i], squares), squares = fmaf(b[i], b[i], squares);
+#pragma unroll
+    for (int step = LANES / 2; step > 0; step /= 2) squares += __shfl_xor_sync(~0u, squares, step);
+    if (of_q || of_k) {
+        const float inverse = rsqrtf(squares / HEAD_DIM + static_cast<float>(p.eps)), offset = static_cast<float>(p.offset);
+        const bf16* weight = of_q ? q_weight : k_weight;
+        float w[8];
+        unpack(__ldg(reinterpret_cast<const uint4*>(weight + lane * 8)), w);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) a[i] *= inverse * (w[i] + offset);
+        unpack(__ldg(reinterpret_cast<const uint4*>(weight + HALF + lane * 8)), w);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) b[i] *= inverse * (w[i] + offset);
+    }
+#endif
+    if (!active || (!of_q && slot < 0)) return;
+    if (of_q || of_k) {
+        const long long position = min(max(static_cast<long long>(positions[row]), 0ll), static_cast<long long>(p.context) - 1);
+        const float *c = cos + position * HALF + lane * 8, *s = sin + position * HALF + lane * 8;
+#pragma unroll
+        for (int i = 0; i < 8; i += 4) {
+            const float4 cs = __ldg(reinterpret_cast<const float4*>(c + i)), sn = __ldg(reinterpret_cast<const float4*>(s + i));
+            const float by_cos[4] = {cs.x, cs.y, cs.z, cs.w}, by_sin[4] = {sn.x, sn.y, sn.z, sn.w};
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                const float x = a[i + j], y = b[i + j];
+                a[i + j] = x * by_cos[j] - y * by_sin[j];
+                b[i + j] = y * by_cos[j] + x * by_sin[j];
+            }
+        }
+        first = pack(a), second = pack(b);
+    }
+    bf16* to = of_q ? q + (row * heads + head) * HEAD_DIM : (of_k ? k_pool : v_pool) + pool_at(slot, kv_heads, kv);
+    *reinterpret_cast<uint4*>(to + lane * 8) = first;
+    *reinterpret_cast<uint4*>(to + HALF + lane * 8) = second;
+}
+
+/// c += a · b for 16 × 16 by 16 × 8.
+__device__ __forceinline__ void mma(float (&c)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+__device__ __forceinline__ void copy(unsigned to, const void* from, bool there) {
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(there ? 16 : 0) : "memory");
+}
+__device__ __forceinline__ void commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int PENDING> __device__ __forceinline__ void wait() { asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory"); }
+
+struct AttentionP { word rows, heads, kv_heads, max_pages, splits, window; double scale; };
+
+// Attention of each row to a stretch of SPLIT tokens of its sequence, for all query heads of a key head (at most 16 in a block):
+// sums exp(scale·q·k − top)·v, and top and Σ exp, which paged_combine joins (Dao et al. 2023, "Flash-Decoding").
+// q bf16 [rows, heads·HEAD_DIM]; lengths i32 [rows]: the tokens that a row sees, itself included (0: nothing, zeros come out);
+// sequences i32 [rows]; tables i32 [sequences, max_pages]; partial f32 [rows, heads, splits, HEAD_DIM]; tops f32
+// [rows, heads, splits, 2]. window: a row sees so many tokens, itself included; 0: all.
+// Grid: (splits, kv_heads·⌈heads / kv_heads / 16⌉, rows); 128 threads; SHARED_BYTES = max(4·SPLIT·HEAD_DIM, 256·(HEAD_DIM + 8)).
+// splits ≥ ⌈longest / SPLIT⌉, with a window ⌈(min(window, longest) − 1) / SPLIT⌉ + 1 are enough. A graph is captured with the splits of
+// the longest row it will see: blocks of no tokens end at once.
+// Arguments: q, k_pool, v_pool, lengths, sequences, tables, partial, tops.
+//
+// Stretches begin at multiples of SPLIT and each warp takes a quarter, so a row's sums fall in an order that depends on its
+// length and window alone. Heads are the 16-row operand of the tensor cores; as in FlashAttention-2, scores become the next product's
+// operand in place. Tokens beyond the row's are zeros in shared memory: whatever lies in their pages is not read.
+extern "C" __global__ void __launch_bounds__(128) paged_attention(
+    const bf16* __restrict__ q, const bf16* __restrict__ k_pool, const bf16* __restrict__ v_pool, const int* __restrict__ lengths,
+    const int* __restrict__ sequences, const int* __restrict__ tables, float* __restrict__ partial, float* __restrict__ tops,
+    const __grid_constant__ AttentionP p) {
+    extern __shared__ __align__(1024) unsigned char shared[];
+    __shared__ float warp_tops[WARPS][16], warp_sums[WARPS][16];
+    constexpr int OWN = SPLIT / WARPS;         // Tokens of a warp: whole pages.
+    constexpr int CHUNKS = HEAD_DIM / 8;       // 16-byte pieces of a token.
+    constexpr int COPIES = OWN * CHUNKS / 32;  // Pieces of a lane.
+    constexpr int AT_ONCE = 32 / CHUNKS;       // Tokens that a warp copies at once.
+    static_assert(OWN % PAGE == 0 && AT_ONCE >= 1, "warps take whole pages");
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
+    const long long row = blockIdx.z;
+    const int heads = static_cast<int>(p.heads), kv_heads = static_cast<int>(p.kv_heads), of_kv = heads / kv_heads;
+    const int blocks = (of_kv + 15) / 16, kv = blockIdx.y / blocks, first_head = blockIdx.y % blocks * 16;
+    const int count = min(of_kv - first_head, 16), splits = static_cast<int>(p.splits);
+
+    const int length = lengths[row], window = static_cast<int>(p.window);
+    const int begin = window > 0 && length > window ? length - window : 0;
+    const int from = (begin / SPLIT + static_cast<int>(blockIdx.x)) * SPLIT;
+    if (from >= length) return;
+    const int* table = tables + sequences[row] * static_cast<long long>(p.max_pages);
+    const int own = from + warp * OWN;
+
+    // Keys: pieces of odd tokens with their halves exchanged, values: exchanged by the token's number, so that the reads
+    // below meet all banks once.
+    const unsigned base = static_cast<unsigned>(__cvta_generic_to_shared(shared)) + warp * (OWN * HEAD_DIM * 4);
+    const unsigned value_base = base + OWN * HEAD_DIM * 2;
+    const int token_of_lane = lane / CHUNKS, chunk = lane % CHUNKS;
+    int pages[OWN / PAGE];
+#pragma unroll
+    for (int i = 0; i < OWN / PAGE; ++i) pages[i] = own + i * PAGE < length ? table[own / PAGE + i] : 0;
+#pragma unroll
+    for (int which = 0; which < 2; ++which) {
+        const bf16* pool = (which == 0 ? k_pool : v_pool) + chunk * 8;
+#pragma unroll
+        for (int i = 0; i < COPIES; ++i) {
+            const int token = i * AT_ONCE + token_of_lane;
+            const bool there = own + token < length && own + token >= begin;
+            const long long at = ((static_cast<long long>(pages[i * AT_ONCE / PAGE]) * kv_heads + kv) * PAGE + token % PAGE) * HEAD_DIM;
+            const int place = which == 0 ? chunk ^ ((token & 1) << 2) : chunk ^ (token & 7);
+            copy((which == 0 ? base : value_base) + token * (HEAD_DIM * 2) + place * 16, there ? pool + at : pool, there);
+        }
+        commit();
+    }
+
+    // Scores [16 heads, OWN tokens]. A lane holds 8 neighbouring numbers of q and k where the instruction wants 2 and 2: the
+    // order of a sum's terms is free.
+    const bf16* query = q + (row * heads + kv * of_kv + first_head) * HEAD_DIM;
+    uint4 upper[HEAD_DIM / 32], lower[HEAD_DIM / 32];
+#pragma unroll
+    for (int j = 0; j < HEAD_DIM / 32; ++j) {
+        upper[j] = lower[j] = make_uint4(0, 0, 0, 0);
+        if (g < count) upper[j] = *reinterpret_cast<const uint4*>(query + g * HEAD_DIM + j * 32 + t * 8);
+        if (g + 8 < count) lower[j] = *reinterpret_cast<const uint4*>(query + (g + 8) * HEAD_DIM + j * 32 + t * 8);
+    }
+    wait<1>();
+    __syncwarp();
+    float scores[OWN / 8][4];
+    const unsigned char* keys = shared + warp * (OWN * HEAD_DIM * 4);
+#pragma unroll
+    for (int n = 0; n < OWN / 8; ++n) {
+        scores[n][0] = scores[n][1] = scores[n][2] = scores[n][3] = 0.0f;
+#pragma unroll
+        for (int j = 0; j < HEAD_DIM / 32; ++j) {
+            const int place = (4 * j + t) ^ ((g & 1) << 2);
+            const uint4 key = *reinterpret_cast<const uint4*>(keys + (n * 8 + g) * (HEAD_DIM * 2) + place * 16);
+            mma(scores[n], upper[j].x, lower[j].x, upper[j].y, lower[j].y, key.x, key.y);
+            mma(scores[n], upper[j].z, lower[j].z, upper[j].w, lower[j].w, key.z, key.w);
+        }
+    }
+
+    // Softmax over the warp's tokens, in powers of two. The sums are those of the rounded weights, as the mean has them.
+    const float scale = static_cast<float>(p.scale) * 1.44269504f;
+    float top[2] = {nothing(), nothing()}, sum[2] = {0.0f, 0.0f};
+#pragma unroll
+    for (int n = 0; n < OWN / 8; ++n)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            const int token = own + n * 8 + 2 * t + (i & 1);
+            scores[n][i] = token < length && token >= begin ? scores[n][i] * scale : nothing();
+            top[i / 2] = fmaxf(top[i / 2], scores[n][i]);
+        }
+    float shift[2];
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+        top[h] = fmaxf(top[h], __shfl_xor_sync(~0u, top[h], 1));
+        top[h] = fmaxf(top[h], __shfl_xor_sync(~0u, top[h], 2));
+        shift[h] = top[h] == nothing() ? 0.0f : top[h];
+    }
+    unsigned weights[OWN / 8][2];
+#pragma unroll
+    for (int n = 0; n < OWN / 8; ++n)
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+            weights[n][h] = packed(exp2f(scores[n][2 * h] - shift[h]), exp2f(scores[n][2 * h + 1] - shift[h]));
+            sum[h] += low(weights[n][h]) + high(weights[n][h]);
+        }
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+        sum[h] += __shfl_xor_sync(~0u, sum[h], 1);
+        sum[h] += __shfl_xor_sync(~0u, sum[h], 2);
+        if (t == 0) warp_tops[warp][g + 8 * h] = top[h], warp_sums[warp][g + 8 * h] = sum[h];
+    }
+
+    // Weighted sums of the values [16 heads, HEAD_DIM].
+    float means[HEAD_DIM / 8][4];
+#pragma unroll
+    for (int n = 0; n < HEAD_DIM / 8; ++n) means[n][0] = means[n][1] = means[n][2] = means[n][3] = 0.0f;
+    wait<0>();
+    __syncwarp();
+#pragma unroll
+    for (int block = 0; block < OWN / 16; ++block) {
+        const int token = block * 16 + lane % 16;
+#pragma unroll
+        for (int n = 0; n < HEAD_DIM / 8; n += 2) {
+            const unsigned at = value_base + token * (HEAD_DIM * 2) + (((n + lane / 16) ^ (token & 7)) << 4);
+            unsigned b0, b1, b2, b3;
+            asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                         : "=r"(b0), "=r"(b1), "=r"(b2), "=r"(b3)
+                         : "r"(at)
+                         : "memory");
+            const unsigned a0 = weights[2 * block][0], a1 = weights[2 * block][1];
+            const unsigned a2 = weights[2 * block + 1][0], a3 = weights[2 * block + 1][1];
+            mma(means[n], a0, a1, a2, a3, b0, b1);
+            mma(means[n + 1], a0, a1, a2, a3, b2, b3);
+        }
+    }
+
+    // The four warps' sums, joined in their order.
+    __syncthreads();
+    float* sums = reinterpret_cast<float*>(shared);
+#pragma unroll
+    for (int n = 0; n < HEAD_DIM / 8; ++n) {
+        float* to = sums + (warp * 16 + g) * LINE + n * 8 + 2 * t;
+        *reinterpret_cast<float2*>(to) = make_float2(means[n][0], means[n][1]);
+        *reinterpret_cast<float2*>(to + 8 * LINE) = make_float2(means[n][2], means[n][3]);
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < count * HEAD_DIM; i += 128) {
+        const int head = i / HEAD_DIM, d = i % HEAD_DIM;
+        float most = warp_tops[0][head], mean = 0.0f, total = 0.0f;
+#pragma unroll
+        for (int w = 1; w < WARPS; ++w) most = fmaxf(most, warp_tops[w][head]);
+#pragma unroll
+        for (int w = 0; w < WARPS; ++w) {
+            const float factor = exp2f(warp_tops[w][head] - most);  // 0 for a warp without tokens.
+            mean = fmaf(factor, sums[(w * 16 + head) * LINE + d], mean);
+            total = fmaf(factor, warp_sums[w][head], total);
+        }
+        const long long at = (row * heads + kv * of_kv + first_head + head) * splits + blockIdx.x;
+        partial[at * HEAD_DIM + d] = mean;
+        if (d == 0) *reinterpret_cast<float2*>(tops + 2 * at) = make_float2(most, total);
+    }
+}
+
+struct CombineP { word rows, heads, splits, window; };
+
+// out = Σ exp(top_s − top)·partial_s / Σ exp(top_s − top)·sum_s over a row's stretches, in their order: what paged_attention wrote,
+// out bf16 [rows, heads·HEAD_DIM].
+// Grid: ⌈rows·heads / 4⌉; 128 threads: a warp joins one head. Arguments: partial, tops, lengths, out.
+extern "C" __global__ void __launch_bounds__(128) paged_combine(
+    const float* __restrict__ partial, const float* __restrict__ tops, const int* __restrict__ lengths, bf16* __restrict__ out,
+    const __grid_constant__ CombineP p) {
+    constexpr int OWN = HEAD_DIM / 32;
+    const int lane = threadIdx.x % 32, heads = static_cast<int>(p.heads), splits = static_cast<int>(p.splits);
+    const long long head = static_cast<long long>(blockIdx.x) * 4 + threadIdx.x / 32, row = head / heads;
+    if (row >= static_cast<long long>(p.rows)) return;
+    const int length = lengths[row], window = static_cast<int>(p.window);
+    const int begin = window > 0 && length > window ? length - window : 0;
+    const int count = length > 0 ? min((length - 1) / SPLIT - begin / SPLIT + 1, splits) : 0;
+    const float2* pairs = reinterpret_cast<const float2*>(tops) + head * splits;
+    const float* sums = partial + head * splits * HEAD_DIM + lane * OWN;
+    float most = nothing();
+    for (int s = lane; s < count; s += 32) most = fmaxf(most, pairs[s].x);
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) most = fmaxf(most, __shfl_xor_sync(~0u, most, step));
+    float total = 0.0f, means[OWN];
+#pragma unroll
+    for (int i = 0; i < OWN; ++i) means[i] = 0.0f;
+#pragma unroll 4
+    for (int s = 0; s < count; ++s) {
+        const float2 pair = pairs[s];
+        const float factor = exp2f(pair.x - most);
+        total = fmaf(factor, pair.y, total);
+        float2 part[OWN / 2];
+#pragma unroll
+        for (int i = 0; i < OWN / 2; ++i) part[i] = *reinterpret_cast<const float2*>(sums + static_cast<long long>(s) * HEAD_DIM + 2 * i);
+#pragma unroll
+        for (int i = 0; i < OWN / 2; ++i)
+            means[2 * i] = fmaf(factor, part[i].x, means[2 * i]), means[2 * i + 1] = fmaf(factor, part[i].y, means[2 * i + 1]);
+    }
+    const float norm = total > 0.0f ? 1.0f / total : 0.0f;
+#pragma unroll
+    for (int i = 0; i < OWN; i += 2)
+        *reinterpret_cast<unsigned*>(out + head * HEAD_DIM + lane * OWN + i) = packed(means[i] * norm, means[i + 1] * norm);
+}

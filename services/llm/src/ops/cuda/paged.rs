@@ -1,0 +1,115 @@
+//! Keys and values in pages, and the attention of a batch's rows to them.
+
+use std::ops::Range;
+
+use burn::tensor::{DType, Tensor};
+
+use super::Array;
+use super::launch::{Kernel, Source, real};
+use crate::cache::{PAGE_TOKENS, PageTable};
+use crate::device::BurnDevice;
+use crate::ops::attention::Heads;
+
+const PAGED: Source = Source { name: "paged.cu", text: include_str!("kernels/paged.cu") };
+/// Partial sums that exist at once, numbers: 256 MB.
+const MOST_PARTIAL: usize = 64 << 20;
+
+/// What a step's rows see, the same for all layers.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// Where each new row's keys and values go, `[rows]`.
+    slots: Array,
+    /// Pages of each sequence, `[sequences, pages]`.
+    tables: Array,
+    pages: usize,
+    /// Rows that are computed together.
+    pieces: Vec<Piece>,
+}
+
+#[derive(Debug)]
+struct Piece {
+    rows: Range<usize>,
+    /// Tokens that each row sees, and its sequence.
+    lengths: Array,
+    sequences: Array,
+    longest: usize,
+}
+
+/// True if the kernels can compute with these heads.
+pub(crate) fn fits(heads: Heads) -> bool {
+    [64, 128, 256].contains(&heads.dim)
+}
+
+/// Tokens of a block.
+fn split(dim: usize) -> usize {
+    if dim == 256 { 64 } else { 128 }
+}
+
+impl Plan {
+    /// For the new rows of sequences, whose pages are reserved.
+    pub(crate) fn new(sequences: &[(&PageTable, Range<usize>)], heads: Heads, device: &BurnDevice) -> Option<Self> {
+        // Pages, rows and lengths are far below 2³¹.
+        let whole = |values: Vec<usize>| Array::whole(values.into_iter().map(|value| value as i32).collect(), device);
+        let pages = sequences.iter().map(|(table, _)| table.pages().len()).max()?.max(1);
+        let (mut tables, mut slots, mut rows) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, (table, span)) in sequences.iter().enumerate() {
+            tables.extend(table.pages().iter().map(|page| *page as usize));
+            tables.resize((index + 1) * pages, 0);
+            for at in table.len()..table.len() + span.len() {
+                slots.push(table.pages()[at / PAGE_TOKENS] as usize * PAGE_TOKENS + at % PAGE_TOKENS);
+                rows.push((at + 1, index));
+            }
+        }
+        let longest = rows.iter().map(|(length, _)| *length).max()?;
+        let a_row = heads.kv * heads.group * heads.dim * longest.div_ceil(split(heads.dim));
+        let at_once = (MOST_PARTIAL / a_row).max(1);
+        let piece = |(index, rows): (usize, &[(usize, usize)])| {
+            Some(Piece {
+                rows: index * at_once..index * at_once + rows.len(),
+                lengths: whole(rows.iter().map(|(length, _)| *length).collect())?,
+                sequences: whole(rows.iter().map(|(_, sequence)| *sequence).collect())?,
+                longest: rows.iter().map(|(length, _)| *length).max()?,
+            })
+        };
+        let pieces = rows.chunks(at_once).enumerate().map(piece).collect::<Option<_>>()?;
+        Some(Self { slots: whole(slots)?, tables: whole(tables)?, pages, pieces })
+    }
+}
+
+/// Stores new keys and values in the pools `[pages, kv, 16, dim]`, and gives the attention of the new queries.
+pub(crate) fn attend([q, k, v]: [&Tensor<2>; 3], pools: [&Array; 2], plan: &Plan, heads: Heads) -> Option<Tensor<2>> {
+    let (k, v) = (Array::half(k)?, Array::half(v)?);
+    let [n, width] = q.dims();
+    let (count, dim, [keys, values]) = (heads.kv * heads.group, heads.dim, pools);
+    let kernel = |entry, threads, shared| Kernel::new(&PAGED, entry, &[("HEAD_DIM", dim)], threads, shared);
+    kernel("paged_store", 256, 0).launch(
+        [(n * heads.kv * (dim / 8)).div_ceil(256), 1, 1],
+        &[&k, &v, &plan.slots, keys, values],
+        &[n as u64, heads.kv as u64],
+    );
+    let shared = (4 * split(dim) * dim).max(256 * (dim + 8));
+    let mut outputs = Vec::with_capacity(plan.pieces.len());
+    for Piece { rows, lengths, sequences, longest } in &plan.pieces {
+        let q = if plan.pieces.len() == 1 { q.clone() } else { q.clone().slice([rows.clone()]) };
+        let (q, rows) = (Array::half(&q)?, rows.len());
+        let splits = longest.div_ceil(split(dim));
+        let partial = q.empty([rows, count, splits * dim], DType::F32);
+        let tops = q.empty([rows, count, splits * 2], DType::F32);
+        let out = q.empty([rows, width], DType::BF16);
+        let window = heads.window.unwrap_or(0);
+        let mut words = [rows, count, heads.kv, plan.pages, splits, window].map(|word| word as u64).to_vec();
+        words.push(real(f64::from(heads.scale)));
+        kernel("paged_attention", 128, shared).launch(
+            [splits, heads.kv * heads.group.div_ceil(16), rows],
+            &[&q, keys, values, lengths, sequences, &plan.tables, &partial, &tops],
+            &words,
+        );
+        kernel("paged_combine", 128, 0).launch(
+            [(rows * count).div_ceil(4), 1, 1],
+            &[&partial, &tops, lengths, &out],
+            &[rows, count, splits, window].map(|word| word as u64),
+        );
+        outputs.push(out.tensor());
+    }
+    Some(if outputs.len() == 1 { outputs.remove(0) } else { Tensor::cat(outputs, 0) })
+}
