@@ -120,7 +120,7 @@ async fn train(State(app): State<App>, request: Request) -> Result<Json<Value>, 
     fields.end()?;
     let (_, rows) = collected(&app, VOTES, vec![]).await?;
     if rows < FEWEST {
-        let message = format!("there are {rows} votes: a job needs at least {FEWEST}");
+        let message = format!("a job needs at least {FEWEST} votes; kept so far: {rows}");
         return Err(ApiError::field("votes", message).code("too_few_votes"));
     }
     Ok(Json(jobs::object(tuning::queue(&app, order, request_id).await?)))
