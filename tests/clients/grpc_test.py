@@ -270,6 +270,7 @@ def test_wrong_requests_are_refused_by_name(inference):
     refused(wrong, ask(prompt="x", sampling=pb.Sampling(max_tokens=0)), "max_tokens")
     refused(wrong, ask(prompt="x", sampling=pb.Sampling(json_schema='{"type": 7}')), "json_schema")
     refused(wrong, ask(ids=pb.TokenIds(ids=[1 << 30])), "ids")
+    refused(wrong, ask(prompt="word " * 200_000), "more than the context")
     refused(wrong, ask(), "input")
     refused(wrong, lambda: inference.Chat(pb.ChatRequest(), timeout=CALL), "messages")
     refused(wrong, lambda: inference.Score(pb.ScoreRequest(), timeout=CALL), "input")

@@ -1,11 +1,15 @@
 """The gateway, through OpenAI's own client.
 
-FIRN_HTTP is the gateway's address; `run` sets it.
+FIRN_HTTP is the gateway's address, FIRN_PID the process that answers; `run` sets them.
 """
 
+import asyncio
 import json
 import os
+import resource
 import time
+from collections import Counter
+from pathlib import Path
 
 import openai
 import pytest
@@ -14,6 +18,8 @@ import pytest
 CALL = 60
 JOB = 150
 SETTLE = 20
+# Requests at once, seconds for all of them, and what they may take in memory, in KiB.
+CROWD, CROWD_TIME, CROWD_MEMORY = 10_000, 150, 512 << 10
 PROMPT = "Once upon a time"
 QUESTION = [{"role": "user", "content": "Which city?"}]
 ROOT = f"http://{os.environ['FIRN_HTTP']}"
@@ -346,7 +352,68 @@ def test_what_is_longer_than_the_context_is_refused(client):
     too_long(lambda: chat(client, messages=[{"role": "user", "content": long}]), "messages")
     too_long(lambda: complete(client, prompt=long), "prompt")
     too_long(lambda: complete(client, prompt=[5] * (length + 1)), "prompt")
+    megabyte = "word " * 200_000
+    too_long(lambda: chat(client, messages=[{"role": "user", "content": megabyte}]), "messages")
+    too_long(lambda: complete(client, prompt=megabyte), "prompt")
     assert complete(client, prompt=[5] * (length - 2), max_tokens=2).usage.prompt_tokens == length - 2
+
+
+async def crowd(count, wishes):
+    """Sends the same so many times at once, each time through a connection of its own; status, headers and body of each."""
+    host, port = os.environ["FIRN_HTTP"].split(":")
+    body = json.dumps(wishes).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+    request = (head + "Content-Type: application/json\r\nConnection: close\r\n\r\n").encode() + body
+
+    async def knock():
+        reader, writer = await asyncio.open_connection(host, port)
+        try:
+            writer.write(request)
+            return await reader.read()
+        finally:
+            writer.close()
+
+    async def one():
+        # The system drops callers while its queue is full and the gateway gets no processor: they knock again.
+        for _ in range(4):
+            try:
+                answer = await knock()
+                break
+            except ConnectionResetError:
+                pass
+        else:
+            answer = await knock()
+        head, _, body = answer.partition(b"\r\n\r\n")
+        status, *lines = head.decode().split("\r\n")
+        return int(status.split()[1]), dict(line.lower().split(": ", 1) for line in lines), json.loads(body)
+
+    async with asyncio.timeout(CROWD_TIME):
+        return await asyncio.gather(*(one() for _ in range(count)))
+
+
+def memory(name):
+    """What the answering process takes, in KiB, by the kernel's name for it."""
+    lines = Path(f"/proc/{os.environ['FIRN_PID']}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name + ":"))
+
+
+def test_a_crowd_is_answered_or_told_when_to_come_back(client):
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = min(most, CROWD + 500)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, most))
+    before = memory("VmRSS")
+    wishes = {"model": "base", "prompt": PROMPT, "temperature": 0, "max_tokens": 4}
+    answers = asyncio.run(crowd(min(CROWD, files - 500), wishes))
+    counts = Counter(status for status, _, _ in answers)
+    assert set(counts) == {200, 429}, counts
+    texts = {body["choices"][0]["text"] for status, _, body in answers if status == 200}
+    assert texts == {said(complete(client, max_tokens=4))}, "the crowd changes no answer"
+    for status, headers, body in answers:
+        if status == 429:
+            assert int(headers["retry-after"]) >= 1, headers
+            assert (body["error"]["type"], body["error"]["code"]) == ("rate_limit_error", "rate_limit_exceeded"), body
+    more = memory("VmHWM") - before
+    assert more < CROWD_MEMORY, f"{counts} took {more} KiB more"
 
 
 # Files and fine-tuning

@@ -145,6 +145,10 @@ fn a_merged_project_proves_itself_and_a_quantised_base_learns() -> Result<()> {
     let merged = work.path().join("out/merged");
     let proof: Value = serde_json::from_slice(&std::fs::read(merged.join("merge_proof.json"))?)?;
     ensure!(number(&proof, "largest_logit_difference")? < 1e-3, "{proof}");
+    // The version has its own, of rows that are made up: none are held out.
+    let report: Value = serde_json::from_slice(&std::fs::read(work.path().join("out/report.json"))?)?;
+    let proof = &report["merge_proof"];
+    ensure!(proof["accepted"] == true && proof["rows"] == 0, "{proof}");
     // A folder that holds something is refused, and what it holds is left alone.
     let tokenizer = work.path().join("out/tokenizer.json");
     let (model, before) = (fixture.folder.display().to_string(), std::fs::read(&tokenizer)?);

@@ -2,9 +2,12 @@
 """The page in a real browser, against a running gateway: FIRN_URL=http://127.0.0.1:8080 page_test.py [SCREENSHOTS]
 
 Needs `pip install playwright` and a Chromium: the one that FIRN_CHROMIUM names, that of the system, or Playwright's own.
+A model must be tuned so far that it answers otherwise than the base. FIRN_STAGE names the gateway's stage if it is a folder
+here; then what the page keeps is looked for there.
 Exits with 0 only if everything holds; else says in one line what does not.
 """
 
+import json
 import os
 import re
 import shutil
@@ -18,8 +21,10 @@ URL = os.environ.get("FIRN_URL", "http://127.0.0.1:8080").rstrip("/")
 SHOTS = Path(sys.argv[1]) if len(sys.argv) > 1 else None
 VIEWS = ["chat", "compare", "jobs", "models", "data"]
 LISTS = VIEWS[2:]
+STAGE = Path(os.environ["FIRN_STAGE"]) if "FIRN_STAGE" in os.environ else None
 # The CPU of a CI machine answers slowly, and is shared.
 ANSWER_MS = 120_000
+JOB_MS = 180_000
 WIDE, NARROW = {"width": 1280, "height": 860}, {"width": 390, "height": 800}
 
 
@@ -170,6 +175,114 @@ def compares(page: Page, watch: Watch) -> None:
     shot(page, "compare-answers")
 
 
+def rows_of_votes(page: Page) -> int:
+    return page.evaluate("async () => (await (await fetch('v1/votes')).json()).rows")
+
+
+def round_of(page: Page, prompt: str) -> tuple:
+    """Asks all models, and gives the round, its ballot and both texts."""
+    go(page, "compare")
+    ask(page, "compare", prompt)
+    answered(page, "compare")
+    last = page.locator("#compare .round").last
+    ballot = last.get_by_role("group", name="Which answer is better?")
+    texts = last.locator(".answer .text").all_inner_texts()
+    check(len(set(texts)) == 2, f"both models answer {texts[0]!r}: there is nothing to vote on")
+    expect(ballot).to_be_visible()
+    return last, ballot, texts
+
+
+def votes(page: Page) -> None:
+    before = rows_of_votes(page)
+    kept: list[tuple] = []
+    # By a button.
+    last, ballot, (left, right) = round_of(page, "Which city?")
+    check(ballot.get_by_role("button").all_inner_texts() == ["← Left is better", "Tie", "Right is better →"], "the buttons")
+    ballot.get_by_role("button", name="Right is better").click()
+    expect(last.get_by_role("status")).to_contain_text("is better")
+    check(last.locator(".answer.chosen .text").inner_text() == right, "the answer that was voted for is not marked")
+    kept.append(("Which city?", right, left))
+    expect(page.locator("#compare .votes")).to_contain_text(f"{before + 1} vote")
+    # By keyboard alone, from the prompt and back to it.
+    last, ballot, (left, right) = round_of(page, "Which bay?")
+    page.locator("#compare .composer textarea").focus()
+    wanted = ballot.get_by_role("button", name="Left is better")
+    for _ in range(30):
+        page.keyboard.press("Shift+Tab")
+        if wanted.evaluate("each => each === document.activeElement"):
+            break
+    expect(wanted).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(last.get_by_role("status")).to_contain_text("is better")
+    expect(page.locator("#compare .composer textarea")).to_be_focused()
+    kept.append(("Which bay?", left, right))
+    expect(page.locator("#compare .votes")).to_contain_text(f"{before + 2} votes kept")
+    # A tie is no row, and who does not know the names learns them by the vote.
+    last, ballot, _ = round_of(page, "Which city is it?")
+    ballot.get_by_role("button", name="Tie").click()
+    expect(last.get_by_role("status")).to_contain_text("A tie")
+    blind = page.get_by_role("switch", name="Hide names until I vote")
+    blind.check()
+    last, ballot, (left, right) = round_of(page, "Which hill?")
+    check(last.locator(".answer h2").all_inner_texts() == ["Answer A", "Answer B"], "the names are not hidden")
+    shot(page, "compare-vote")
+    ballot.get_by_role("button", name="Left is better").click()
+    expect(last.get_by_role("status")).to_contain_text("A is better, which was ")
+    check(all("@" in name or "base" in name for name in last.locator(".answer h2").all_inner_texts()), "the names stay hidden")
+    blind.uncheck()
+    kept.append(("Which hill?", left, right))
+    expect(page.locator("#compare .votes")).to_contain_text(f"{before + 3} votes kept")
+    shot(page, "compare-voted")
+    check(rows_of_votes(page) == before + 3, f"{rows_of_votes(page)} votes are kept of {before + 3}")
+    page.reload(wait_until="networkidle")
+    expect(page.locator("#compare .votes")).to_contain_text(f"{before + 3} votes kept")
+    if STAGE:
+        files = sorted((STAGE / "inputs/collections/votes").glob("*.jsonl"))
+        rows = [json.loads(line) for file in files for line in file.read_text("utf-8").splitlines() if line]
+        found = [(row["prompt"][-1]["content"], row["chosen"].strip(), row["rejected"].strip()) for row in rows[before:]]
+        wanted = [(prompt, chosen.strip(), rejected.strip()) for prompt, chosen, rejected in kept]
+        check(found == wanted, f"the stage has {found} instead of {wanted}")
+
+
+def trains_on_votes(page: Page) -> None:
+    go(page, "compare")
+    page.locator("#compare .votes").get_by_role("button", name="Train on").click()
+    dialog = page.get_by_role("dialog", name="Train on votes")
+    expect(dialog).to_contain_text("(DPO)")
+    dialog.get_by_label("Name of the model").fill("liked")
+    shot(page, "compare-train")
+    dialog.get_by_role("button", name="Train").click()
+    page.wait_for_url("**/#/jobs/job-*")
+    one = page.locator("#jobs .page")
+    expect(one.locator("h1")).to_have_text("liked")
+    expect(one.locator(".head .chip")).to_have_text(re.compile("succeeded|failed"), timeout=JOB_MS)
+    shot(page, "job-of-votes")
+    check(one.locator(".head .chip").inner_text() == "succeeded", f"the job of the votes: {one.inner_text()[:600]}")
+    # Its curves, its events, and what was asked for.
+    expect(one.locator(".chart").first).to_be_visible()
+    events = one.get_by_role("region", name="Events").locator("li")
+    expect(events.last).to_contain_text("succeeded")
+    one.get_by_text("What was asked for").click()
+    for words in ["dpo", "inputs/collections/votes", "preference"]:
+        expect(one.locator("details .facts").last).to_contain_text(words)
+    expect(one.get_by_role("link", name="See the version")).to_be_visible()
+    go(page, "jobs")
+    listed = page.locator("#jobs .job").filter(has=page.get_by_role("link", name="liked"))
+    expect(listed.locator(".chip").first).to_have_text("succeeded")
+    shot(page, "jobs-after-votes")
+
+
+def proves_merge(page: Page) -> None:
+    go(page, "models")
+    page.locator("#models a[href^='#/models/tried/']").first.click()
+    merge = page.locator("#models [data-part=merge]")
+    expect(merge).to_contain_text("largest logit difference")
+    expect(merge).to_contain_text("computes the same")
+    expect(merge).to_contain_text(re.compile(r"same most probable token\s*\d+(\.\d)? %"))
+    merge.scroll_into_view_if_needed()
+    shot(page, "version-merge")
+
+
 def keyboard(page: Page) -> None:
     page.locator("#tab-chat").focus()
     for view in [*VIEWS[1:], VIEWS[0]]:
@@ -255,6 +368,9 @@ def main() -> None:
             ("chats", lambda: chats(page)),
             ("shows the prompt", lambda: shows_prompt(page)),
             ("compares", lambda: compares(page, watch)),
+            ("counts votes", lambda: votes(page)),
+            ("trains on votes", lambda: trains_on_votes(page)),
+            ("shows that a merge computes the same", lambda: proves_merge(page)),
             ("goes by keyboard", lambda: keyboard(page)),
             ("keeps text text", lambda: text_stays_text(page)),
             ("fits a phone", lambda: narrow(browser)),

@@ -121,6 +121,10 @@ pub struct JobSpec {
     /// adapter.
     #[prost(string, tag = "11")]
     pub adapter: ::prost::alloc::string::String,
+    /// Fold the trained adapter into the base, compare what comes of it with both on held-out rows (made-up ones if none are
+    /// held out), and keep the proof in the version's `report.json` and metrics. Needs `lora`; a reward model can't be merged.
+    #[prost(bool, tag = "12")]
+    pub prove_merge: bool,
 }
 /// A job.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -320,6 +324,9 @@ pub struct JobEvent {
     /// Resume after this event by passing its cursor.
     #[prost(uint64, tag = "1")]
     pub cursor: u64,
+    /// When it happened. Not set for progress, and for steps that were made before this was kept.
+    #[prost(message, optional, tag = "5")]
+    pub time: ::core::option::Option<::prost_types::Timestamp>,
     #[prost(oneof = "job_event::Event", tags = "2, 3, 4")]
     pub event: ::core::option::Option<job_event::Event>,
 }

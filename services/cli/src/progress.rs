@@ -47,7 +47,7 @@ async fn watch(
 ) -> Result<Option<Job>, Status> {
     let request = WatchJobRequest { name: name.to_owned(), cursor: *cursor };
     let mut events = client.watch_job(request).await?.into_inner();
-    while let Some(JobEvent { cursor: at, event }) = events.message().await? {
+    while let Some(JobEvent { cursor: at, event, .. }) = events.message().await? {
         *failures = 0;
         *cursor = at.max(*cursor);
         match event {

@@ -55,7 +55,7 @@ pub struct Options {
     /// What `base` means where a job is asked for: a path on the stage.
     #[arg(long, env = "FIRN_BASE", default_value = "bases/firn/tiny", value_name = "PATH")]
     pub base: String,
-    /// Most connections at once; others wait in the system's queue.
+    /// Most connections at once; others are answered with 429 and closed.
     #[arg(long, env = "FIRN_MAX_CONNECTIONS", default_value_t = 512)]
     pub max_connections: usize,
     /// Seconds after which an answer ends, however far it is.

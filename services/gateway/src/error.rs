@@ -91,6 +91,12 @@ impl ApiError {
         Self::refused(StatusCode::TOO_MANY_REQUESTS, message).after(wait).code("rate_limit_exceeded")
     }
 
+    /// There are as many connections as may be.
+    pub(crate) fn crowded() -> Self {
+        let message = "too many connections at once; try again in a moment, or have --max-connections raised";
+        Self::refused(StatusCode::TOO_MANY_REQUESTS, message).after(Duration::from_secs(1)).code("rate_limit_exceeded")
+    }
+
     pub(crate) fn internal() -> Self {
         Self::refused(StatusCode::INTERNAL_SERVER_ERROR, "internal error; the gateway's log has the cause")
     }

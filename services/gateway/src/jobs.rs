@@ -13,8 +13,8 @@ use axum::{
     routing::{get, post},
 };
 use firn_proto::trainer::v1::{
-    CancelJobRequest, Checkpoint, GetJobRequest, Job, JobEvent, ListCheckpointsRequest, PauseJobRequest,
-    ResumeJobRequest, StepMetrics, WatchJobRequest, job_event,
+    CancelJobRequest, Checkpoint, GetJobRequest, Job, JobEvent, ListCheckpointsRequest, ListJobsRequest,
+    PauseJobRequest, ResumeJobRequest, StepMetrics, WatchJobRequest, job_event,
 };
 use futures_util::{Stream, StreamExt as _};
 use serde::Deserialize;
@@ -26,6 +26,8 @@ use crate::{
     completions::UNBUFFERED,
     error::ApiError,
     lists,
+    newest::PAGE,
+    times,
     tuning::spec,
 };
 
@@ -74,20 +76,28 @@ async fn events(
     let events = watched(&app, &id, cursor(&headers, from.cursor)?).await?;
     let shown = each(events).map(|event| match event {
         Ok(event) => {
-            let (kind, data, is_kept) = match event.event {
+            let (kind, mut data, is_kept) = match event.event {
                 Some(job_event::Event::State(job)) => ("state", object(job), true),
                 Some(job_event::Event::Step(metrics)) => ("step", step(metrics), true),
                 Some(job_event::Event::Progress(of)) => {
                     ("progress", json!({"what": of.what, "done": of.done, "total": of.total}), false)
                 }
-                None => ("progress", Value::Null, false),
+                None => ("progress", json!({}), false),
             };
+            data["time"] = times::text(event.time.as_ref()).into();
             let shown = Event::default().event(kind).data(data.to_string());
             if is_kept { shown.id(event.cursor.to_string()) } else { shown }
         }
         Err(status) => failed(status),
     });
     Ok(sse(shown, app.heartbeat))
+}
+
+/// A page of all jobs, oldest first, and the next one's token.
+pub(crate) async fn page(app: &App, page_token: String) -> Result<(Vec<Job>, String), ApiError> {
+    let request = within(ListJobsRequest { page_size: PAGE, page_token });
+    let page = app.trainer.clone().list_jobs(request).await?.into_inner();
+    Ok((page.jobs, page.next_page_token))
 }
 
 /// Asks for a job by the id that callers know.

@@ -19,6 +19,7 @@ async fn main() -> ExitCode {
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     let _telemetry = firn_kit::telemetry::init("gateway", &config.telemetry)?;
+    firn_kit::raise_file_limit();
     let shutdown = firn_kit::shutdown_token().context("failed to listen for signals")?;
     let service = Gateway::bind(config).await?;
     tracing::info!(address = %service.local_addr(), "listening");

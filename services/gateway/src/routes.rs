@@ -6,15 +6,25 @@ use crate::{
     adapters,
     app::App,
     auth::{self, Access},
-    completions, datasets,
+    completions,
+    connections::{self, Routers},
+    datasets,
     error::ApiError,
     files, functions, health, jobs,
     limits::{self, Limits},
     lists, metrics, models, page, tokens, tuning, versions, votes,
 };
 
-/// All routes.
-pub(crate) fn router(app: App, access: Access, limits: Limits) -> Router {
+/// All routes, and what there is for those who find no place.
+pub(crate) fn routers(app: App, access: Access, limits: Limits) -> Routers {
+    let refused = Router::new()
+        .fallback(connections::refuse)
+        .layer(middleware::from_fn_with_state(app.clone(), metrics::count))
+        .with_state(app.clone());
+    Routers { served: router(app, access, limits), refused }
+}
+
+fn router(app: App, access: Access, limits: Limits) -> Router {
     guarded()
         // The lower one comes first: whose request it is must be known before it is counted.
         .route_layer(middleware::from_fn_with_state(limits, limits::check))

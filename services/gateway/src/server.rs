@@ -10,21 +10,28 @@ use firn_proto::{
     registry::v1::registry_service_client::RegistryServiceClient,
     trainer::v1::trainer_service_client::TrainerServiceClient,
 };
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    sync::watch,
+};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     app::App,
     auth::Access,
     config::{Config, Options},
-    connections,
+    connections::{self, Routers},
     error::StartError,
     limits::Limits,
-    routes::router,
+    routes::routers,
 };
 
 /// Largest message of a service in bytes: a page of 1000 jobs with their samples.
 const LARGEST_MESSAGE: usize = 16 << 20;
+
+/// Connections that the system holds until they are accepted, if it allows so many: a full queue drops callers without a
+/// word.
+const BACKLOG: u32 = 4_096;
 
 /// The gateway, listening but not yet answering.
 #[derive(Debug)]
@@ -33,7 +40,7 @@ pub struct Gateway {
     local_addr: SocketAddr,
     health: Option<(SocketAddr, AbortOnDropHandle<()>)>,
     ready: Arc<watch::Sender<bool>>,
-    router: Router,
+    routers: Routers,
     max_connections: usize,
     grace: Duration,
 }
@@ -92,7 +99,7 @@ impl Gateway {
             local_addr,
             health,
             ready,
-            router: router(app, access, Limits::new(options.requests_per_minute)),
+            routers: routers(app, access, Limits::new(options.requests_per_minute)),
             max_connections: options.max_connections,
             grace: options.grace,
         })
@@ -112,10 +119,10 @@ impl Gateway {
 
     /// Answers until `shutdown` is cancelled; then open requests finish, or are cut after the grace time.
     pub async fn run(self, shutdown: CancellationToken) {
-        let Self { listener, local_addr, health, ready, router, max_connections, grace } = self;
+        let Self { listener, local_addr, health, ready, routers, max_connections, grace } = self;
         ready.send_replace(true);
         tracing::info!(service = "gateway", address = %local_addr, "serving");
-        let serving = connections::serve(listener, router, max_connections, grace, shutdown.clone());
+        let serving = connections::serve(listener, routers, max_connections, grace, shutdown.clone());
         let stopping = async {
             shutdown.cancelled().await;
             // Whoever picks instances by health must hear it while requests still finish.
@@ -133,7 +140,11 @@ fn channel(flag: &'static str, endpoint: &str) -> Result<Channel, StartError> {
 
 async fn listen(address: SocketAddr, flag: &'static str) -> Result<(TcpListener, SocketAddr), StartError> {
     let failed = |source| StartError::Listen { address, flag, source };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(failed)?;
+    // As after a restart, when connections of the process before are not yet forgotten.
+    socket.set_reuseaddr(true).map_err(failed)?;
+    socket.bind(address).map_err(failed)?;
+    let listener = socket.listen(BACKLOG).map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
     Ok((listener, bound))
 }

@@ -18,6 +18,7 @@ use crate::{
     names::Names,
     tuning::{
         self,
+        hyperparameters::Tuning,
         order::{Order, Own},
         source::{COLLECTION, collected},
         spec::Format,
@@ -95,17 +96,14 @@ fn read(body: &[u8]) -> Result<Value, ApiError> {
 async fn train(State(app): State<App>, request: Request) -> Result<Json<Value>, ApiError> {
     let request_id = tuning::request_id(request.headers())?;
     let mut fields = Fields::parse(&json_body(request, app.max_body_bytes).await?)?;
-    let mut own = Own {
+    let own = Own {
         alias: fields.take("alias")?.unwrap_or_default(),
         format: Some(Format::preference("prompt", "chosen", "rejected")),
         lora: fields.take("lora")?,
         held_out_rows: fields.take("held_out_rows")?.unwrap_or_default(),
+        hyperparameters: Tuning::take(&mut fields)?,
         ..Own::default()
     };
-    own.hyperparameters.epochs = fields.take("epochs")?;
-    own.hyperparameters.batch_size = fields.take("batch_size")?;
-    own.hyperparameters.learning_rate = fields.take("learning_rate")?;
-    own.hyperparameters.beta = fields.take("beta")?;
     let order = Order {
         model: fields.take("base")?.unwrap_or_default(),
         training_file: format!("{COLLECTION}{VOTES}"),
@@ -122,7 +120,7 @@ async fn train(State(app): State<App>, request: Request) -> Result<Json<Value>, 
     fields.end()?;
     let (_, rows) = collected(&app, VOTES, vec![]).await?;
     if rows < FEWEST {
-        let message = format!("there are {rows} votes: a job needs at least {FEWEST}");
+        let message = format!("a job needs at least {FEWEST} votes; kept so far: {rows}");
         return Err(ApiError::field("votes", message).code("too_few_votes"));
     }
     Ok(Json(jobs::object(tuning::queue(&app, order, request_id).await?)))

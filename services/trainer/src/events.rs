@@ -27,11 +27,11 @@ impl Kept {
     }
 
     fn to_proto(&self, spec: &SpecRecord, cursor: u64) -> pb::JobEvent {
-        let event = match self {
-            Self::State(record) => job_event::Event::State(record.to_proto(spec)),
-            Self::Step(step) => job_event::Event::Step(step.to_proto()),
+        let (event, time) = match self {
+            Self::State(record) => (job_event::Event::State(record.to_proto(spec)), Some(record.time)),
+            Self::Step(step) => (job_event::Event::Step(step.to_proto()), step.time),
         };
-        pb::JobEvent { cursor, event: Some(event) }
+        pb::JobEvent { cursor, event: Some(event), time: time.map(firn_kit::clock::to_proto) }
     }
 }
 
@@ -148,7 +148,7 @@ pub(crate) fn watch(
                 Ok(()) = watch.progress.changed() => {
                     let Some(progress) = watch.progress.borrow_and_update().clone() else { continue };
                     let event = Some(job_event::Event::Progress(progress));
-                    return Some((Ok(pb::JobEvent { cursor: watch.cursor, event }), Some(watch)));
+                    return Some((Ok(pb::JobEvent { cursor: watch.cursor, event, time: None }), Some(watch)));
                 }
                 () = watch.stop.cancelled() => return Some((Err(stopping()), None)),
             }

@@ -56,6 +56,17 @@ async fn a_watch_has_what_was_then_what_comes_and_ends_with_the_job() {
 }
 
 #[tokio::test]
+async fn an_event_says_when_it_happened() {
+    let at = |seconds| Timestamp::from_second(seconds).unwrap();
+    let queued = Kept::State(Box::new(StateRecord::queued(at(1))));
+    let made = Kept::Step(Step { time: Some(at(2)), ..example_step(1, 2) });
+    let events = Arc::new(Events::new(vec![queued, made, step(2), state(State::Failed, 2)]));
+    let all = watch(record(), events, 0, CancellationToken::new());
+    let times: Vec<_> = all.map(|event| event.unwrap().time.map(|time| time.seconds)).collect().await;
+    assert_eq!(times, [Some(1), Some(2), None, Some(0)], "a step of before does not know");
+}
+
+#[tokio::test]
 async fn a_watch_of_a_stopping_service_says_so() {
     let events = Arc::new(Events::new(vec![state(State::Queued, 1)]));
     let stop = CancellationToken::new();

@@ -29,6 +29,7 @@ mod events;
 mod forecast;
 pub mod hub;
 mod job;
+mod merge;
 mod plan;
 mod prepare;
 mod queue;

@@ -115,6 +115,21 @@ impl Evaluation {
     }
 }
 
+/// What folding the adapter into the base changed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct MergeProof {
+    /// Largest absolute difference of a logit.
+    pub(crate) largest_logit_difference: f32,
+    /// Share of tokens behind which both find the same next one most probable.
+    pub(crate) greedy_agreement: f64,
+    /// Tokens compared.
+    pub(crate) tokens: u64,
+    /// Held-out rows that they are of; 0: made-up ones.
+    pub(crate) rows: u64,
+    /// No more than rounding.
+    pub(crate) accepted: bool,
+}
+
 /// A file of the state log: all that is known of the job when it enters the state.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct StateRecord {
@@ -133,6 +148,9 @@ pub(crate) struct StateRecord {
     /// Step whose weights are the result, if it is not the last one.
     #[serde(default)]
     pub(crate) best_step: u64,
+    /// If the job asked for it.
+    #[serde(default)]
+    pub(crate) merge_proof: Option<MergeProof>,
 }
 
 impl StateRecord {
@@ -152,6 +170,7 @@ impl StateRecord {
             tuned_evaluation: None,
             version: String::new(),
             best_step: 0,
+            merge_proof: None,
         }
     }
 
@@ -200,6 +219,9 @@ pub(crate) struct Step {
     pub(crate) epoch: f64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) held_out: Option<Measured>,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) time: Option<Timestamp>,
 }
 
 /// The held-out rows after a step.
@@ -244,6 +266,7 @@ pub(crate) fn example_step(step: u64, steps: u64) -> Step {
         memory_bytes: 1 << 20,
         epoch: step as f64 / steps as f64,
         held_out: None,
+        time: None,
     }
 }
 

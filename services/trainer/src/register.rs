@@ -76,12 +76,20 @@ pub(crate) fn metrics(record: &StateRecord) -> Vec<(String, f64)> {
         Some(("train.seconds".to_owned(), record.train_seconds)),
     ];
     let all = of("base", &record.base_evaluation).into_iter().chain(of("tuned", &record.tuned_evaluation)).chain(train);
-    all.flatten().filter(|(_, value)| value.is_finite()).collect()
+    let merge = record.merge_proof.iter().flat_map(|proof| {
+        let difference = f64::from(proof.largest_logit_difference);
+        [
+            ("merge.largest_logit_difference".to_owned(), difference),
+            ("merge.greedy_agreement".to_owned(), proof.greedy_agreement),
+        ]
+    });
+    all.flatten().chain(merge).filter(|(_, value)| value.is_finite()).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::MergeProof;
 
     #[test]
     fn only_what_was_measured_is_a_metric() {
@@ -90,11 +98,21 @@ mod tests {
         let evaluation = Evaluation { loss: 2.5, rows: 1, ..Evaluation::default() };
         record.base_evaluation = Some(evaluation.clone());
         record.tuned_evaluation = Some(Evaluation { loss: f64::NAN, field_recall: Some(0.5), ..evaluation });
+        let (largest_logit_difference, greedy_agreement) = (0.25, 1.0);
+        record.merge_proof =
+            Some(MergeProof { largest_logit_difference, greedy_agreement, tokens: 9, rows: 1, accepted: true });
         let names: Vec<(String, f64)> = metrics(&record);
         let names: Vec<(&str, f64)> = names.iter().map(|(name, value)| (name.as_str(), *value)).collect();
         assert_eq!(
             names,
-            [("base.loss", 2.5), ("tuned.field_recall", 0.5), ("train.tokens", 120.0), ("train.seconds", 1.5)]
+            [
+                ("base.loss", 2.5),
+                ("tuned.field_recall", 0.5),
+                ("train.tokens", 120.0),
+                ("train.seconds", 1.5),
+                ("merge.largest_logit_difference", 0.25),
+                ("merge.greedy_agreement", 1.0)
+            ]
         );
     }
 }

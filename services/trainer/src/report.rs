@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     job::Job,
-    record::{Evaluation, Measured, SnapshotRef, Step},
+    record::{Evaluation, Measured, MergeProof, SnapshotRef, Step},
     spec::Spec,
 };
 
@@ -39,6 +39,8 @@ pub(crate) struct Report<'a> {
     trained_parameters: usize,
     base_evaluation: Option<Evaluation>,
     tuned_evaluation: Option<Evaluation>,
+    /// If the job asked for it.
+    merge_proof: Option<MergeProof>,
     loss_curve: Vec<Point>,
 }
 
@@ -66,6 +68,7 @@ impl<'a> Report<'a> {
             trained_parameters,
             base_evaluation: record.base_evaluation,
             tuned_evaluation: record.tuned_evaluation,
+            merge_proof: record.merge_proof,
             loss_curve: curve(&job.steps()),
         }
     }

@@ -144,6 +144,22 @@ fn print(version: &Version, as_json: bool) {
     let mut names: Vec<_> = version.metrics.iter().collect();
     names.sort_by_key(|(name, _)| name.as_str());
     for (name, value) in names {
-        println!("    {name:<24} {value:.4}");
+        println!("    {name:<30} {}", number(*value));
+    }
+}
+
+/// Four digits behind the point, or the size of what is smaller.
+fn number(value: f64) -> String {
+    if value != 0.0 && value.abs() < 1e-3 { format!("{value:.1e}") } else { format!("{value:.4}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::number;
+
+    #[test]
+    fn small_numbers_keep_their_size() {
+        let shown = [0.0, 2.5, 0.001, 1.239e-5, -2e-4].map(number);
+        assert_eq!(shown, ["0.0000", "2.5000", "0.0010", "1.2e-5", "-2.0e-4"]);
     }
 }

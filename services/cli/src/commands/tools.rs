@@ -5,22 +5,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use firn_llm::config;
 use firn_llm::device::{Device, DeviceSpec};
-use firn_llm::model::{Adapter, Decoder, MergeProof, prove};
+use firn_llm::model::{Adapter, Decoder, MERGE_AGREEMENT, MergeProof, probes, prove};
 use firn_llm::tokenizer::{self, Tokenizer};
-use firn_llm::weights::{StoredType, Weights};
+use firn_llm::weights::Weights;
 use serde_json::json;
 
 use super::score::{Row, ids_of};
 use super::template::each_line;
 
-/// Largest difference of a logit between base + adapter and merged weights that are stored in f32.
-const F32_LIMIT: f32 = 1e-3;
-/// The same where the merged weights are rounded to bf16, as the base's are.
-const BF16_LIMIT: f32 = 0.5;
-/// Share of tokens where both must greedily choose the same.
-const AGREEMENT: f64 = 0.95;
-/// Rows of made-up tokens that the proof uses without --input, and their length.
-const PROBES: (u32, u32) = (8, 48);
 /// Work on checkpoints on disk.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ToolsArgs {
@@ -108,13 +100,11 @@ pub(super) fn merge_folders(
         }
         // What was written is what is proved, rounding and all.
         let proof = prove(&base, &trained, &Decoder::load(into, device)?, &rows)?;
-        let limit = if stored == StoredType::Bf16 { BF16_LIMIT } else { F32_LIMIT };
-        // A difference that is no number is refused too.
-        let accepted = proof.largest_logit_difference <= limit && proof.greedy_agreement >= AGREEMENT;
+        let limit = MergeProof::limit(stored);
         ensure!(
-            accepted,
+            proof.holds(stored),
             "the merge is refused: {proof}; allowed are {limit} and at least {:.0} %; serve base and adapter instead",
-            AGREEMENT * 100.0,
+            MERGE_AGREEMENT * 100.0,
         );
         write_proof(into, &proof)?;
         Ok(proof)
@@ -139,14 +129,7 @@ pub(super) fn ensure_free(into: &Path) -> Result<()> {
 }
 
 fn rows(model: &Path, input: Option<&PathBuf>, vocab: usize, context: usize) -> Result<Vec<Vec<u32>>> {
-    let Some(input) = input else {
-        let (rows, length) = PROBES;
-        let length = length.min(u32::try_from(context).unwrap_or(u32::MAX));
-        let vocab = u32::try_from(vocab).unwrap_or(u32::MAX);
-        // Fibonacci hashing: spread over the vocabulary, and the same on every run.
-        let id = |at: u32| at.wrapping_mul(0x9E37_79B9) % vocab;
-        return Ok((0..rows).map(|row| (0..length).map(|at| id(row * length + at + 1)).collect()).collect());
-    };
+    let Some(input) = input else { return Ok(probes(vocab, context)) };
     let mut tokenizer: Option<Tokenizer> = None;
     let mut rows = Vec::new();
     each_line(input, |row: Row| {

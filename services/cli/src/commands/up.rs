@@ -35,6 +35,7 @@ pub(crate) struct UpArgs {
 /// Runs the command.
 pub(crate) async fn run(args: &UpArgs) -> Result<()> {
     let _guard = telemetry::init("firn", &args.telemetry)?;
+    firn_kit::raise_file_limit();
     let shutdown = firn_kit::shutdown_token()?;
     let addresses = Addresses::fixed(args.http);
     let wanted = Wanted { addresses, hub: args.hub.clone(), ..Wanted::new(&args.stage, args.device, &args.base) };

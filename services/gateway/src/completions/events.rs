@@ -22,7 +22,6 @@ use super::{
     logprobs::Offset,
     reply::{Reply, Shape, beyond, reason, usage},
 };
-use crate::error::ApiError;
 
 /// Keeps nginx and its kin from holding events back.
 pub(crate) const UNBUFFERED: (HeaderName, HeaderValue) =
@@ -98,7 +97,7 @@ impl Events {
             }
             Ok(None) => (vec![], false),
             // The status line is long gone; clients look for an object with `error`.
-            Err(status) => (vec![ApiError::from(status).body().to_string()], true),
+            Err(status) => (vec![self.reply.names.told(status).body().to_string()], true),
         }
     }
 

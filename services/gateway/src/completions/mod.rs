@@ -50,7 +50,7 @@ async fn completions(
 
 async fn answer(app: &App, ask: Ask, shape: Shape) -> Result<Response, ApiError> {
     let calls = calls::open(app, &ask).await.map_err(|status| ask.names.told(status))?;
-    let reply = Reply::new(shape, ask.model, ask.logprobs);
+    let reply = Reply::new(shape, ask.model, ask.logprobs, ask.names);
     if ask.stream {
         Ok(events::events(reply, calls, ask.include_usage, app.heartbeat))
     } else {

@@ -13,7 +13,7 @@ use super::{
     calls::{Answer, Pieces, collect},
     logprobs::Offset,
 };
-use crate::error::ApiError;
+use crate::{error::ApiError, names::Names};
 
 /// Which route's shapes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,22 +28,24 @@ pub(crate) struct Reply {
     pub(crate) shape: Shape,
     /// Log-probabilities were asked for.
     pub(crate) logprobs: bool,
+    /// What the caller calls what inference may refuse, also in the middle of an answer.
+    pub(crate) names: Names,
     id: String,
     created: i64,
     model: String,
 }
 
 impl Reply {
-    pub(crate) fn new(shape: Shape, model: String, logprobs: bool) -> Self {
+    pub(crate) fn new(shape: Shape, model: String, logprobs: bool, names: Names) -> Self {
         let prefix = if shape == Shape::Chat { "chatcmpl" } else { "cmpl" };
         let id = format!("{prefix}-{}", Uuid::new_v4().simple());
         let model = if model.is_empty() { "base".to_owned() } else { model };
-        Self { shape, logprobs, id, created: firn_kit::Clock::system().now().as_second(), model }
+        Self { shape, logprobs, names, id, created: firn_kit::Clock::system().now().as_second(), model }
     }
 
     /// Waits for all answers, and to their end.
     pub(crate) async fn whole(self, calls: Vec<Pieces>) -> Result<Response, ApiError> {
-        let answers = try_join_all(calls.into_iter().map(collect)).await?;
+        let answers = try_join_all(calls.into_iter().map(collect)).await.map_err(|status| self.names.told(status))?;
         let choices: Vec<Value> =
             answers.iter().enumerate().map(|(index, answer)| self.whole_choice(index, answer)).collect();
         let finishes: Vec<Finish> = answers.into_iter().map(|answer| answer.finish).collect();

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::{
     app::{App, each, within},
     error::ApiError,
-    newest::{Asked, MOST_PAGES, PAGE, part},
+    newest::{Asked, PAGE, part},
     times,
 };
 
@@ -33,18 +33,14 @@ pub(crate) fn routes() -> Router<App> {
 
 async fn files(State(app): State<App>, asked: Asked) -> Result<Json<Value>, ApiError> {
     let part = part(asked)?;
-    let (mut all, mut page_token) = (vec![], String::new());
-    for _ in 0..MOST_PAGES {
+    let (app, purpose) = (&app, part.purpose.as_deref());
+    let page = |page_token| async move {
         let request = within(ListFilesRequest { page_size: PAGE, page_token });
-        let page = app.files.clone().list_files(request).await?.into_inner();
-        let wanted = |file: &File| part.purpose.as_ref().is_none_or(|purpose| *purpose == file.purpose);
-        all.extend(page.files.into_iter().filter(wanted).map(object));
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            break;
-        }
-    }
-    part.list(all, USUAL)
+        let mut page = app.files.clone().list_files(request).await?.into_inner();
+        page.files.retain(|file| purpose.is_none_or(|purpose| purpose == file.purpose));
+        Ok((page.files, page.next_page_token))
+    };
+    part.window(USUAL)?.read(page, |file: &File| id(&file.name)).await?.list(object)
 }
 
 async fn file(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
@@ -80,9 +76,14 @@ pub(crate) async fn found(app: &App, id: &str) -> Result<File, ApiError> {
     Ok(app.files.clone().get_file(request).await?.into_inner())
 }
 
+/// The id that callers know.
+fn id(name: &str) -> &str {
+    name.strip_prefix("files/").unwrap_or(name)
+}
+
 fn object(file: File) -> Value {
     json!({
-        "id": file.name.strip_prefix("files/").unwrap_or(&file.name), "object": "file", "bytes": file.size,
+        "id": id(&file.name), "object": "file", "bytes": file.size,
         "created_at": times::seconds(file.create_time.as_ref()), "expires_at": null, "filename": file.filename,
         "purpose": file.purpose, "status": "processed", "status_details": null,
         "firn": {"sha256": file.sha256, "path": file.path},

@@ -1,7 +1,7 @@
 //! `finetune(…)` in the shape of Snowflake's: create, show, describe and cancel jobs.
 
 use firn_proto::trainer::v1::{
-    CancelJobRequest, CreateJobRequest, GetJobRequest, Job, JobState, ListCheckpointsRequest, ListJobsRequest,
+    CancelJobRequest, CreateJobRequest, GetJobRequest, Job, JobState, ListCheckpointsRequest,
 };
 use serde_json::{Value, json};
 
@@ -10,10 +10,9 @@ use crate::{
     app::{App, within},
     error::ApiError,
     jobs,
+    newest::Window,
 };
 
-/// Jobs of a page, and most pages that are read.
-const PAGE: (i32, usize) = (1000, 10);
 /// Most jobs that are shown.
 const MOST_SHOWN: usize = 100;
 
@@ -84,20 +83,9 @@ fn name(given: Option<Value>) -> Result<String, ApiError> {
 
 /// The newest jobs, newest first.
 async fn show(app: &App) -> Result<Value, ApiError> {
-    let (mut trainer, mut page_token) = (app.trainer.clone(), String::new());
-    let mut jobs: Vec<Job> = Vec::new();
-    for _ in 0..PAGE.1 {
-        let request = within(ListJobsRequest { page_size: PAGE.0, page_token });
-        let page = trainer.list_jobs(request).await?.into_inner();
-        jobs.extend(page.jobs);
-        // They come oldest first.
-        jobs.drain(..jobs.len().saturating_sub(MOST_SHOWN));
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            break;
-        }
-    }
-    Ok(jobs.into_iter().rev().map(job::shown).collect())
+    let window = Window::newest(MOST_SHOWN);
+    let (jobs, _) = window.read(|token| jobs::page(app, token), |job: &Job| jobs::id(&job.name)).await?.objects()?;
+    Ok(jobs.into_iter().map(job::shown).collect())
 }
 
 /// The last step's loss of a job that has ended well, if its checkpoint is still there.

@@ -2,17 +2,21 @@
 
 use firn_proto::{
     dataprep::v1::{CreateSnapshotRequest, MessagesFormat, PromptFormat, RowFormat, TextFormat, row_format::Format},
-    trainer::v1::{Hyperparameters, JobSpec, LoraSpec},
+    trainer::v1::{JobSpec, LoraSpec},
 };
 use serde_json::Value;
 
 use super::complete::options;
-use crate::{error::ApiError, fields::Fields, names::Names};
+use crate::{
+    error::ApiError,
+    fields::Fields,
+    names::Names,
+    tuning::hyperparameters::{SEED, Tuning},
+};
 
 /// Rows have what Snowflake's FINETUNE wants: a prompt and a completion.
 const PROMPT: &str = "{{ prompt }}";
 const COMPLETION: &str = "{{ completion }}";
-const SEED: u64 = 42;
 
 /// Reads `model, base, rows[, held-out rows][, options]`: a job, and what a row calls its fields.
 pub(crate) fn spec(mut arguments: impl Iterator<Item = Value>) -> Result<(JobSpec, Names), ApiError> {
@@ -32,14 +36,17 @@ pub(crate) fn spec(mut arguments: impl Iterator<Item = Value>) -> Result<(JobSpe
     }
     let mut fields = Fields::from(options(given.unwrap_or_default())?);
     let names = names(&fields);
-    let hyperparameters = hyperparameters(&mut fields)?;
+    // Snowflake's one option has another name.
+    let (max_epochs, seed) = (fields.take("max_epochs")?, fields.take("seed")?);
+    let mut tuning = Tuning::take(&mut fields)?;
+    tuning.epochs = tuning.epochs.or(max_epochs);
     let data = CreateSnapshotRequest {
         dataset: model.clone(),
         source,
         base: base.clone(),
         format: Some(RowFormat { format: Some(format(&mut fields)?) }),
         held_out_rows: fields.take("held_out_rows")?.unwrap_or(0),
-        seed: hyperparameters.seed.unwrap_or(SEED),
+        seed: seed.unwrap_or(SEED),
         max_tokens: fields.take("max_tokens")?.unwrap_or(0),
         held_out_source,
     };
@@ -49,9 +56,10 @@ pub(crate) fn spec(mut arguments: impl Iterator<Item = Value>) -> Result<(JobSpe
         alias: fields.take("alias")?.unwrap_or_default(),
         data: Some(data),
         lora: lora(&mut fields)?,
-        hyperparameters: Some(hyperparameters),
+        hyperparameters: Some(tuning.into_proto(seed)),
         answered_rows: fields.take("answered_rows")?.unwrap_or(0),
         quantization: fields.take("quantization")?.unwrap_or_default(),
+        prove_merge: fields.take("prove_merge")?.unwrap_or(false),
         ..JobSpec::default()
     };
     fields.end()?;
@@ -80,30 +88,6 @@ fn text(name: &str, given: Option<Value>) -> Result<String, ApiError> {
         Some(Value::String(text)) if !text.is_empty() => Ok(text),
         _ => Err(ApiError::field(name, format!("{name} must be a text"))),
     }
-}
-
-fn hyperparameters(fields: &mut Fields) -> Result<Hyperparameters, ApiError> {
-    // Snowflake's one option has another name.
-    let epochs = fields.take("max_epochs")?;
-    Ok(Hyperparameters {
-        epochs: fields.take("epochs")?.or(epochs),
-        learning_rate: fields.take("learning_rate")?,
-        batch_size: fields.take("batch_size")?,
-        block_size: fields.take("block_size")?,
-        warmup_ratio: fields.take("warmup_ratio")?,
-        scheduler: fields.take("scheduler")?,
-        weight_decay: fields.take("weight_decay")?,
-        max_grad_norm: fields.take("max_grad_norm")?,
-        seed: fields.take("seed")?,
-        budget_seconds: fields.take("budget_seconds")?.unwrap_or(0.0),
-        packing: fields.take("packing")?.unwrap_or_default(),
-        gradient_accumulation: fields.take("gradient_accumulation")?.unwrap_or(0),
-        eval_strategy: fields.take("eval_strategy")?.unwrap_or_default(),
-        eval_steps: fields.take("eval_steps")?.unwrap_or(0),
-        keep_best: fields.take("keep_best")?.unwrap_or(false),
-        fit_memory: fields.take("fit_memory")?.unwrap_or(false),
-        ..Hyperparameters::default()
-    })
 }
 
 /// An adapter, unless all weights are asked for.
@@ -173,13 +157,15 @@ mod tests {
     fn options_reach_the_job() {
         let options = json!({
             "lora_r": 8, "learning_rate": 0.002, "seed": 7, "alias": "trial", "messages_column": "turns",
-            "held_out_rows": 5, "answered_rows": 3, "quantization": "int4",
+            "held_out_rows": 5, "answered_rows": 3, "quantization": "int4", "early_stopping_patience": 2, "prove_merge": true,
         });
         for arguments in [json!(["m", "b", "s", options]), json!(["m", "b", "s", null, options.to_string()])] {
             let job = read(arguments).unwrap();
             let (data, lora) = (job.data.unwrap(), job.lora.unwrap());
             assert_eq!((data.held_out_rows, data.seed, lora.r, job.answered_rows), (5, 7, 8, 3));
-            assert_eq!((job.alias.as_str(), job.quantization.as_str()), ("trial", "int4"));
+            assert_eq!((job.alias.as_str(), job.quantization.as_str(), job.prove_merge), ("trial", "int4", true));
+            let tuning = job.hyperparameters.unwrap();
+            assert_eq!((tuning.learning_rate, tuning.seed, tuning.early_stopping_patience), (Some(0.002), Some(7), 2));
             assert_eq!(
                 data.format.unwrap().format,
                 Some(Format::Messages(MessagesFormat { column: "turns".to_owned() }))

@@ -127,6 +127,7 @@ function ballot(answers, models, messages, reveal, isHidden) {
   const isWide = matchMedia("(min-width: 44rem)").matches;
   const names = answers.length === 2 ? (isWide ? ["← Left is better", "Right is better →"] : ["First is better", "Second is better"]) : LETTERS.map((letter) => `${letter} is better`);
   const vote = async (winner) => {
+    const byKeyboard = place.querySelector(":focus-visible") !== null;
     place.querySelectorAll("button").forEach((each) => { each.disabled = true; });
     const losers = answers.map((_, at) => at).filter((at) => at !== winner && texts[at] !== texts[winner]);
     let done = "A tie: nothing is kept, since it prefers nothing.";
@@ -142,12 +143,14 @@ function ballot(answers, models, messages, reveal, isHidden) {
         return result ?? {};
       });
       if (!kept) { place.querySelectorAll("button").forEach((each) => { each.disabled = false; }); return; }
-      done = `Kept: ${isHidden ? `${LETTERS[winner]} was ${models[winner]}` : models[winner]} is better.`;
+      done = isHidden ? `Kept: ${LETTERS[winner]} is better, which was ${models[winner]}.` : `Kept: ${models[winner]} is better.`;
       answers[winner].element.classList.add("chosen");
       if (kept.rows !== undefined) drawVotes(kept.rows);
     }
     reveal();
     place.replaceChildren(h("p", { class: "soft", role: "status" }, done));
+    // Whoever votes by keyboard goes on with the next prompt.
+    if (byKeyboard) input.area.focus();
   };
   if (!hasVotes && !isHidden) return [];
   if (!hasVotes) { place.append(button("Show names", () => { reveal(); place.remove(); })); return [place]; }

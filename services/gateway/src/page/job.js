@@ -87,10 +87,11 @@ export function jobView(id) {
         ...Object.entries(spec.hyperparameters ?? {}).map(([key, value]) => [key.replaceAll("_", " "), typeof value === "object" ? JSON.stringify(value) : String(value)])])));
   }
 
-  function say(text, isBad) {
-    // What happened before this page looked comes at once, and without its times.
+  function say(text, { isBad = false, at = null } = {}) {
+    // Jobs of before times were kept tell their past at once, and without them.
     const isLive = performance.now() - connected > 1500;
-    const time = isLive && h("time", {}, new Date().toLocaleTimeString("en", { hour12: false }));
+    const date = at ? new Date(at) : isLive && new Date();
+    const time = date && h("time", { datetime: date.toISOString(), title: date.toLocaleString("en") }, date.toLocaleTimeString("en", { hour12: false }));
     log.append(h("li", { class: isBad && "error" }, time, time && " ", text));
     while (log.children.length > LOG_LINES) log.firstChild.remove();
     logPlace.scrollTop = logPlace.scrollHeight;
@@ -125,7 +126,7 @@ export function jobView(id) {
   function take({ type, data }) {
     const value = JSON.parse(data);
     if (type === "state") {
-      if (told !== value.state) say(`${String(value.state).toLowerCase()}${value.error ? `: ${value.error}` : ""}`, Boolean(value.error));
+      if (told !== value.state) say(`${String(value.state).toLowerCase()}${value.error ? `: ${value.error}` : ""}`, { isBad: Boolean(value.error), at: value.time });
       told = value.state;
       // The events begin at the job's begin: until they reach what is known, they are its past.
       if (job && value.sequence < job.sequence) return;
@@ -137,7 +138,7 @@ export function jobView(id) {
       if (isOver(job.state)) served.refresh(true);
     } else if (type === "step") {
       steps.set(value.step, value);
-      if (value.held_out) say(`step ${value.step}: held-out loss ${short(value.held_out.loss)}${value.held_out.best ? ", the best so far" : ""}`);
+      if (value.held_out) say(`step ${value.step}: held-out loss ${short(value.held_out.loss)}${value.held_out.best ? ", the best so far" : ""}`, { at: value.time });
       if (value.step - checkpointStep >= 10 || value.held_out) { checkpointStep = value.step; clearTimeout(later); later = setTimeout(drawCheckpoints, 600); }
       drawCurves();
     } else if (type === "progress") {
@@ -161,7 +162,7 @@ export function jobView(id) {
       } catch (error) {
         if (error.name === "AbortError") return;
         if (error.isAbsent) { say("This gateway sends no events: the state is asked for every few seconds."); await poll(); return; }
-        say(`${error.message}; asking again`, true);
+        say(`${error.message}; asking again`, { isBad: true });
       }
       await new Promise((resolve) => { setTimeout(resolve, RETRY); });
     }

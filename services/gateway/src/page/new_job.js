@@ -28,6 +28,7 @@ function form(close) {
   const batch = number("4", { min: 1, step: 1 }), rank = number("16", { min: 1, step: 1 }), longest = number("1024", { min: 8, step: 1 }), seed = number("42", { min: 0, step: 1 });
   const format = select(FORMATS), parts = h("div", { class: "fields" });
   const quantization = select({ none: "none", int8: "8 bits a weight", int4: "4 bits a weight (NF4)" });
+  const provesMerge = h("input", { type: "checkbox", role: "switch" });
   const prompt = h("textarea", { rows: 2, spellcheck: "false", value: "Describe this offer.\n{{ row | tojson }}" });
   const completion = h("textarea", { rows: 2, spellcheck: "false", placeholder: "{{ DESCRIPTION }}", required: true });
   const system = h("textarea", { rows: 1 });
@@ -61,6 +62,7 @@ function form(close) {
     firn.hyperparameters = given([["learning_rate", rate], ["epochs", epochs], ["batch_size", batch]]);
     if (rank.value !== "") firn.lora = { r: Number(rank.value), alpha: 2 * Number(rank.value) };
     if (quantization.value !== "none") firn.quantization = quantization.value;
+    if (provesMerge.checked) firn.prove_merge = true;
     if (format.value) firn.format = rowFormat();
     if (format.value === "preference") firn.objective = "dpo";
     return { model: base.value, training_file: trainingFile, suffix: name.value.trim(), ...given([["seed", seed]]), firn };
@@ -104,6 +106,7 @@ function form(close) {
       field("Rows are", format), field("Passes over the rows", epochs), field("Learning rate", rate), field("Rows held out to measure", heldOut)),
     parts,
     h("details", { class: "advanced" }, h("summary", {}, "Advanced"), h("div", { class: "fields pair" },
-      field("Blocks of a batch", batch), field("LoRA rank", rank), field("Longest row, tokens", longest), field("Seed", seed), field("Frozen base kept as", quantization))),
+      field("Blocks of a batch", batch), field("LoRA rank", rank), field("Longest row, tokens", longest), field("Seed", seed), field("Frozen base kept as", quantization),
+      h("label", { class: "switch" }, provesMerge, "Prove that it can be merged into the base"))),
     problem, h("div", { class: "actions" }, go, button("Cancel", () => close(""))));
 }

@@ -26,7 +26,7 @@ export async function versionView(model, number) {
   const page = h("div", { class: "page" }, crumbs,
     h("div", { class: "head" }, h("h1", {}, `${model} ${number}`), aliases.map((alias) => chip(alias, "alias")), h("span", { class: "gap" }),
       serveButton(model, number, aliases), button("Promote…", () => promoteHere(model, number, again), { class: "main" })),
-    metrics(version, report), lineage(version, report), curves(report), proof(version), parameters(report), files(version, path));
+    metrics(version, report), lineage(version, report), curves(report), proof(version, report), parameters(report), files(version, path));
   return page;
 }
 
@@ -87,12 +87,20 @@ function curves(report) {
   return h("section", { class: "card" }, loss.element);
 }
 
-function proof(version) {
+function proof(version, report) {
   const isAdapter = (version.files ?? []).some((file) => file.path === "adapter_model.safetensors");
-  const section = (...children) => h("section", { class: "card" }, h("h2", {}, "Merge"), children);
   if (!isAdapter) return null;
-  return section(h("p", { class: "soft" }, "An adapter: it is served on the base's own weights, so nothing was merged. To fold it in, with a proof that nothing else changes:"),
-    h("code", { class: "command" }, "firn tools merge-llm-adapter --base-model-path BASE --adapter-path ADAPTER --output-folder OUT"));
+  const section = (...children) => h("section", { class: "card", "data-part": "merge" }, h("h2", {}, "Merge"), children);
+  const command = h("code", { class: "command" }, "firn tools merge-llm-adapter --base-model-path BASE --adapter-path ADAPTER --output-folder OUT");
+  const found = report?.merge_proof;
+  if (!found) return section(h("p", { class: "soft" }, "An adapter: it is served on the base's own weights, so nothing was merged. To fold it in, with a proof that nothing else changes:"), command);
+  const measure = (name, value) => h("div", { class: "measure" }, h("span", {}, name), h("b", {}, value));
+  return section(
+    h("p", { class: "soft" }, `Folded into the base and compared with both on ${plural(found.tokens, "token")} of ${found.rows ? plural(found.rows, "held-out row") : "made-up rows"}: `,
+      chip(found.accepted ? "computes the same" : "computes something else: serve the adapter instead", found.accepted ? "good" : "bad")),
+    h("div", { class: "measures" }, measure("largest logit difference", short(found.largest_logit_difference)),
+      measure("same most probable token", `${short(100 * found.greedy_agreement, 1)} %`)),
+    found.accepted && h("details", {}, h("summary", {}, "How to merge"), command));
 }
 
 function parameters(report) {

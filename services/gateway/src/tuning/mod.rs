@@ -4,13 +4,14 @@
 //! order: the body ─► source: files, collections and models found ─► spec: the protocol's job ─► shapes: OpenAI's job
 //! ```
 
+pub(crate) mod hyperparameters;
 mod method;
 pub(crate) mod order;
 mod shapes;
 pub(crate) mod source;
 pub(crate) mod spec;
 
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
 
 use axum::{
     Json, Router,
@@ -19,7 +20,7 @@ use axum::{
     response::{IntoResponse as _, Response, sse::Event},
     routing::{get, post},
 };
-use firn_proto::trainer::v1::{CreateJobRequest, Job, ListJobsRequest};
+use firn_proto::trainer::v1::{CreateJobRequest, Job};
 use futures_util::{StreamExt as _, stream};
 use serde_json::Value;
 
@@ -28,8 +29,8 @@ use crate::{
     app::{App, each, within},
     body::json_body,
     error::ApiError,
-    jobs::{cursor, failed, found, saved, sse, told, watched},
-    newest::{Asked, MOST_PAGES, PAGE, Part, part},
+    jobs::{cursor, failed, found, id, page, saved, sse, told, watched},
+    newest::{Asked, Window, part},
     times,
 };
 
@@ -39,8 +40,6 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
 const USUAL: usize = 20;
 /// Checkpoints of a list if the caller does not say.
 const USUAL_CHECKPOINTS: usize = 10;
-/// Events that are looked back on.
-const MOST_EVENTS: usize = 10_000;
 /// What is kept of a job's events comes at once: after such a silence the rest has yet to happen.
 const SILENCE: Duration = Duration::from_millis(500);
 /// Longest wait for all of them.
@@ -78,18 +77,8 @@ pub(crate) fn request_id(headers: &HeaderMap) -> Result<String, ApiError> {
 }
 
 async fn jobs(State(app): State<App>, asked: Asked) -> Result<Json<Value>, ApiError> {
-    let part = part(asked)?;
-    let (mut all, mut page_token) = (vec![], String::new());
-    for _ in 0..MOST_PAGES {
-        let request = within(ListJobsRequest { page_size: PAGE, page_token });
-        let page = app.trainer.clone().list_jobs(request).await?.into_inner();
-        all.extend(page.jobs.into_iter().map(shapes::job));
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            break;
-        }
-    }
-    part.list(all, USUAL)
+    let window = part(asked)?.window(USUAL)?;
+    window.read(|token| page(&app, token), |job: &Job| id(&job.name)).await?.list(shapes::job)
 }
 
 async fn job(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
@@ -101,10 +90,10 @@ async fn act(State(app): State<App>, Path((id, verb)): Path<(String, String)>) -
 }
 
 async fn checkpoints(State(app): State<App>, Path(id): Path<String>, asked: Asked) -> Result<Json<Value>, ApiError> {
-    let part = part(asked)?;
+    let mut window = part(asked)?.window(USUAL_CHECKPOINTS)?;
     let created_at = times::seconds(found(&app, &id).await?.create_time.as_ref());
-    let checkpoint = |of| shapes::checkpoint(&id, created_at, of);
-    part.list(saved(&app, &id).await?.into_iter().map(checkpoint).collect(), USUAL_CHECKPOINTS)
+    window.extend(saved(&app, &id).await?.into_iter().map(|of| shapes::checkpoint(&id, created_at, of)));
+    window.list(|checkpoint| checkpoint)
 }
 
 async fn events(
@@ -118,7 +107,7 @@ async fn events(
     if part.stream == Some(true) {
         stream_events(&app, &id, created_at, cursor(&headers, part.cursor)?).await
     } else {
-        list_events(&app, &id, created_at, &part).await
+        list_events(&app, &id, created_at, part.window(USUAL)?).await
     }
 }
 
@@ -135,15 +124,11 @@ async fn stream_events(app: &App, id: &str, created_at: i64, cursor: u64) -> Res
     Ok(sse(shown.chain(stream::iter([Event::default().data("[DONE]")])), app.heartbeat))
 }
 
-async fn list_events(app: &App, id: &str, created_at: i64, part: &Part) -> Result<Response, ApiError> {
-    let mut kept = VecDeque::new();
+async fn list_events(app: &App, id: &str, created_at: i64, mut window: Window<Value>) -> Result<Response, ApiError> {
     let mut events = std::pin::pin!(each(watched(app, id, 0).await?));
     let gather = async {
         while let Ok(Some(event)) = tokio::time::timeout(SILENCE, events.next()).await {
-            kept.extend(shapes::event(created_at, event?));
-            if kept.len() > MOST_EVENTS {
-                kept.pop_front();
-            }
+            window.extend(shapes::event(created_at, event?));
         }
         Ok::<(), ApiError>(())
     };
@@ -151,5 +136,5 @@ async fn list_events(app: &App, id: &str, created_at: i64, part: &Part) -> Resul
     if let Ok(gathered) = tokio::time::timeout(EVENTS_TIME, gather).await {
         gathered?;
     }
-    Ok(part.list(kept.into(), USUAL)?.into_response())
+    Ok(window.list(|event| event)?.into_response())
 }

@@ -7,9 +7,10 @@ use firn_proto::{
 use serde::Deserialize;
 
 use super::{
+    hyperparameters::{SEED, Tuning},
     method::{Usual, method},
     source,
-    spec::{Format, Lora, Tuning, objective},
+    spec::{Format, Lora, objective},
 };
 use crate::{
     app::App,
@@ -50,6 +51,7 @@ pub(crate) struct Own {
     pub(crate) objective: Option<String>,
     pub(crate) quantization: String,
     pub(crate) adapter: String,
+    pub(crate) prove_merge: bool,
     pub(crate) hyperparameters: Tuning,
 }
 
@@ -112,7 +114,7 @@ impl Order {
             base: start.base.clone(),
             format: Some(format.into_proto()),
             held_out_rows: own.held_out_rows,
-            seed: self.seed.unwrap_or_default(),
+            seed: self.seed.unwrap_or(SEED),
             max_tokens: own.max_tokens,
             held_out_source,
         };
@@ -128,6 +130,7 @@ impl Order {
             objective: self.objective.into(),
             quantization: own.quantization,
             adapter: if own.adapter.is_empty() { start.adapter } else { own.adapter },
+            prove_merge: own.prove_merge,
         })
     }
 }

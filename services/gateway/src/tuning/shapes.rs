@@ -34,8 +34,9 @@ pub(super) fn job(job: Job) -> Value {
     })
 }
 
-/// An event; progress inside a state is none that is kept.
-pub(super) fn event(created_at: i64, event: JobEvent) -> Option<Value> {
+/// An event; progress inside a state is none that is kept. One that does not say when it happened has the job's time.
+pub(super) fn event(job_created_at: i64, event: JobEvent) -> Option<Value> {
+    let created_at = event.time.as_ref().map_or(job_created_at, |time| time.seconds);
     let (level, kind, message, data) = match event.event? {
         job_event::Event::State(job) => {
             let state = job.state();

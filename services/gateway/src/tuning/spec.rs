@@ -2,10 +2,12 @@
 
 use firn_proto::{
     dataprep::v1::{self as data, row_format},
-    trainer::v1::{Hyperparameters, JobSpec, LoraSpec, Objective},
+    trainer::v1::{JobSpec, LoraSpec, Objective},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+
+use super::hyperparameters;
 
 /// How a row becomes text.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -103,58 +105,6 @@ impl Lora {
     }
 }
 
-/// Hyper-parameters by the protocol's names; what is not said is the trainer's default.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct Tuning {
-    pub(crate) learning_rate: Option<f64>,
-    pub(crate) epochs: Option<f64>,
-    pub(crate) batch_size: Option<u32>,
-    block_size: Option<u32>,
-    warmup_ratio: Option<f64>,
-    scheduler: Option<String>,
-    weight_decay: Option<f64>,
-    max_grad_norm: Option<f64>,
-    no_shuffle: bool,
-    budget_seconds: f64,
-    packing: String,
-    gradient_accumulation: u32,
-    pub(crate) beta: Option<f64>,
-    eval_strategy: String,
-    eval_steps: u32,
-    early_stopping_patience: u32,
-    early_stopping_threshold: f64,
-    keep_best: bool,
-    fit_memory: bool,
-}
-
-impl Tuning {
-    pub(crate) fn into_proto(self, seed: Option<u64>) -> Hyperparameters {
-        Hyperparameters {
-            learning_rate: self.learning_rate,
-            epochs: self.epochs,
-            batch_size: self.batch_size,
-            block_size: self.block_size,
-            warmup_ratio: self.warmup_ratio,
-            scheduler: self.scheduler,
-            weight_decay: self.weight_decay,
-            max_grad_norm: self.max_grad_norm,
-            seed,
-            no_shuffle: self.no_shuffle,
-            budget_seconds: self.budget_seconds,
-            packing: self.packing,
-            gradient_accumulation: self.gradient_accumulation,
-            beta: self.beta,
-            eval_strategy: self.eval_strategy,
-            eval_steps: self.eval_steps,
-            early_stopping_patience: self.early_stopping_patience,
-            early_stopping_threshold: self.early_stopping_threshold,
-            keep_best: self.keep_best,
-            fit_memory: self.fit_memory,
-        }
-    }
-}
-
 /// The objective's name in JSON.
 pub(crate) fn objective_name(objective: Objective) -> &'static str {
     match objective {
@@ -180,23 +130,13 @@ pub(crate) fn object(spec: JobSpec) -> Value {
             "dropout": plain(lora.dropout), "rslora": lora.rslora,
         })
     });
-    let of = spec.hyperparameters.unwrap_or_default();
     json!({
         "base": spec.base, "model": spec.model, "alias": spec.alias, "dataset": rows.dataset, "source": rows.source,
         "held_out_source": rows.held_out_source, "held_out_rows": rows.held_out_rows, "max_tokens": rows.max_tokens,
         "seed": rows.seed, "format": rows.format.and_then(|format| format.format).map(Format::of), "lora": lora,
         "quantization": spec.quantization, "adapter": spec.adapter, "answered_rows": spec.answered_rows,
-        "max_answer_tokens": spec.max_answer_tokens,
-        "hyperparameters": {
-            "learning_rate": of.learning_rate, "epochs": of.epochs, "batch_size": of.batch_size,
-            "block_size": of.block_size, "warmup_ratio": of.warmup_ratio, "scheduler": of.scheduler,
-            "weight_decay": of.weight_decay, "max_grad_norm": of.max_grad_norm, "seed": of.seed,
-            "no_shuffle": of.no_shuffle, "budget_seconds": of.budget_seconds, "packing": of.packing,
-            "gradient_accumulation": of.gradient_accumulation, "beta": of.beta, "eval_strategy": of.eval_strategy,
-            "eval_steps": of.eval_steps, "early_stopping_patience": of.early_stopping_patience,
-            "early_stopping_threshold": of.early_stopping_threshold, "keep_best": of.keep_best,
-            "fit_memory": of.fit_memory,
-        },
+        "max_answer_tokens": spec.max_answer_tokens, "prove_merge": spec.prove_merge,
+        "hyperparameters": hyperparameters::object(spec.hyperparameters.unwrap_or_default()),
     })
 }
 

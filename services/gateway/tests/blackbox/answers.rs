@@ -152,6 +152,36 @@ async fn a_failure_in_the_middle_ends_the_answer_as_an_error() {
 }
 
 #[tokio::test]
+async fn a_field_that_is_found_wrong_in_the_middle_has_the_caller_s_name() {
+    let running = Running::start().await;
+    for (path, mut body, field, name) in [
+        (
+            "/v1/chat/completions",
+            question(json!({"max_completion_tokens": 9})),
+            "sampling.max_tokens",
+            "max_completion_tokens",
+        ),
+        ("/v1/completions", json!({"prompt": [1], "response_format": {"type": "json_object"}}), "ids", "prompt"),
+    ] {
+        for stream in [true, false] {
+            let (pieces, _gone) = running.fake.script();
+            pieces.send(Ok(delta("one"))).await.unwrap();
+            let status = firn_kit::status::invalid_argument("x.firn.dev", field, "is wrong after all");
+            pieces.send(Err(status)).await.unwrap();
+            body["stream"] = json!(stream);
+            let text = text_of(running.post(path, &body).await).await;
+            let last = if stream { events(&text).pop().unwrap() } else { text };
+            let error = json!({"error": {
+                "message": format!("{name}: is wrong after all"), "type": "invalid_request_error", "param": name,
+                "code": null,
+            }});
+            assert_eq!(serde_json::from_str::<Value>(&last).unwrap(), error);
+        }
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn a_caller_that_leaves_cancels_the_call() {
     let running = Running::start().await;
     for stream in [true, false] {

@@ -29,7 +29,8 @@ async fn a_job_is_created_once_a_row() {
     assert_eq!(ids, ["q-1-0", "q-1-1"]);
     let spec = created[0].spec.clone().unwrap();
     assert_eq!(spec.hyperparameters.unwrap().epochs, Some(2.0));
-    assert_eq!(spec.data.unwrap().source, "inputs/train.parquet");
+    let data = spec.data.unwrap();
+    assert_eq!((data.source.as_str(), data.seed), ("inputs/train.parquet", 42));
     running.stop().await;
 }
 

@@ -68,7 +68,12 @@ async fn events_come_as_they_happen_and_resume_where_they_broke() {
     assert_eq!(kinds, ["state", "state", "step", "progress", "state"]);
     assert_eq!(ids, [Some("1"), Some("2"), Some("3"), None, Some("4")], "progress is not kept");
     assert_eq!((&all[2].2["loss"], &all[2].2["held_out"]["best"]), (&json!(1.25), &json!(true)));
-    assert_eq!((&all[3].2, &all[4].2["state"]), (&json!({"what": "rows", "done": 1, "total": 2}), &json!("SUCCEEDED")));
+    let progress = json!({"what": "rows", "done": 1, "total": 2, "time": null});
+    assert_eq!((&all[3].2, &all[4].2["state"]), (&progress, &json!("SUCCEEDED")));
+    assert_eq!(
+        (&all[2].2["time"], &all[4].2["time"]),
+        (&json!("1970-01-01T01:00:03Z"), &json!("1970-01-01T01:00:04Z"))
+    );
     for (path, last) in [("/v1/jobs/job-done/events?cursor=3", None), ("/v1/jobs/job-done/events?cursor=1", Some("3"))]
     {
         let rest = events(&text_of(get(path, last).await).await);

@@ -12,6 +12,7 @@ mod finetune;
 mod functions;
 mod heartbeat;
 mod jobs;
+mod load;
 mod metrics;
 mod names;
 mod tenants;

@@ -90,12 +90,14 @@ async fn rows_say_how_they_become_text() {
     }
     let own = json!({
         "format": {"preference": {"prompt": "p", "chosen": "c", "rejected": "r"}}, "objective": "orpo", "lora": false,
-        "quantization": "int8", "hyperparameters": {"keep_best": true, "block_size": 64},
+        "quantization": "int8", "prove_merge": true, "hyperparameters": {"keep_best": true, "block_size": 64},
     });
     let (spec, _) = running.order(json!({"model": "bases/a/b", "training_file": "file-2", "firn": own})).await;
     assert_eq!((format(&spec), spec.objective()), (preference(["p", "c", "r"]), Objective::Orpo));
     assert_eq!((spec.lora, spec.quantization.as_str(), spec.base.as_str()), (None, "int8", "bases/a/b"));
     assert!(spec.hyperparameters.unwrap().keep_best);
+    // The split's seed is the trainer's where none is said, as by the function.
+    assert_eq!((spec.data.unwrap().seed, spec.prove_merge), (42, true));
     // On from a version, and on a collection.
     running.fake.files.lock().unwrap().collections.insert("votes".to_owned(), vec!["{}".to_owned()]);
     for (model, path) in [("offers@best", "models/offers/versions/2"), ("offers@1", "models/offers/versions/1")] {
@@ -166,11 +168,15 @@ async fn events_are_listed_and_streamed() {
         let step = data.iter().find(|event| event["type"] == "metrics").unwrap();
         assert_eq!((&step["id"], &step["data"]["train_loss"]), (&json!("ftevent-3"), &json!(1.25)));
         assert_eq!((&step["message"], &step["level"]), (&json!("Step 4/10: training loss=1.2500"), &json!("info")));
+        // A step that does not know its time has the job's.
+        let times: Vec<i64> = data.iter().map(|event| event["created_at"].as_i64().unwrap()).collect();
+        assert_eq!(times, if id == "job-1" { vec![0, 3602, 3601] } else { vec![3604, 3603, 3602, 3601] });
     }
     let path = "/v1/fine_tuning/jobs/job-done/events?stream=true";
     let request = Request::get(path).header("host", "localhost").body(Body::default()).unwrap();
     let streamed = events(&text_of(running.send(request).await).await);
     assert_eq!((streamed.len(), &streamed[4].2), (5, &json!("[DONE]")));
     assert_eq!((streamed[2].0.as_deref(), &streamed[2].2["object"]), (Some("3"), &json!("fine_tuning.job.event")));
+    assert_eq!((&streamed[2].2["created_at"], &streamed[3].2["created_at"]), (&json!(3603), &json!(3604)));
     running.stop().await;
 }

@@ -1,10 +1,38 @@
 //! Many streams at once.
 
-use firn_proto::inference::v1::GetStatsRequest;
+use firn_proto::inference::v1::{ChatMessage, ChatRequest, GetStatsRequest};
 use tonic::Code;
+use tonic_types::StatusExt as _;
 
 use super::adapters::{expected, template};
 use super::*;
+
+/// Requests at once.
+const CROWD: u32 = 10_000;
+/// What they may take in memory, on both sides, in bytes.
+const MOST_MEMORY: u64 = 1 << 30;
+
+#[tokio::test]
+async fn a_prompt_of_a_megabyte_is_refused_and_takes_no_room() {
+    let running = Running::start().await;
+    let text = "word ".repeat(200_000);
+    let refused = |status: Status, field: &str| {
+        assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+        let details = status.get_error_details();
+        assert_eq!(details.error_info().unwrap().reason, "CONTEXT_TOO_LONG");
+        assert_eq!(details.bad_request().unwrap().field_violations[0].field, field);
+    };
+    let input = Some(generate_request::Input::Prompt(text.clone()));
+    let request = GenerateRequest { input, ..ids_request("", vec![], greedy(8)) };
+    refused(running.generate(request).await.unwrap_err(), "prompt");
+    let messages = vec![ChatMessage { role: "user".to_owned(), content: text }];
+    let request = ChatRequest { messages, sampling: Some(greedy(8)), ..ChatRequest::default() };
+    refused(within(running.client.clone().chat(request)).await.unwrap_err(), "messages");
+    let stats = within(running.client.clone().get_stats(GetStatsRequest {})).await.unwrap().into_inner();
+    assert_eq!((stats.running, stats.waiting, stats.cache_pages - stats.idle_pages), (0, 0, 0));
+    assert_eq!(running.answer(ids_request("", vec![20, 30], greedy(8))).await.ids.len(), 8, "others are answered");
+    running.stop().await;
+}
 
 #[tokio::test]
 async fn aliases_that_move_under_load_drop_nothing() {
@@ -45,7 +73,8 @@ async fn aliases_that_move_under_load_drop_nothing() {
 #[tokio::test]
 async fn a_crowd_is_answered_or_told_to_come_back() {
     let running = Running::start().await;
-    let asking = (0..1_000u32).map(|number| {
+    let before = firn_kit::memory::resident().unwrap();
+    let asking = (0..CROWD).map(|number| {
         let client = running.client.clone();
         tokio::spawn(async move {
             let request = ids_request("", vec![20 + number % 200, 30], greedy(8));
@@ -65,14 +94,16 @@ async fn a_crowd_is_answered_or_told_to_come_back() {
             }
             Err(status) => {
                 assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
-                let details = tonic_types::StatusExt::get_details_retry_info(&status).unwrap();
+                let details = status.get_details_retry_info().unwrap();
                 assert!(details.retry_delay.unwrap() > Duration::ZERO);
                 refused += 1;
             }
         }
     }
-    assert_eq!(answered + refused, 1_000);
-    assert!(answered >= 16, "{answered} were answered");
+    assert_eq!(answered + refused, CROWD);
+    assert!(answered >= 16 && refused > 0, "{answered} were answered, {refused} refused");
+    let more = firn_kit::memory::peak().unwrap().saturating_sub(before);
+    assert!(more < MOST_MEMORY, "they took {more} bytes more");
     let stats = within(running.client.clone().get_stats(GetStatsRequest {})).await.unwrap().into_inner();
     assert_eq!((stats.running, stats.waiting), (0, 0));
     assert!(stats.cache_pages <= stats.max_cache_pages && stats.cache_pages == stats.idle_pages, "{stats:?}");

@@ -14,5 +14,5 @@ pub use decoder::{Decoder, ModelError};
 pub(crate) use linear::{Backward, Linear, LinearGradients};
 pub(crate) use lora::LoraPair;
 pub use lora::{ADAPTER_FILES, Adapter, AdapterError, LoraConfig};
-pub use merge::{MergeProof, prove};
+pub use merge::{MERGE_AGREEMENT, MergeProof, probes, prove};
 pub(crate) use weight::Weight;

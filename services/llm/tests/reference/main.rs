@@ -141,9 +141,11 @@ fn a_merge_computes_what_base_and_adapter_do() {
         let read = Decoder::load(dir.path(), &Device::cpu()).expect("the merged checkpoint loads");
         let proof = prove(&reference.model, &adapter, &read, &reference.ids("input_ids")).expect("proof");
         assert!(proof.largest_logit_difference < 3e-4 && proof.tokens == 64, "{}: {proof:?}", reference.family);
+        assert!(proof.holds(StoredType::F32));
         // The base alone is something else: the proof can fail.
         let wrong = prove(&reference.model, &adapter, &reference.model, &reference.ids("input_ids")).expect("proof");
         assert!(wrong.largest_logit_difference > 0.01, "{}: {wrong:?}", reference.family);
+        assert!(!wrong.holds(StoredType::F32));
     }
 }
 

@@ -13,6 +13,7 @@ use firn_llm::{
     config::ModelConfig,
     device::{Device, DeviceSpec},
     model::{Adapter, Decoder},
+    quant::Quantization,
     tokenizer::Tokenizer,
 };
 use firn_proto::{
@@ -32,10 +33,11 @@ use crate::{
     forecast::Forecaster,
     hub::HubOptions,
     job::Job,
+    merge,
     plan::Plan,
     prepare,
     queue::Jobs,
-    record::{Evaluation, SnapshotRef, State, StateRecord},
+    record::{Evaluation, MergeProof, SnapshotRef, State, StateRecord},
     register,
     spec::Objective,
     train::{Interrupt, TrainError},
@@ -174,7 +176,11 @@ impl Runner {
         self.enter(job, State::Evaluating, |record| record.best_step = best_step).await?;
         if job.state() < State::Registering {
             let evaluation = self.evaluate(job, "tuned model", &trained, &base, &held_out).await?;
-            self.enter(job, State::Registering, |record| record.tuned_evaluation = evaluation).await?;
+            let proof = self.prove_merge(job, &base, &trained, &held_out, scratch).await?;
+            let change = |record: &mut StateRecord| {
+                (record.tuned_evaluation, record.merge_proof) = (evaluation, proof);
+            };
+            self.enter(job, State::Registering, change).await?;
         }
         let path = self.artifact(job, &base, &trained, scratch).await?;
         self.check(job)?;
@@ -262,6 +268,37 @@ impl Runner {
             Err(EvaluateError::Stopped) => Err(self.interrupted(job)),
             evaluation => evaluation.map_err(WorkError::Evaluate),
         }
+    }
+
+    /// Folds the adapter into the base and compares what comes of it with both, if the job asks for that.
+    async fn prove_merge(
+        &self,
+        job: &Arc<Job>,
+        base: &Arc<Base>,
+        trained: &Arc<Model>,
+        held_out: &Arc<HeldOut>,
+        scratch: &Path,
+    ) -> Result<Option<MergeProof>, WorkError> {
+        let spec = &job.spec.spec;
+        if !spec.prove_merge {
+            return Ok(None);
+        }
+        self.check(job)?;
+        job.progress("merged weights compared", 0, 1);
+        let is_quantised = spec.quantization()? != Quantization::None;
+        let (device, into) = (self.device.clone(), scratch.join("merged"));
+        let (base, trained, held_out) = (Arc::clone(base), Arc::clone(trained), Arc::clone(held_out));
+        blocking(move || {
+            let Some(adapter) = &trained.adapter else { return Ok(None) };
+            let failed = |source| WorkError::Scratch { folder: into.display().to_string(), source };
+            std::fs::create_dir_all(&into).map_err(failed)?;
+            // An adapter is folded into the base itself, however the base was kept while it was trained.
+            let decoder = if is_quantised { Decoder::load(&base.at.dir, &device)? } else { trained.decoder.clone() };
+            let proof = merge::compare(&decoder, adapter, &base.at.dir, &held_out.documents, &into)?;
+            std::fs::remove_dir_all(&into).map_err(failed)?;
+            Ok(Some(proof))
+        })
+        .await
     }
 
     async fn artifact(

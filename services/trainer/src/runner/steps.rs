@@ -18,7 +18,7 @@ use crate::{
     evaluate::{self, Model},
     job::Job,
     plan::Plan,
-    record::write_steps,
+    record::{Step, write_steps},
     spec::Spec,
     train::{self, Ended, Message, Outside, Settings},
 };
@@ -120,6 +120,7 @@ impl Runner {
         while let Some(message) = messages.recv().await {
             let (purpose, progress, folder) = match message {
                 Message::Step(step) => {
+                    let step = Step { time: Some(self.clock.now()), ..step };
                     unwritten.push(step);
                     job.step(step);
                     continue;

@@ -56,6 +56,9 @@ pub(crate) struct Spec {
     /// PEFT folder to go on from; empty: a new adapter.
     #[serde(default)]
     pub(crate) adapter: String,
+    /// Compare base and adapter with what comes of folding one into the other.
+    #[serde(default)]
+    pub(crate) prove_merge: bool,
 }
 
 fn unquantised() -> String {
@@ -147,6 +150,10 @@ impl Spec {
         if objective == Objective::Reward && lora.is_none() {
             return Err(FieldError::new("spec.lora", "must be set: a reward model is an adapter with a score"));
         }
+        if spec.prove_merge && (lora.is_none() || objective == Objective::Reward) {
+            let reason = "only an adapter can be merged, and none that gives rewards: set spec.lora, or leave it out";
+            return Err(FieldError::new("spec.prove_merge", reason));
+        }
         if (objective != Objective::Likelihood) != data.format.is_preference() {
             let reason = "DPO, ORPO and reward models need rows with a chosen and a rejected answer, and nothing else takes them";
             return Err(FieldError::new("spec.data.format", reason));
@@ -169,6 +176,7 @@ impl Spec {
             objective,
             quantization,
             adapter: spec.adapter,
+            prove_merge: spec.prove_merge,
         })
     }
 
@@ -220,6 +228,7 @@ impl Spec {
             objective: self.objective.to_proto().into(),
             quantization: self.quantization.clone(),
             adapter: self.adapter.clone(),
+            prove_merge: self.prove_merge,
         }
     }
 }

@@ -33,6 +33,8 @@ fn defaults_are_those_of_the_contract() {
     let all = &spec.hyperparameters;
     assert_eq!((all.learning_rate, all.epochs, all.batch_size, all.block_size), (1e-3, 3.0, 4, 512));
     assert_eq!((all.warmup_ratio, all.scheduler.as_str(), all.max_grad_norm, all.seed), (0.1, "linear", 1.0, 42));
+    let proving = Spec::check(pb::JobSpec { prove_merge: true, ..request() }).unwrap();
+    assert!(!spec.prove_merge && proving.prove_merge && proving.to_proto().prove_merge);
     let full = Spec::check(pb::JobSpec { lora: None, ..request() }).unwrap();
     assert_eq!(full.hyperparameters.learning_rate, 5e-4);
     assert_eq!(Spec::check(spec.to_proto()).unwrap(), spec, "what was accepted is accepted again");
@@ -62,6 +64,7 @@ fn a_wrong_field_is_named() {
         ("spec.quantization", pb::JobSpec { quantization: "int3".to_owned(), ..request() }),
         ("spec.quantization", pb::JobSpec { quantization: "int4".to_owned(), lora: None, ..request() }),
         ("spec.adapter", pb::JobSpec { adapter: "/x".to_owned(), lora: None, ..request() }),
+        ("spec.prove_merge", pb::JobSpec { prove_merge: true, lora: None, ..request() }),
         ("spec.objective", pb::JobSpec { objective: 9, ..request() }),
         ("spec.data.format", pb::JobSpec { objective: pb::Objective::Dpo.into(), ..request() }),
         ("spec.hyperparameters.packing", hyper(|all| all.packing = "tight".to_owned())),

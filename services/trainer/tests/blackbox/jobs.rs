@@ -14,7 +14,8 @@ use crate::house::{House, epochs, spec};
 async fn a_job_trains_registers_and_tells_of_it() {
     let mut house = House::new().await;
     let mut trainer = house.start().await;
-    let request = CreateJobRequest { spec: Some(spec()), request_id: "once".to_owned() };
+    let wanted = || JobSpec { prove_merge: true, ..spec() };
+    let request = CreateJobRequest { spec: Some(wanted()), request_id: "once".to_owned() };
     let job = trainer.client.create_job(request.clone()).await.unwrap().into_inner();
     assert!(job.name.starts_with("jobs/job-"), "{}", job.name);
     let again = trainer.client.create_job(request.clone()).await.unwrap().into_inner();
@@ -71,7 +72,7 @@ async fn a_job_trains_registers_and_tells_of_it() {
     assert_eq!(stored, rest, "the same events with the same numbers");
     let list = trainer.list().await;
     assert_eq!(list, std::slice::from_ref(&done));
-    let again = CreateJobRequest { spec: Some(spec()), request_id: "once".to_owned() };
+    let again = CreateJobRequest { spec: Some(wanted()), request_id: "once".to_owned() };
     assert_eq!(trainer.client.create_job(again).await.unwrap().into_inner(), done);
     trainer.stop().await;
 
@@ -104,6 +105,13 @@ async fn a_job_trains_registers_and_tells_of_it() {
         serde_json::from_slice(&house.read(&format!("{}/artifact/report.json", job.name))).unwrap();
     assert_eq!(report["loss_curve"].as_array().unwrap().len(), 6);
     assert_eq!(report["tuned_evaluation"]["loss"], tuned.loss);
+    let proof = &report["merge_proof"];
+    assert_eq!((&proof["accepted"], &proof["rows"]), (&serde_json::json!(true), &serde_json::json!(3)), "{proof}");
+    assert!(
+        proof["tokens"].as_u64().unwrap() > 3 && proof["largest_logit_difference"].as_f64().unwrap() < 1e-3,
+        "{proof}"
+    );
+    assert_eq!(metrics["merge.greedy_agreement"], proof["greedy_agreement"].as_f64().unwrap());
     let stage = Stage::open(house.root.path().to_str().unwrap()).unwrap();
     let checkpoints = stage.list(&format!("{}/checkpoints", job.name)).await.unwrap();
     let kept = |step: &str| checkpoints.iter().any(|file| file.path.contains(&format!("/{step}/manifest.json")));

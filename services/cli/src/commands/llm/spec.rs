@@ -61,6 +61,7 @@ pub(super) fn spec(args: &LlmArgs, base: String, source: &Path) -> Result<JobSpe
         objective: args.trainer.objective().into(),
         quantization: args.quantization.clone(),
         adapter: args.adapter.as_deref().map(absolute).transpose()?.unwrap_or_default(),
+        prove_merge: args.merge_adapter,
     })
 }
 

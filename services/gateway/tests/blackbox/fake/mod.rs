@@ -42,6 +42,8 @@ pub(crate) struct Fake {
     pub(crate) files: Arc<Mutex<files::Stored>>,
     /// Answers that are open, and the most that were at once.
     pub(crate) open: Arc<Mutex<(usize, usize)>>,
+    /// So many answers of `crowded` may be open at once; more find the queue full.
+    pub(crate) places: Arc<Mutex<usize>>,
     /// So many requests find the queue full.
     pub(crate) full: Arc<Mutex<usize>>,
     /// What the next call that changes or answers something is refused with.
@@ -134,7 +136,10 @@ impl Fake {
             "full" => return Err(status::resource_exhausted(DOMAIN, "QUEUE_FULL", "full", retry)),
             "wrong" => return Err(status::invalid_argument(DOMAIN, "sampling.temperature", "must be from 0")),
             "loading" => return Err(status::unavailable(DOMAIN, "LOADING", "wait", retry)),
-            "slow" => return Ok(self.slow()),
+            "crowded" if self.open.lock().unwrap().0 >= *self.places.lock().unwrap() => {
+                return Err(status::resource_exhausted(DOMAIN, "QUEUE_FULL", "full", retry));
+            }
+            "slow" | "crowded" => return Ok(self.slow()),
             "base" | "" | "offers@best" => {}
             other => return Err(not_found(other)),
         }

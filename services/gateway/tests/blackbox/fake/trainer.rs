@@ -152,7 +152,18 @@ impl TrainerService for Fake {
         if name == "jobs/job-done" {
             events.push((4, Event::State(last)));
         }
-        let event = |(cursor, event)| Ok(pb::JobEvent { cursor, event: Some(event) });
+        // An hour after the job was created and a second apart; a step of an old job does not know.
+        let is_old = name == "jobs/job-1";
+        let event = move |(cursor, event)| {
+            let has_time = match &event {
+                Event::State(_) => true,
+                Event::Step(_) => !is_old,
+                Event::Progress(_) => false,
+            };
+            let seconds = 3600 + i64::try_from(cursor).unwrap();
+            let time = has_time.then_some(prost_types::Timestamp { seconds, nanos: 0 });
+            Ok(pb::JobEvent { cursor, event: Some(event), time })
+        };
         let kept = events.into_iter().filter(move |(at, _)| *at > cursor).map(event);
         let kept = stream::iter(kept.collect::<Vec<_>>());
         Ok(Response::new(match name.as_str() {
