@@ -1,14 +1,21 @@
 //! Continuous batching (Yu et al. 2022): at each step answers join, read or say their next tokens together, and leave.
 
-use std::{sync::Arc, time::Duration, time::Instant};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use firn_llm::{
     cache::KvCache,
-    generate::{Part, Sequence, Stepped, step},
-    model::Decoder,
+    generate::{Part, Scorer, Sequence, Stepped, step},
+    model::{Adapter, Decoder, ModelError},
 };
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use tokio::{runtime::Runtime, sync::mpsc};
+use tokio::{
+    runtime::Runtime,
+    sync::{mpsc, oneshot},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -40,7 +47,16 @@ pub(crate) struct Batch {
     pub(crate) stop: CancellationToken,
     pub(crate) waiting: Waiting,
     pub(crate) open: Vec<Open>,
+    /// Texts that are scored, the first one now.
+    pub(crate) scoring: VecDeque<Begun>,
     pub(crate) born: u64,
+}
+
+/// A text that is scored between the steps, in pieces, so that no answer waits for it.
+pub(crate) struct Begun {
+    scorer: Scorer,
+    adapter: Option<Arc<Adapter>>,
+    reply: oneshot::Sender<Result<Vec<f32>, ModelError>>,
 }
 
 impl Batch {
@@ -79,9 +95,9 @@ impl Batch {
 
     /// One step of everybody who can go on, and of those who can begin; false if there is nobody.
     fn advance(&mut self) -> bool {
-        let mut scored = false;
         let mut plan = self.plan_open();
-        self.admit(&mut plan, &mut scored);
+        self.admit(&mut plan);
+        let scored = self.score();
         if plan.is_empty() {
             return scored;
         }
@@ -162,12 +178,12 @@ impl Batch {
     }
 
     /// Begins what waits and fits.
-    fn admit(&mut self, plan: &mut Vec<(u64, usize)>, scored: &mut bool) {
+    fn admit(&mut self, plan: &mut Vec<(u64, usize)>) {
         let reading: usize = plan.iter().map(|(_, tokens)| *tokens).filter(|tokens| *tokens > 1).sum();
         let mut left = self.limits.step_tokens.saturating_sub(reading);
         while left > 0 && self.has_place() {
             let Some(next) = self.waiting.pop() else { break };
-            let Some(open) = self.begin(next, scored, &mut left) else { continue };
+            let Some(open) = self.begin(next) else { continue };
             let mut open = match open {
                 Ok(open) => open,
                 Err(next) => {
@@ -204,7 +220,7 @@ impl Batch {
     }
 
     /// Begins one; gives it back if there is no room for it yet, and nothing if it is done with.
-    fn begin(&mut self, next: Next, scored: &mut bool, left: &mut usize) -> Option<Result<Open, Next>> {
+    fn begin(&mut self, next: Next) -> Option<Result<Open, Next>> {
         let (ids, adapter) = match &next {
             Next::Again(open) => (open.sequence.ids(), open.adapter.as_deref()),
             Next::New(Queued { job: Job::Generate(generation), .. }) => {
@@ -225,10 +241,16 @@ impl Batch {
                 Some(Ok(open))
             }
             Next::New(Queued { job: Job::Generate(generation), .. }) => self.open(*generation).map(Ok),
+            // As many as answers: more wait in the queue, which has a limit.
+            Next::New(Queued { job: Job::Score(_), .. }) if self.scoring.len() >= self.limits.sequences => {
+                Some(Err(next))
+            }
             Next::New(Queued { job: Job::Score(scoring), .. }) => {
-                *scored = true;
-                *left = left.saturating_sub(scoring.ids.len());
-                self.score(scoring);
+                let Scoring { ids, adapter, reply } = scoring;
+                match Scorer::new(&self.model, ids) {
+                    Ok(scorer) => self.scoring.push_back(Begun { scorer, adapter, reply }),
+                    Err(error) => drop(reply.send(Err(error))),
+                }
                 None
             }
             #[cfg(test)]
@@ -271,9 +293,16 @@ impl Batch {
         })
     }
 
-    fn score(&self, scoring: Scoring) {
-        let Scoring { ids, adapter, reply } = scoring;
-        let _ = reply.send(self.model.score(&ids, adapter.as_deref()));
+    /// One piece of the first text that is scored; false if there is none.
+    fn score(&mut self) -> bool {
+        self.scoring.retain(|begun| !begun.reply.is_closed());
+        let Some(mut begun) = self.scoring.pop_front() else { return false };
+        match begun.scorer.advance(&self.model, begun.adapter.as_deref(), self.limits.step_tokens) {
+            Ok(false) => self.scoring.push_front(begun),
+            Ok(true) => drop(begun.reply.send(Ok(begun.scorer.into_logs()))),
+            Err(error) => drop(begun.reply.send(Err(error))),
+        }
+        true
     }
 
     /// Hands the tokens of a step out.

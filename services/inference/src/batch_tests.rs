@@ -103,6 +103,22 @@ async fn a_slow_reader_pauses_alone_and_loses_nothing() {
 }
 
 #[tokio::test]
+async fn a_long_text_is_scored_beside_the_answers_and_as_in_one_piece() {
+    let running = Running::start(8, 2).await;
+    let text: Vec<u32> = (0..500).map(|at| 1 + at * 7 % 200).collect();
+    let (reply, mut score) = oneshot::channel();
+    running.submit(Job::Score(Scoring { ids: text.clone(), adapter: None, reply })).unwrap();
+    assert_eq!(ids(running.ask(20).unwrap()).await.len(), 20);
+    // 500 tokens are 63 pieces: an answer of 20 tokens, begun after the text, is long done.
+    assert!(score.try_recv().is_err(), "the answer waited for the text");
+    let pieces = tokio::time::timeout(PATIENCE, score).await.unwrap().unwrap().unwrap();
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/llama");
+    let whole = Decoder::load(&dir, &Device::cpu()).unwrap().score(&text, None).unwrap();
+    assert_eq!(pieces, whole);
+    running.stop.cancel();
+}
+
+#[tokio::test]
 async fn a_full_queue_refuses_and_a_reader_that_leaves_makes_room() {
     let running = Running::start(1, 1).await;
     let mut paused = running.ask(100).unwrap();

@@ -1,6 +1,7 @@
 //! The thread that owns the model, and the queue in front of it.
 
 use std::{
+    collections::VecDeque,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     thread::JoinHandle,
@@ -149,7 +150,8 @@ impl Worker {
                 counters.now(0, 0, cache.usage());
                 state.send_replace(State::Ready);
                 let (waiting, open) = (Waiting::default(), Vec::new());
-                Batch { model, cache, jobs, limits, counters, stop, waiting, open, born: 0 }.run(&runtime);
+                Batch { model, cache, jobs, limits, counters, stop, waiting, open, scoring: VecDeque::new(), born: 0 }
+                    .run(&runtime);
                 Ok(())
             }));
             let error = match outcome {

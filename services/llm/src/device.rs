@@ -14,6 +14,12 @@ pub enum DeviceError {
     /// The name is none of those known.
     #[error("unknown device {0:?}: use auto, cpu, cuda:N, cuda:N:f32 or vulkan")]
     Unknown(String),
+    /// The machine shows no NVIDIA GPU.
+    #[error("{name} is not there: this machine shows no NVIDIA GPU ({}); use --device cpu", GPU_NODES.join(", "))]
+    NoGpu {
+        /// The device's name.
+        name: String,
+    },
     /// This binary was built without the device's feature.
     #[error("device {name} is not in this build: build with --features {feature}")]
     NotBuilt {
@@ -37,7 +43,7 @@ pub enum Precision {
 /// A device by name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceSpec {
-    /// CUDA if this build has it, otherwise the CPU.
+    /// CUDA if this build and this machine have it, otherwise the CPU.
     #[default]
     Auto,
     /// Burn's Flex backend.
@@ -83,6 +89,14 @@ impl fmt::Display for DeviceSpec {
     }
 }
 
+/// Where a driver shows its GPUs: on Linux, and on Linux within Windows.
+const GPU_NODES: [&str; 2] = ["/dev/nvidiactl", "/dev/dxg"];
+
+/// Asked before CUDA is, which ends the process where there is no driver.
+fn has_nvidia_gpu() -> bool {
+    GPU_NODES.iter().any(|node| std::path::Path::new(node).exists())
+}
+
 /// A device that is ready to compute.
 #[derive(Clone, Debug)]
 pub struct Device {
@@ -101,7 +115,11 @@ impl Device {
     /// This build does not have it.
     pub fn open(spec: DeviceSpec) -> Result<Self, DeviceError> {
         match spec {
-            DeviceSpec::Auto if cfg!(feature = "cuda") => Self::open(DeviceSpec::Cuda(0, Precision::Bf16)),
+            DeviceSpec::Auto if cfg!(feature = "cuda") && has_nvidia_gpu() => {
+                Self::open(DeviceSpec::Cuda(0, Precision::Bf16))
+            }
+            #[cfg(feature = "cuda")]
+            DeviceSpec::Cuda(..) if !has_nvidia_gpu() => Err(DeviceError::NoGpu { name: spec.to_string() }),
             DeviceSpec::Auto | DeviceSpec::Cpu => Ok(Self::cpu()),
             #[cfg(feature = "cuda")]
             DeviceSpec::Cuda(index, precision) => {

@@ -3,9 +3,11 @@
 mod constraint;
 mod greedy;
 mod sampling;
+mod scorer;
 mod sequence;
 
 pub use constraint::{Constraint, ConstraintError, Grammars};
 pub use greedy::answer_greedily;
 pub use sampling::Sampling;
+pub use scorer::Scorer;
 pub use sequence::{Part, Sequence, Stepped, Token, step};

@@ -10,10 +10,11 @@ use super::{Adapter, AdapterError, Layer, Weight};
 use crate::cache::{KvCache, PageTable};
 use crate::config::{ConfigError, ModelConfig, Module, Norm};
 use crate::device::Device;
+use crate::generate::Scorer;
 use crate::ops::attention::{Documents, Heads};
 use crate::ops::product::product;
 use crate::ops::rope::{Positions, RopeTable};
-use crate::ops::{cross_entropy, norm, to_vec};
+use crate::ops::{norm, to_vec};
 use crate::weights::{self, NamedTensor, StoredType, WeightsError};
 
 /// Why a model could not be opened, saved or run.
@@ -285,13 +286,9 @@ impl Decoder {
     /// # Errors
     /// An id is unknown, or there are too many.
     pub fn score(&self, ids: &[u32], adapter: Option<&Adapter>) -> Result<Vec<f32>, ModelError> {
-        let Some((_, targets)) = ids.split_first().filter(|(_, rest)| !rest.is_empty()) else {
-            self.check(ids, 0)?;
-            return Ok(Vec::new());
-        };
-        self.check(targets, 1)?;
-        let hidden = self.hidden_alone(&ids[..targets.len()], adapter)?;
-        Ok(cross_entropy::log_probabilities(&hidden, self.head_weight(), targets))
+        let mut scorer = Scorer::new(self, ids.to_vec())?;
+        scorer.advance(self, adapter, usize::MAX)?;
+        Ok(scorer.into_logs())
     }
 
     /// Reward of a sequence, if the adapter gives one.

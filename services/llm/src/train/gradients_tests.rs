@@ -140,7 +140,7 @@ fn adapter_on_a_quantised_base() {
         for (layer, layers) in packed.layers.iter_mut().zip(&mut plain.layers) {
             for (linear, plain) in layer.linears.iter_mut().zip(&mut layers.linears) {
                 let values = linear.weight.tensor();
-                linear.weight = Weight::new(to_vec(values.clone()), values.dims(), how, &device.burn);
+                linear.weight = Weight::new(to_vec(values.clone()), values.dims(), how, &device);
                 plain.weight = Weight::dense(linear.weight.tensor());
             }
         }
