@@ -115,6 +115,7 @@ impl Order {
             seed: self.seed.unwrap_or_default(),
             max_tokens: own.max_tokens,
             held_out_source,
+            ..CreateSnapshotRequest::default()
         };
         Ok(JobSpec {
             base: start.base,
