@@ -49,7 +49,7 @@ pub(super) struct Words {
 enum Spelling {
     /// A character a byte.
     Bytes {
-        names: [char; 256],
+        names: Box<[char; 256]>,
         steps: Vec<Step>,
     },
     Spaces(Spaces),
@@ -314,7 +314,7 @@ fn bytes(tokenizer: &tokenizers::Tokenizer, model: &BPE) -> Option<(Spelling, bo
         Some(NormalizerWrapper::NFC(_)) => true,
         Some(_) => return None,
     };
-    let names = byte_names();
+    let names = Box::new(byte_names());
     // No byte is unknown, so each has its place in a token.
     let all_known = names.iter().all(|name| model.token_to_id(name.encode_utf8(&mut [0; 4])).is_some());
     if model.byte_fallback || !all_known {
