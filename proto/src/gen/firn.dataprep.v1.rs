@@ -226,6 +226,9 @@ pub struct CreateSnapshotRequest {
     /// File or folder whose rows are all held out, as `source`; empty: none. Rows that stand in both are not trained on.
     #[prost(string, tag = "8")]
     pub held_out_source: ::prost::alloc::string::String,
+    /// Chat template that comes along, in place of the base's own: `chatml` or `zephyr`. Empty: the base's own.
+    #[prost(string, tag = "9")]
+    pub chat_template: ::prost::alloc::string::String,
 }
 /// A prepared dataset.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -498,8 +501,9 @@ pub mod data_prep_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Starts to prepare a snapshot and returns at once, in state PREPARING. Asking again for the same content returns the
-        /// snapshot that is there.
+        /// Starts to prepare a snapshot and returns, in state PREPARING, once its id is known. That is a hash of the content: a
+        /// stored file's is known, any other source is read for it first. Asking again for the same content returns the snapshot
+        /// that is there.
         pub async fn create_snapshot(
             &mut self,
             request: impl tonic::IntoRequest<super::CreateSnapshotRequest>,
@@ -670,8 +674,9 @@ pub mod data_prep_service_server {
     /// Generated trait containing gRPC methods that should be implemented for use with DataPrepServiceServer.
     #[async_trait]
     pub trait DataPrepService: std::marker::Send + std::marker::Sync + 'static {
-        /// Starts to prepare a snapshot and returns at once, in state PREPARING. Asking again for the same content returns the
-        /// snapshot that is there.
+        /// Starts to prepare a snapshot and returns, in state PREPARING, once its id is known. That is a hash of the content: a
+        /// stored file's is known, any other source is read for it first. Asking again for the same content returns the snapshot
+        /// that is there.
         async fn create_snapshot(
             &self,
             request: tonic::Request<super::CreateSnapshotRequest>,

@@ -14,14 +14,15 @@ use tracing::Instrument as _;
 
 use crate::{
     config::Limits,
-    contains,
+    contains, debris,
     error::{CreateError, GetError},
     plan::{Plan, Request},
     report,
     snapshot::{self, PrepareError, REPORT, Report},
 };
 
-/// Snapshots prepared at once: each takes all cores, and fills a shard of each side in memory.
+/// Snapshots prepared at once: each takes all cores, fills a shard of each side in memory, and has one that is being
+/// written.
 const AT_ONCE: usize = 2;
 /// Snapshots that may wait for that, each with its tokenizer open; one more is refused.
 const MOST_PENDING: usize = 32;
@@ -45,7 +46,8 @@ struct Inner {
 }
 
 impl Catalog {
-    /// Reads what the stage holds. A folder that cannot be read is logged and left out.
+    /// Reads what the stage holds. A folder that cannot be read is logged and left out; an old one that was never finished is
+    /// removed.
     pub(crate) async fn load(stage: Stage, limits: Limits) -> Result<Self, StageError> {
         let mut snapshots = HashMap::new();
         for dataset in stage.list_dirs("datasets").await? {
@@ -55,7 +57,7 @@ impl Catalog {
                     Ok(Some(snapshot)) => {
                         snapshots.entry(snapshot.name.clone()).or_insert_with(|| watch::Sender::new(snapshot));
                     }
-                    Ok(None) => tracing::info!(path, "unfinished snapshot left out"),
+                    Ok(None) => debris::remove(&stage, &path).await,
                     Err(error) => tracing::warn!(path, %error, "unreadable snapshot left out"),
                 }
             }
@@ -199,18 +201,9 @@ impl Catalog {
         };
         let create_time = self.get(name).ok().and_then(|snapshot| snapshot.create_time).unwrap_or_default().to_string();
         let (catalog, named) = (self.clone(), name.to_owned());
-        let build = move || {
-            let progress = |rows| catalog.update(&named, |snapshot| snapshot.rows = rows);
-            let inner = &catalog.0;
-            let built = snapshot::build(&plan, create_time, &inner.limits, progress, &inner.stop);
-            built.map(|built| (plan, built))
-        };
-        let (plan, built) = tokio::task::spawn_blocking(build).await.map_err(|error| {
-            tracing::error!(%error, "worker failed");
-            PrepareError::Worker
-        })??;
-        let report = built.report.clone();
-        let path = snapshot::write(&inner.stage, &plan, built).await?;
+        let progress = move |rows| catalog.update(&named, |snapshot| snapshot.rows = rows);
+        let (limits, plan) = (inner.limits.clone(), Arc::new(plan));
+        let (report, path) = snapshot::make(&inner.stage, plan, create_time, limits, progress, &inner.stop).await?;
         Ok(ready(report, path))
     }
 

@@ -4,7 +4,6 @@ use std::{
     collections::BTreeMap,
     ops::Bound,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -15,10 +14,13 @@ use futures_util::{Stream, StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
-use crate::file_error::{FileError, UploadError};
+use crate::{
+    debris,
+    file_error::{FileError, UploadError},
+};
 
 /// Where they are on the stage.
-const FOLDER: &str = "inputs/files";
+pub(crate) const FOLDER: &str = "inputs/files";
 /// What is known of a file, beside it in its folder.
 const RECORD: &str = "file.json";
 /// Files that are stored at once: each has up to 8 MiB in memory.
@@ -27,8 +29,6 @@ const AT_ONCE: usize = 16;
 const MOST_FILES: usize = 100_000;
 /// Folders that are read at once at the start.
 const READ_AT_ONCE: usize = 16;
-/// Age from which on an unfinished folder is taken for debris: a younger one may be another process's.
-const DEBRIS_AGE: Duration = Duration::from_secs(3600);
 
 /// Knows all files, and stores new ones.
 #[derive(Clone, Debug)]
@@ -58,12 +58,6 @@ struct Record {
 impl FileCatalog {
     /// Reads what the stage holds, and removes what uploads have left that never ended.
     pub(crate) async fn load(stage: Stage, max_bytes: u64) -> Result<Self, StageError> {
-        for path in stage.debris(FOLDER, DEBRIS_AGE).await? {
-            match stage.remove_debris(&path).await {
-                Ok(files) => tracing::info!(path, files, "unfinished upload removed"),
-                Err(error) => tracing::warn!(path, %error, "failed to remove an unfinished upload"),
-            }
-        }
         let reads = stage.list_dirs(FOLDER).await?.into_iter().map(|id| {
             let stage = stage.clone();
             async move { (stored(&stage, &id).await, id) }
@@ -75,7 +69,7 @@ impl FileCatalog {
                 Ok(Some(file)) => {
                     files.insert(id, file);
                 }
-                Ok(None) => tracing::debug!(id, "unfinished upload left out"),
+                Ok(None) => debris::remove(&stage, &format!("{FOLDER}/{id}")).await,
                 Err(error) => tracing::warn!(id, %error, "unreadable file left out"),
             }
         }

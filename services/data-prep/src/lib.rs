@@ -7,7 +7,7 @@
 //! ```text
 //! file_rpc ─┬─► upload ─► files: inputs/files/<id>/ ─► stage
 //!           └─► collections: inputs/collections/<name>/ ─► stage
-//! rpc ─► catalog ─► plan: files found, id ─► walk: rows ─► split, then rows ─► template ─► encode ─► snapshot: shards ─► stage
+//! rpc ─► catalog ─► plan: files found, id ─► walk: rows ─► split, then rows ─► template ─► encode ─► snapshot: shards ─► output ─► stage
 //!                                             └ pipeline: one thread reads (raw), all work, in order
 //! ```
 //!
@@ -23,6 +23,7 @@ mod collections;
 mod columnar;
 mod config;
 mod contains;
+mod debris;
 mod encode;
 mod error;
 mod fields;
@@ -30,6 +31,7 @@ mod file_error;
 mod file_rpc;
 mod files;
 mod lint;
+mod output;
 mod pipeline;
 mod plan;
 mod preference;
@@ -39,6 +41,7 @@ mod raw;
 mod report;
 mod rows;
 mod rpc;
+mod runs;
 mod server;
 mod shard;
 mod snapshot;

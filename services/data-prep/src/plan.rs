@@ -2,7 +2,11 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use firn_llm::tokenizer::{Tokenizer, TokenizerError};
+use firn_llm::{
+    template::KnownTemplate,
+    tokenizer::{Tokenizer, TokenizerError},
+};
+use firn_stage::{MANIFEST, Manifest};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -10,6 +14,7 @@ use crate::{
     collections,
     config::Limits,
     encode::{Encoder, Format},
+    files::FOLDER,
     rows::{Files, RowsError},
     split::hex,
     template::{RowTemplate, TemplateError},
@@ -43,6 +48,8 @@ pub(crate) struct Request {
     pub(crate) held_out_source: String,
     pub(crate) seed: u64,
     pub(crate) max_tokens: u32,
+    /// In place of the base's own.
+    pub(crate) chat_template: Option<KnownTemplate>,
 }
 
 /// Why a request cannot be carried out at all.
@@ -57,8 +64,10 @@ pub(crate) enum PlanError {
     Source(#[from] RowsError),
     #[error(transparent)]
     Base(#[from] TokenizerError),
-    #[error("{base} has no chat template: add chat_template.jinja, or train on ready-made text")]
+    #[error("{base} has no chat template: add chat_template.jinja, take zephyr or chatml, or train on ready-made text")]
     NoTemplate { base: String },
+    #[error("{0}")]
+    KnownTemplate(TokenizerError),
     #[error(transparent)]
     Template(#[from] TemplateError),
 }
@@ -70,6 +79,7 @@ impl PlanError {
             Self::NoFolder { field, .. } | Self::Outside { field, .. } => field,
             Self::Source(_) => "source",
             Self::Base(_) | Self::NoTemplate { .. } => "base",
+            Self::KnownTemplate(_) => "chat_template",
             Self::Template(_) => "format.prompt",
         }
     }
@@ -92,7 +102,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Opens the tokenizer and hashes the source. Blocks.
+    /// Opens the tokenizer and hashes the source, unless it is a stored file. Blocks.
     pub(crate) fn open(request: Request, root: Option<&Path>, limits: &Limits) -> Result<Self, PlanError> {
         let source = resolve("source", &request.source, root)?;
         let base = resolve("base", &request.base, root)?;
@@ -101,7 +111,11 @@ impl Plan {
         let held_out_source =
             named.map(|path| Ok::<_, PlanError>(find(&resolve("held_out_source", path, root)?, root)?)).transpose()?;
         let format = compile(&request.format)?;
-        let tokenizer = Tokenizer::from_dir(&base)?;
+        let own = Tokenizer::from_dir(&base)?;
+        let tokenizer = match request.chat_template.filter(|_| format.has_chats()) {
+            Some(known) => own.with_template(known).map_err(PlanError::KnownTemplate)?,
+            None => own,
+        };
         let template_sha256 = if format.has_chats() {
             let none = || PlanError::NoTemplate { base: base.display().to_string() };
             tokenizer.template_sha256().ok_or_else(none)?.to_owned()
@@ -113,8 +127,9 @@ impl Plan {
         let bytes = std::fs::read(&tokenizer_file)
             .map_err(|error| TokenizerError::Unreadable { path: tokenizer_file, reason: error.to_string() })?;
         let tokenizer_sha256 = hex(&Sha256::digest(&bytes));
-        let source_sha256 = source.hash(limits)?;
-        let held_out_sha256 = held_out_source.as_ref().map(|files| files.hash(limits)).transpose()?.unwrap_or_default();
+        let hash = |files: &Files| noted_hash(files, root, limits).map_or_else(|| files.hash(limits), Ok);
+        let source_sha256 = hash(&source)?;
+        let held_out_sha256 = held_out_source.as_ref().map(hash).transpose()?.unwrap_or_default();
         let parts = serde_json::json!([
             source_sha256,
             request.format,
@@ -173,6 +188,16 @@ fn resolve(field: &'static str, path: &str, root: Option<&Path>) -> Result<PathB
     root.map(|root| root.join(named)).ok_or_else(|| PlanError::NoFolder { field, path: path.to_owned() })
 }
 
+/// The hash of a file that a caller stored, as its manifest has it: so the snapshot of a large one is found without reading
+/// it. The first pass over the rows checks the hash.
+fn noted_hash(files: &Files, root: Option<&Path>, limits: &Limits) -> Option<String> {
+    let file = files.single()?;
+    let folder = file.parent().filter(|folder| folder.parent() == root.map(|root| root.join(FOLDER)).as_deref())?;
+    let manifest: Manifest = serde_json::from_slice(&std::fs::read(folder.join(MANIFEST)).ok()?).ok()?;
+    let entry = manifest.file(file.file_name()?.to_str()?)?;
+    (entry.size <= limits.max_source_bytes).then(|| entry.sha256.clone())
+}
+
 /// The files that a path means; of a collection, those that are whole.
 fn find(path: &Path, root: Option<&Path>) -> Result<Files, RowsError> {
     let files = Files::find(path)?;
@@ -196,6 +221,7 @@ mod tests {
             held_out_source: String::new(),
             seed: 0,
             max_tokens: 64,
+            chat_template: None,
         }
     }
 
@@ -215,6 +241,29 @@ mod tests {
         assert_ne!(open(Request { format: FormatSpec::Messages { column: "A".to_owned() }, ..request(&first) }).id, id);
         std::fs::write(&second, "A\ny\n").unwrap();
         assert_ne!(open(request(&second)).id, id);
+    }
+
+    #[test]
+    fn a_stored_file_is_not_read_for_its_hash() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join(FOLDER).join("file-1");
+        std::fs::create_dir_all(&folder).unwrap();
+        let file = folder.join("rows.csv");
+        std::fs::write(&file, "A\nx\n").unwrap();
+        let open = |limits: Limits| Plan::open(request(&file), Some(root.path()), &limits);
+        let hash = hex(&Sha256::digest("A\nx\n"));
+        assert_eq!(open(Limits::default()).unwrap().source_sha256, hash, "without a manifest it is read");
+        let manifest = |sha256: &str| {
+            let json = serde_json::json!({"files": [{"path": "rows.csv", "size": 4, "sha256": sha256}]});
+            std::fs::write(folder.join(MANIFEST), json.to_string()).unwrap();
+        };
+        let noted = "0".repeat(64);
+        manifest(&noted);
+        assert_eq!(open(Limits::default()).unwrap().source_sha256, noted);
+        let elsewhere = Plan::open(request(&file), Some(&root.path().join("inputs")), &Limits::default()).unwrap();
+        assert_eq!(elsewhere.source_sha256, hash, "a manifest counts for stored files alone");
+        let small = Limits { max_source_bytes: 3, ..Limits::default() };
+        assert!(open(small).unwrap_err().to_string().contains("more than 3 bytes"));
     }
 
     #[test]

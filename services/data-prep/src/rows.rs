@@ -147,6 +147,14 @@ impl Files {
         }
     }
 
+    /// The file, if it is one.
+    pub(crate) fn single(&self) -> Option<&Path> {
+        match self.paths.as_slice() {
+            [one] => Some(one),
+            _ => None,
+        }
+    }
+
     /// sha256 of the files, hex, as in [`Scan`]; not more than the limit is read.
     pub(crate) fn hash(&self, limits: &Limits) -> Result<String, RowsError> {
         let hashes = self.paths.iter().map(|path| {

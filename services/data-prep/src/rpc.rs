@@ -3,6 +3,7 @@
 use std::pin::Pin;
 
 use firn_kit::page::page;
+use firn_llm::template::KnownTemplate;
 use firn_proto::dataprep::v1::{
     ContainsRowsRequest, ContainsRowsResponse, CreateSnapshotRequest, GetReportRequest, GetReportResponse,
     GetSnapshotRequest, ListSnapshotsRequest, ListSnapshotsResponse, Snapshot, SnapshotState, WatchSnapshotRequest,
@@ -157,6 +158,13 @@ pub(crate) fn checked(request: CreateSnapshotRequest) -> Result<Request, CreateE
             &format!("must be from 2 to {MOST_MAX_TOKENS}, or 0 for {DEFAULT_MAX_TOKENS}"),
         ));
     }
+    let chat_template = match request.chat_template.as_str() {
+        "" => None,
+        name => Some(KnownTemplate::named(name).ok_or_else(|| {
+            let names = KnownTemplate::ALL.map(KnownTemplate::name).join(" or ");
+            refused("chat_template", &format!("must be {names}, or empty for the base's own"))
+        })?),
+    };
     Ok(Request {
         dataset: request.dataset,
         source: request.source,
@@ -166,6 +174,7 @@ pub(crate) fn checked(request: CreateSnapshotRequest) -> Result<Request, CreateE
         held_out_source: request.held_out_source,
         seed: request.seed,
         max_tokens,
+        chat_template,
     })
 }
 

@@ -1,8 +1,10 @@
 //! Rows in tokens, as tensors.
 
-use std::path::Path;
+use std::borrow::Cow;
 
-use safetensors::{Dtype, SafeTensorError, tensor::TensorView};
+use bytes::Bytes;
+use firn_stage::WRITE_CHUNK;
+use safetensors::{Dtype, SafeTensorError, View};
 
 use crate::encode::{Encoded, Tokens};
 
@@ -31,7 +33,8 @@ impl Default for Shard {
 impl Shard {
     pub(crate) fn push(&mut self, row: &Encoded) {
         for Tokens { ids, mask } in [&row.tokens].into_iter().chain(&row.rejected) {
-            self.ids.extend(ids.iter().flat_map(|id| id.to_le_bytes()));
+            self.ids.reserve(4 * ids.len());
+            ids.iter().for_each(|id| self.ids.extend_from_slice(&id.to_le_bytes()));
             self.mask.extend_from_slice(mask);
             self.offsets.push(self.mask.len() as u64);
         }
@@ -51,29 +54,76 @@ impl Shard {
         self.mask.iter().map(|&bit| u64::from(bit)).sum()
     }
 
-    /// Writes a safetensors file: `input_ids` u32, `loss_mask` u8, `row_offsets` u64.
-    pub(crate) fn write(&self, path: &Path) -> Result<(), ShardError> {
-        let offsets: Vec<u8> = self.offsets.iter().flat_map(|offset| offset.to_le_bytes()).collect();
+    /// The bytes of a safetensors file, in order: `input_ids` u32, `loss_mask` u8, `row_offsets` u64.
+    pub(crate) fn into_pieces(self) -> Result<Vec<Bytes>, ShardError> {
+        let Self { ids, mask, offsets, .. } = self;
+        let (tokens, ends) = (mask.len(), offsets.len());
+        let offsets: Vec<u8> = offsets.iter().flat_map(|offset| offset.to_le_bytes()).collect();
+        // The format wants the widest type first.
         let tensors = [
-            ("input_ids", TensorView::new(Dtype::U32, vec![self.mask.len()], &self.ids)?),
-            ("loss_mask", TensorView::new(Dtype::U8, vec![self.mask.len()], &self.mask)?),
-            ("row_offsets", TensorView::new(Dtype::U64, vec![self.offsets.len()], &offsets)?),
+            ("row_offsets", Dtype::U64, ends, offsets),
+            ("input_ids", Dtype::U32, tokens, ids),
+            ("loss_mask", Dtype::U8, tokens, mask),
         ];
-        Ok(safetensors::serialize_to_file(tensors, None, path)?)
+        let announced =
+            tensors.each_ref().map(|(name, dtype, len, bytes)| (*name, Announced(*dtype, [*len], bytes.len())));
+        let mut pieces = vec![Bytes::from(safetensors::serialize(announced, None)?.into_boxed_slice())];
+        for (.., bytes) in tensors {
+            let mut rest = Bytes::from(bytes);
+            while !rest.is_empty() {
+                pieces.push(rest.split_to(rest.len().min(WRITE_CHUNK)));
+            }
+        }
+        Ok(pieces)
+    }
+}
+
+/// Type, shape and size of a tensor whose bytes come later: the library writes its header alone.
+struct Announced(Dtype, [usize; 1], usize);
+
+impl View for Announced {
+    fn dtype(&self) -> Dtype {
+        self.0
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.1
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(&[])
+    }
+
+    fn data_len(&self) -> usize {
+        self.2
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use safetensors::SafeTensors;
+    use safetensors::{SafeTensors, tensor::TensorView};
 
     use super::*;
 
-    fn written(shard: &Shard) -> Vec<u8> {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("shard");
-        shard.write(&path).unwrap();
-        std::fs::read(path).unwrap()
+    fn written(shard: Shard) -> Vec<u8> {
+        shard.into_pieces().unwrap().concat()
+    }
+
+    #[test]
+    fn the_bytes_are_the_librarys() {
+        let mut shard = Shard::default();
+        for row in 1..40 {
+            let tokens = Tokens { ids: vec![70_000 + row; row as usize], mask: vec![1; row as usize] };
+            shard.push(&Encoded { tokens, ..Encoded::default() });
+        }
+        let offsets: Vec<u8> = shard.offsets.iter().flat_map(|offset| offset.to_le_bytes()).collect();
+        let tensors = [
+            ("input_ids", TensorView::new(Dtype::U32, vec![shard.mask.len()], &shard.ids).unwrap()),
+            ("loss_mask", TensorView::new(Dtype::U8, vec![shard.mask.len()], &shard.mask).unwrap()),
+            ("row_offsets", TensorView::new(Dtype::U64, vec![shard.offsets.len()], &offsets).unwrap()),
+        ];
+        let expected = safetensors::serialize(tensors, None).unwrap();
+        assert!(written(shard) == expected);
     }
 
     #[test]
@@ -83,7 +133,7 @@ mod tests {
         shard.push(&Encoded { tokens: first, ..Encoded::default() });
         shard.push(&Encoded { tokens: Tokens { ids: vec![9], mask: vec![0] }, ..Encoded::default() });
         assert_eq!((shard.rows(), shard.tokens(), shard.learnt()), (2, 4, 2));
-        let bytes = written(&shard);
+        let bytes = written(shard);
         let file = SafeTensors::deserialize(&bytes).unwrap();
         let ids = file.tensor("input_ids").unwrap();
         assert_eq!((ids.dtype(), ids.shape()), (Dtype::U32, [4].as_slice()));
@@ -96,7 +146,7 @@ mod tests {
 
     #[test]
     fn no_rows_are_a_file_too() {
-        let bytes = written(&Shard::default());
+        let bytes = written(Shard::default());
         let file = SafeTensors::deserialize(&bytes).unwrap();
         assert_eq!(file.tensor("input_ids").unwrap().shape(), [0]);
         assert_eq!(file.tensor("row_offsets").unwrap().data(), [0; 8]);

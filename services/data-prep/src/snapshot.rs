@@ -1,20 +1,17 @@
-//! Builds a snapshot's files and puts them on the stage.
+//! Makes a snapshot of rows.
 
-use std::{
-    fs::File,
-    io::{self, BufWriter, Write as _},
-};
+use std::{io, sync::Arc};
 
 use firn_llm::tokenizer::Message;
 use firn_stage::{Stage, StageError};
 use serde::{Deserialize, Serialize};
-use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Limits,
     encode::{EncodeError, Encoded},
     lint::{Lint, LintReport},
+    output::{Lines, Output},
     plan::{FormatSpec, Plan},
     rows::{Row, RowsError, Scan},
     shard::{Shard, ShardError},
@@ -27,7 +24,7 @@ pub(crate) const REPORT: &str = "report.json";
 const HELD_OUT_LINES: &str = "held_out.jsonl";
 /// A line a row: its hash, and its side.
 pub(crate) const HASH_LINES: &str = "rows.sha256";
-/// Tokens of a shard: one is in memory while it is filled, and while it is read.
+/// Tokens of a shard: it is in memory while it is filled, and while it is written or read.
 const SHARD_TOKENS: u64 = 16 << 20;
 
 /// Why a snapshot could not be made.
@@ -110,24 +107,47 @@ struct HeldOut<'a> {
     fields: Row,
 }
 
-/// A snapshot that is ready to be written: in a local folder, for it may be larger than the memory.
+/// A snapshot whose files are on their way to the stage.
 #[derive(Debug)]
 pub(crate) struct Built {
     pub(crate) report: Report,
-    dir: TempDir,
-    /// Names of the files, in the order in which they are written.
-    files: Vec<String>,
+    /// Names of the files, in the manifest's order.
+    pub(crate) files: Vec<String>,
 }
 
-/// Reads, checks, encodes and splits the rows. Blocks. `progress` gets the number of rows read so far.
-pub(crate) fn build(
+/// Makes a snapshot on the stage, and returns what it is and its folder. `progress` gets the number of rows read so far.
+pub(crate) async fn make(
+    stage: &Stage,
+    plan: Arc<Plan>,
+    create_time: String,
+    limits: Limits,
+    progress: impl Fn(u64) + Send + 'static,
+    stop: &CancellationToken,
+) -> Result<(Report, String), PrepareError> {
+    let path = format!("datasets/{}/{}", plan.request.dataset, plan.id);
+    let (mut output, stop) = (Output::open(stage, &path, stop).await?, stop.clone());
+    let build = move || {
+        let built = build(&plan, create_time, &limits, progress, &stop, &mut output);
+        (output, built)
+    };
+    let (output, built) = tokio::task::spawn_blocking(build).await.map_err(|error| {
+        tracing::error!(%error, "worker failed");
+        PrepareError::Worker
+    })?;
+    let (built, path) = output.end(built).await?;
+    Ok((built.report, path))
+}
+
+/// Reads, checks, encodes and splits the rows. Blocks.
+fn build(
     plan: &Plan,
     create_time: String,
     limits: &Limits,
     progress: impl Fn(u64),
     stop: &CancellationToken,
+    output: &mut Output,
 ) -> Result<Built, PrepareError> {
-    let mut parts = Parts::new(tempfile::tempdir()?)?;
+    let mut parts = Parts::new(output);
     let walked = walk(plan, limits, &progress, stop, None, &mut |row, side, encoded| {
         parts.add(plan, row, side, encoded)?;
         if parts.tokens() > limits.max_snapshot_tokens {
@@ -135,7 +155,7 @@ pub(crate) fn build(
         }
         Ok(())
     })?;
-    parts.finish()?;
+    parts.end_shards()?;
     if parts.train.learnt == 0 {
         let max_tokens = plan.request.max_tokens;
         return Err(PrepareError::NothingToLearn { file: plan.source.name(), max_tokens });
@@ -168,8 +188,8 @@ pub(crate) fn build(
         lint: LintReport::default(),
     };
     report.lint = counted(lint, &report, rows);
-    let files = parts.files();
-    Ok(Built { report, dir: parts.dir, files })
+    let files = parts.finish()?;
+    Ok(Built { report, files })
 }
 
 /// Looks at all rows as [`build`] does, keeps nothing, and goes on past rows that it would refuse.
@@ -222,11 +242,11 @@ impl Part {
         self.learnt += self.shard.learnt();
     }
 
-    /// Writes the shard that is filled, and begins another.
-    fn write(&mut self, dir: &TempDir, side: Side) -> Result<(), PrepareError> {
+    /// Hands the shard that is filled on, and begins another.
+    fn hand_on(&mut self, output: &mut Output, side: Side) -> Result<(), PrepareError> {
         self.count();
         self.shards += 1;
-        Ok(std::mem::take(&mut self.shard).write(&dir.path().join(shard_name(side, self.shards)))?)
+        output.shard(&shard_name(side, self.shards), std::mem::take(&mut self.shard))
     }
 }
 
@@ -235,28 +255,30 @@ fn shard_name(side: Side, number: usize) -> String {
 }
 
 /// What the rows add up to.
-struct Parts {
-    dir: TempDir,
+struct Parts<'a> {
+    output: &'a mut Output,
     train: Part,
     held_out: Part,
-    held_out_lines: BufWriter<File>,
-    hash_lines: BufWriter<File>,
+    held_out_lines: Lines,
+    hash_lines: Lines,
     index: usize,
     longest: u64,
     truncated: u64,
 }
 
-impl Parts {
-    fn new(dir: TempDir) -> Result<Self, PrepareError> {
-        let create = |name: &str| Ok::<_, io::Error>(BufWriter::new(File::create(dir.path().join(name))?));
-        let (held_out_lines, hash_lines) = (create(HELD_OUT_LINES)?, create(HASH_LINES)?);
+impl<'a> Parts<'a> {
+    fn new(output: &'a mut Output) -> Self {
         let (train, held_out) = (Part::default(), Part::default());
-        Ok(Self { dir, train, held_out, held_out_lines, hash_lines, index: 0, longest: 0, truncated: 0 })
+        let (held_out_lines, hash_lines) = (Lines::new(HELD_OUT_LINES), Lines::new(HASH_LINES));
+        Self { output, train, held_out, held_out_lines, hash_lines, index: 0, longest: 0, truncated: 0 }
     }
 
     fn add(&mut self, plan: &Plan, row: &Taken, side: Side, encoded: &Encoded) -> Result<(), PrepareError> {
         let sha256 = hex(&row.hash);
-        writeln!(self.hash_lines, "{sha256} {}", side.name())?;
+        for part in [&sha256, " ", side.name()] {
+            self.hash_lines.buffer.extend_from_slice(part.as_bytes());
+        }
+        self.hash_lines.end_line(self.output)?;
         self.truncated += u64::from(encoded.truncated);
         let longest = encoded.tokens.ids.len().max(encoded.rejected.as_ref().map_or(0, |tokens| tokens.ids.len()));
         self.longest = self.longest.max(longest as u64);
@@ -265,7 +287,7 @@ impl Parts {
         let part = if side == Side::Train { &mut self.train } else { &mut self.held_out };
         part.shard.push(encoded);
         if part.shard.tokens() >= SHARD_TOKENS {
-            part.write(&self.dir, side)?;
+            part.hand_on(self.output, side)?;
         }
         if side == Side::Train {
             return Ok(());
@@ -279,10 +301,9 @@ impl Parts {
             completion: question.map_or("", |question| &question.completion),
             fields: plan.encoder.fields(&row.row),
         };
-        serde_json::to_writer(&mut self.held_out_lines, &line)
+        serde_json::to_writer(&mut self.held_out_lines.buffer, &line)
             .map_err(|source| PrepareError::Json { file: HELD_OUT_LINES, source })?;
-        self.held_out_lines.write_all(b"\n")?;
-        Ok(())
+        self.held_out_lines.end_line(self.output)
     }
 
     fn tokens(&self) -> u64 {
@@ -290,35 +311,26 @@ impl Parts {
         of(&self.train) + of(&self.held_out)
     }
 
-    /// Writes what is not yet written; each side has a shard, be it an empty one.
-    fn finish(&mut self) -> Result<(), PrepareError> {
+    /// Hands on the shards that are filled; each side has one, be it an empty one.
+    fn end_shards(&mut self) -> Result<(), PrepareError> {
         for (part, side) in [(&mut self.train, Side::Train), (&mut self.held_out, Side::HeldOut)] {
             if part.shards == 0 || part.shard.rows() > 0 {
-                part.write(&self.dir, side)?;
+                part.hand_on(self.output, side)?;
             }
         }
-        self.held_out_lines.flush()?;
-        Ok(self.hash_lines.flush()?)
+        Ok(())
     }
 
-    fn files(&self) -> Vec<String> {
+    /// Ends the files of lines, and returns the names of all files.
+    fn finish(self) -> Result<Vec<String>, PrepareError> {
         let shards =
             |part: &Part, side| (1..=part.shards).map(move |number| shard_name(side, number)).collect::<Vec<_>>();
         let lines = [HELD_OUT_LINES, HASH_LINES].map(str::to_owned).to_vec();
-        [shards(&self.train, Side::Train), shards(&self.held_out, Side::HeldOut), lines].concat()
+        let files = [shards(&self.train, Side::Train), shards(&self.held_out, Side::HeldOut), lines].concat();
+        self.held_out_lines.finish(self.output)?;
+        self.hash_lines.finish(self.output)?;
+        Ok(files)
     }
-}
-
-/// Puts the files on the stage, the manifest last, and returns the folder's path.
-pub(crate) async fn write(stage: &Stage, plan: &Plan, built: Built) -> Result<String, PrepareError> {
-    let mut folder = stage.fresh_folder(&format!("datasets/{}/{}", plan.request.dataset, plan.id)).await?;
-    let path = folder.path().to_owned();
-    for name in &built.files {
-        folder.put_file(name, &built.dir.path().join(name)).await?;
-    }
-    folder.put_json(REPORT, &built.report).await?;
-    folder.finish().await?;
-    Ok(path)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 use std::{collections::HashSet, path::PathBuf};
 
+use firn_llm::template::KnownTemplate;
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -32,19 +33,31 @@ fn request(source: &std::path::Path) -> Request {
         held_out_source: String::new(),
         seed: 7,
         max_tokens: 1024,
+        chat_template: None,
     }
 }
 
-fn plan(request: Request) -> Plan {
-    Plan::open(request, None, &Limits::default()).unwrap()
+fn plan(request: Request) -> Arc<Plan> {
+    Plan::open(request, None, &Limits::default()).unwrap().into()
 }
 
-fn built(plan: &Plan) -> Result<Built, PrepareError> {
-    build(plan, "2031-01-01T00:00:00Z".to_owned(), &Limits::default(), |_| (), &CancellationToken::new())
+async fn made_on(stage: &Stage, plan: &Arc<Plan>) -> Result<(Report, String), PrepareError> {
+    let (create_time, stop) = ("2031-01-01T00:00:00Z".to_owned(), CancellationToken::new());
+    make(stage, Arc::clone(plan), create_time, Limits::default(), |_| (), &stop).await
 }
 
-fn refusal(request: Request) -> String {
-    built(&plan(request)).unwrap_err().to_string()
+async fn made(plan: &Arc<Plan>) -> Result<(Stage, Report, String), PrepareError> {
+    let stage = Stage::memory();
+    let (report, path) = made_on(&stage, plan).await?;
+    Ok((stage, report, path))
+}
+
+async fn refusal(request: Request) -> String {
+    made(&plan(request)).await.unwrap_err().to_string()
+}
+
+async fn text(stage: &Stage, path: &str) -> String {
+    String::from_utf8(stage.get(path).await.unwrap().to_vec()).unwrap()
 }
 
 fn u32s(bytes: &[u8]) -> Vec<u32> {
@@ -54,10 +67,8 @@ fn u32s(bytes: &[u8]) -> Vec<u32> {
 #[tokio::test]
 async fn the_folder_holds_what_the_report_says() {
     let (_dir, csv) = offers();
-    let (stage, plan) = (Stage::memory(), plan(request(&csv)));
-    let built = built(&plan).unwrap();
-    let report = built.report.clone();
-    let path = write(&stage, &plan, built).await.unwrap();
+    let plan = plan(request(&csv));
+    let (stage, report, path) = made(&plan).await.unwrap();
     assert_eq!(path, format!("datasets/offers/{}", plan.id));
     let names: Vec<_> = stage.manifest(&path).await.unwrap().files.into_iter().map(|file| file.path).collect();
     assert_eq!(
@@ -74,7 +85,7 @@ async fn the_folder_holds_what_the_report_says() {
     let learnt: u64 = train.tensor("loss_mask").unwrap().data().iter().map(|&bit| u64::from(bit)).sum();
     assert_eq!(learnt, report.completion_tokens);
 
-    let hashes = String::from_utf8(stage.get(&format!("{path}/rows.sha256")).await.unwrap().to_vec()).unwrap();
+    let hashes = text(&stage, &format!("{path}/rows.sha256")).await;
     assert_eq!(hashes.lines().count(), 20);
     assert_eq!(hashes.lines().filter(|line| line.ends_with(" held_out")).count(), 4);
 }
@@ -82,9 +93,8 @@ async fn the_folder_holds_what_the_report_says() {
 #[tokio::test]
 async fn held_out_rows_come_as_questions() {
     let (_dir, csv) = offers();
-    let (stage, plan) = (Stage::memory(), plan(request(&csv)));
-    let path = write(&stage, &plan, built(&plan).unwrap()).await.unwrap();
-    let text = String::from_utf8(stage.get(&format!("{path}/held_out.jsonl")).await.unwrap().to_vec()).unwrap();
+    let (stage, _, path) = made(&plan(request(&csv))).await.unwrap();
+    let text = text(&stage, &format!("{path}/held_out.jsonl")).await;
     let bytes = stage.get(&format!("{path}/held_out-00001.safetensors")).await.unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     let ids = u32s(tensors.tensor("input_ids").unwrap().data());
@@ -104,24 +114,20 @@ async fn held_out_rows_come_as_questions() {
     }
 }
 
-#[test]
-fn two_builds_give_the_same_bytes() {
+#[tokio::test]
+async fn two_builds_give_the_same_bytes() {
     let (_dir, csv) = offers();
     let plan = plan(request(&csv));
-    let (one, two) = (built(&plan).unwrap(), built(&plan).unwrap());
-    assert_eq!(one.files, two.files);
-    for name in &one.files {
-        let read = |built: &Built| std::fs::read(built.dir.path().join(name)).unwrap();
-        assert!(read(&one) == read(&two), "{name}");
-    }
+    let ((one, _, path), (two, _, other)) = (made(&plan).await.unwrap(), made(&plan).await.unwrap());
+    assert_eq!(one.manifest(&path).await.unwrap(), two.manifest(&other).await.unwrap());
 }
 
-#[test]
-fn no_training_row_is_a_held_out_one() {
+#[tokio::test]
+async fn no_training_row_is_a_held_out_one() {
     let (_dir, csv) = offers();
     for seed in 0..20 {
-        let built = built(&plan(Request { seed, ..request(&csv) })).unwrap();
-        let hashes = std::fs::read_to_string(built.dir.path().join("rows.sha256")).unwrap();
+        let (stage, _, path) = made(&plan(Request { seed, ..request(&csv) })).await.unwrap();
+        let hashes = text(&stage, &format!("{path}/rows.sha256")).await;
         let side = |side: &str| -> HashSet<String> {
             hashes.lines().filter_map(|line| line.strip_suffix(side)).map(str::to_owned).collect()
         };
@@ -129,8 +135,109 @@ fn no_training_row_is_a_held_out_one() {
     }
 }
 
-#[test]
-fn refusals_are_sentences() {
+#[tokio::test]
+async fn a_template_that_comes_along_takes_the_place_of_the_bases_own() {
+    let (_dir, csv) = offers();
+    let own = plan(request(&csv));
+    for known in KnownTemplate::ALL {
+        let plan = plan(Request { chat_template: Some(known), ..request(&csv) });
+        assert_ne!(plan.id, own.id);
+        let (stage, report, path) = made(&plan).await.unwrap();
+        assert_eq!(report.template_sha256, known.sha256());
+        let questions = text(&stage, &format!("{path}/held_out.jsonl")).await;
+        let tokenizer = firn_llm::tokenizer::Tokenizer::from_dir(std::path::Path::new(LLAMA)).unwrap();
+        let first: Value = serde_json::from_str(questions.lines().next().unwrap()).unwrap();
+        let ids: Vec<u32> = serde_json::from_value(first["prompt_ids"].clone()).unwrap();
+        let (begin, end) = match known {
+            KnownTemplate::Chatml => ("<|im_start|>user\n{", "}<|im_end|>\n<|im_start|>assistant\n"),
+            KnownTemplate::Zephyr => ("<|user|>\n{", "}</s>\n<|assistant|>\n"),
+        };
+        let asked = tokenizer.decode(&ids, false).unwrap();
+        assert!(asked.starts_with(begin) && asked.ends_with(end), "{asked:?}");
+        // Loss is on the answers alone, each with its end.
+        assert!(report.completion_tokens > 0 && report.completion_tokens < report.train_tokens / 2);
+        assert!(report.lint.findings.iter().all(|finding| finding.code != "template-unmarked"), "{:?}", report.lint);
+    }
+    let of_text = Request { format: FormatSpec::Text { column: "REWARD".to_owned() }, ..request(&csv) };
+    let with = plan(Request { chat_template: Some(KnownTemplate::Zephyr), ..of_text.clone() });
+    assert_eq!(with.id, plan(of_text).id, "ready-made text sees no template");
+}
+
+#[tokio::test]
+async fn what_fails_late_leaves_nothing_on_the_stage() {
+    let (dir, csv) = offers();
+    let rows = std::fs::read_to_string(&csv).unwrap();
+    // Enough hashes before it for more than one piece.
+    let many: String = (0..40_000).map(|row| format!("Salt,${row}\n")).collect();
+    std::fs::write(&csv, format!("{rows}{many}odd,x\n")).unwrap();
+    let number = FormatSpec::Prompt {
+        prompt_template: "{{ REWARD[1:] | int }}".to_owned(),
+        completion_template: "{{ ORGANIZATION_NAME }}".to_owned(),
+        system: String::new(),
+    };
+    let request = Request { format: number, ..request(&csv) };
+    let root = dir.path().join("stage");
+    let stage = Stage::open(root.to_str().unwrap()).unwrap();
+    let error = made_on(&stage, &plan(request.clone())).await.unwrap_err().to_string();
+    assert!(error.starts_with("row 40021 of offers.csv: prompt template failed"), "{error}");
+    assert!(stage.list("datasets").await.unwrap().is_empty());
+    std::fs::write(&csv, format!("{rows}{many}")).unwrap();
+    let repaired = plan(request);
+    let (report, path) = made_on(&stage, &repaired).await.unwrap();
+    assert_eq!((report.rows, path), (40_020, format!("datasets/offers/{}", repaired.id)));
+    let mut local = Vec::new();
+    check(&stage, &format!("datasets/offers/{}", repaired.id), &mut local).await;
+    assert_eq!(local.len(), 5);
+}
+
+/// Notes the files whose size and hash are those of the manifest.
+async fn check(stage: &Stage, path: &str, whole: &mut Vec<String>) {
+    for file in stage.manifest(path).await.unwrap().files {
+        let bytes = stage.get(&format!("{path}/{}", file.path)).await.unwrap();
+        if (bytes.len() as u64, firn_stage::sha256_hex(&bytes)) == (file.size, file.sha256) {
+            whole.push(file.path);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stage_that_cannot_be_written_is_named() {
+    let (dir, csv) = offers();
+    let root = dir.path().join("stage");
+    let stage = Stage::open(root.to_str().unwrap()).unwrap();
+    std::fs::write(root.join("datasets"), "not a folder").unwrap();
+    let error = made_on(&stage, &plan(request(&csv))).await.unwrap_err();
+    assert!(matches!(error, PrepareError::Stage(_)) && error.to_string().contains("datasets/offers/"), "{error}");
+}
+
+#[tokio::test]
+async fn shards_lie_in_the_manifest_as_they_are_numbered() {
+    let (_dir, csv) = offers();
+    let (_, report, _) = made(&plan(request(&csv))).await.unwrap();
+    let (stage, stop) = (Stage::memory(), CancellationToken::new());
+    let mut output = Output::open(&stage, "d/x", &stop).await.unwrap();
+    let names = ["train-00001", "train-00002", "train-00003", "held_out-00001"].map(str::to_owned).to_vec();
+    let files = [names.clone(), vec![HASH_LINES.to_owned()]].concat();
+    let write = move || {
+        let mut lines = Lines::new(HASH_LINES);
+        for name in names.iter().rev() {
+            output.shard(name, Shard::default()).unwrap();
+            lines.buffer.extend_from_slice(name.as_bytes());
+            lines.end_line(&mut output).unwrap();
+        }
+        lines.finish(&mut output).unwrap();
+        output
+    };
+    let output = tokio::task::spawn_blocking(write).await.unwrap();
+    let (_, path) = output.end(Ok(Built { report, files: files.clone() })).await.unwrap();
+    let named: Vec<_> = stage.manifest(&path).await.unwrap().files.into_iter().map(|file| file.path).collect();
+    assert_eq!(named, [files, vec![REPORT.to_owned()]].concat());
+    let lines = "held_out-00001\ntrain-00003\ntrain-00002\ntrain-00001\n";
+    assert_eq!(text(&stage, &format!("{path}/rows.sha256")).await, lines);
+}
+
+#[tokio::test]
+async fn refusals_are_sentences() {
     let (dir, csv) = offers();
     let templates = |prompt: &str, completion: &str| FormatSpec::Prompt {
         prompt_template: prompt.to_owned(),
@@ -138,36 +245,46 @@ fn refusals_are_sentences() {
         system: String::new(),
     };
     assert_eq!(
-        refusal(Request { format: templates("{{ PRICE }}", "x"), ..request(&csv) }),
+        refusal(Request { format: templates("{{ PRICE }}", "x"), ..request(&csv) }).await,
         "prompt template names column PRICE that offers.csv lacks (it has ORGANIZATION_NAME, REWARD)"
     );
     assert!(
         refusal(Request { format: templates("{{ row['PRICE'] }}", "x"), ..request(&csv) })
+            .await
             .starts_with("row 1 of offers.csv: prompt template failed: ")
     );
     assert!(
         refusal(Request { held_out_rows: 20, ..request(&csv) })
+            .await
             .starts_with("held_out_rows is 20, but offers.csv has 20 rows")
     );
-    assert!(refusal(Request { max_tokens: 3, ..request(&csv) }).contains("keeps a token to learn within max_tokens 3"));
+    assert!(
+        refusal(Request { max_tokens: 3, ..request(&csv) })
+            .await
+            .contains("keeps a token to learn within max_tokens 3")
+    );
     let text = FormatSpec::Text { column: "TEXT".to_owned() };
     assert_eq!(
-        refusal(Request { format: text, ..request(&csv) }),
+        refusal(Request { format: text, ..request(&csv) }).await,
         "column TEXT is not in offers.csv (it has ORGANIZATION_NAME, REWARD)"
     );
     let changed = plan(request(&csv));
     std::fs::write(dir.path().join("offers.csv"), "ORGANIZATION_NAME,REWARD\na,b\nc,d\n").unwrap();
-    assert_eq!(built(&changed).unwrap_err().to_string(), "offers.csv changed while it was read: ask again");
+    assert_eq!(made(&changed).await.unwrap_err().to_string(), "offers.csv changed while it was read: ask again");
 }
 
-#[test]
-fn limits_and_stops_hold() {
+#[tokio::test]
+async fn limits_and_stops_hold() {
     let (_dir, csv) = offers();
     let plan = plan(request(&csv));
     let limits = Limits { max_snapshot_tokens: 10, ..Limits::default() };
-    let text = build(&plan, String::new(), &limits, |_| (), &CancellationToken::new()).unwrap_err().to_string();
-    assert!(text.starts_with("offers.csv gives more than 10 tokens"), "{text}");
+    let limited = async |limits: Limits, stop: &CancellationToken| {
+        let made = make(&Stage::memory(), Arc::clone(&plan), String::new(), limits, |_| (), stop).await;
+        made.unwrap_err().to_string()
+    };
     let stop = CancellationToken::new();
+    let text = limited(limits, &stop).await;
+    assert!(text.starts_with("offers.csv gives more than 10 tokens"), "{text}");
     stop.cancel();
-    assert!(build(&plan, String::new(), &Limits::default(), |_| (), &stop).is_err());
+    assert!(limited(Limits::default(), &stop).await.starts_with("the service stopped"));
 }

@@ -1,11 +1,11 @@
 //! Which rows are held out.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, io};
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::rows::Row;
+use crate::{rows::Row, runs::Runs};
 
 /// The first bits of a row's hash: among a hundred million rows, two of different content have the same ones with a
 /// chance of one in four thousand, and then count as equal.
@@ -16,13 +16,14 @@ pub(crate) type Entry = (u64, Short);
 
 /// Chooses the rows that are held out, from 16 bytes a row.
 #[derive(Debug, Default)]
-pub(crate) struct Split(Vec<Entry>);
+pub(crate) struct Split(Runs);
 
 /// Which rows are held out.
 #[derive(Debug, Default)]
 pub(crate) struct Chosen {
     held_out: HashSet<Short>,
-    repeated: HashSet<Short>,
+    /// Sorted: there may be as many as half of the rows.
+    repeated: Vec<Short>,
     /// Rows whose content occurs more than once.
     pub(crate) duplicates: u64,
     /// Rows that are held out.
@@ -35,39 +36,53 @@ impl Split {
         (short(&rank(seed, hash)), short(hash))
     }
 
-    pub(crate) fn add(&mut self, entry: Entry) {
-        self.0.push(entry);
+    /// Fails where the local disk does.
+    pub(crate) fn add(&mut self, entry: Entry) -> io::Result<()> {
+        self.0.add(entry)
     }
 
     /// Holds out the rows whose `sha256(seed ‖ row hash)` is lowest, `wanted` of them. Rows of the same content always go
     /// to the same side, so that no training row is an answer to a held-out one; so it may be fewer.
-    pub(crate) fn choose(mut self, wanted: u64) -> Chosen {
-        // Equal rows have equal ranks, so they lie side by side.
-        self.0.sort_unstable();
+    pub(crate) fn choose(self, wanted: u64) -> io::Result<Chosen> {
         let mut chosen = Chosen::default();
-        for group in self.0.chunk_by(|a, b| a == b) {
-            let size = group.len() as u64;
-            if size > 1 {
-                chosen.duplicates += size;
-                chosen.repeated.extend(group.first().map(|(_, hash)| *hash));
+        // Equal rows have equal ranks, so they lie side by side.
+        let mut group: Option<(Entry, u64)> = None;
+        self.0.sorted(|entry| match &mut group {
+            Some((of, size)) if *of == entry => *size += 1,
+            other => {
+                if let Some(((_, hash), size)) = other.replace((entry, 1)) {
+                    chosen.add(hash, size, wanted);
+                }
             }
-            if chosen.count + size <= wanted {
-                chosen.held_out.extend(group.first().map(|(_, hash)| *hash));
-                chosen.count += size;
-            }
+        })?;
+        if let Some(((_, hash), size)) = group {
+            chosen.add(hash, size, wanted);
         }
-        chosen
+        chosen.repeated.sort_unstable();
+        Ok(chosen)
     }
 }
 
 impl Chosen {
+    /// The next rows of the same content, by their rank.
+    fn add(&mut self, hash: Short, size: u64, wanted: u64) {
+        if size > 1 {
+            self.duplicates += size;
+            self.repeated.push(hash);
+        }
+        if self.count + size <= wanted {
+            self.held_out.insert(hash);
+            self.count += size;
+        }
+    }
+
     pub(crate) fn holds_out(&self, hash: &[u8; 32]) -> bool {
         self.held_out.contains(&short(hash))
     }
 
     /// Its content occurs more than once.
     pub(crate) fn is_repeated(&self, hash: &[u8; 32]) -> bool {
-        self.repeated.contains(&short(hash))
+        self.repeated.binary_search(&short(hash)).is_ok()
     }
 }
 
@@ -154,8 +169,8 @@ mod tests {
 
     fn choose(rows: &[Row], wanted: u64, seed: u64) -> Chosen {
         let mut split = Split::default();
-        rows.iter().for_each(|row| split.add(Split::entry(seed, &row_hash(row))));
-        split.choose(wanted)
+        rows.iter().for_each(|row| split.add(Split::entry(seed, &row_hash(row))).unwrap());
+        split.choose(wanted).unwrap()
     }
 
     fn held(rows: &[Row], wanted: u64, seed: u64) -> Vec<String> {

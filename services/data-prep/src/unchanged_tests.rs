@@ -5,7 +5,6 @@ use std::{
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use parquet::{
@@ -162,23 +161,24 @@ fn parquet(dir: &Path) -> PathBuf {
     path
 }
 
-fn record(out: &mut String, case: &str, request: Request) {
-    let plan = Plan::open(request, None, &Limits::default()).unwrap();
+async fn record(out: &mut String, case: &str, request: Request) {
+    let plan = Arc::new(Plan::open(request, None, &Limits::default()).unwrap());
     let (limits, stop) = (Limits::default(), CancellationToken::new());
-    let built = build(&plan, "2031-01-01T00:00:00Z".to_owned(), &limits, |_| (), &stop).unwrap();
+    let (stage, create_time) = (Stage::memory(), "2031-01-01T00:00:00Z".to_owned());
+    let (report, path) = make(&stage, Arc::clone(&plan), create_time, limits.clone(), |_| (), &stop).await.unwrap();
     writeln!(out, "{case} id {}", plan.id).unwrap();
-    for name in &built.files {
-        writeln!(out, "{case} {name} {}", hex(&Sha256::digest(fs::read(built.dir.path().join(name)).unwrap())))
-            .unwrap();
+    for file in stage.manifest(&path).await.unwrap().files.into_iter().filter(|file| file.path != REPORT) {
+        let bytes = stage.get(&format!("{path}/{}", file.path)).await.unwrap();
+        writeln!(out, "{case} {} {}", file.path, hex(&Sha256::digest(bytes))).unwrap();
     }
     let digest = |value: Value| hex(&Sha256::digest(value.to_string()));
-    writeln!(out, "{case} report {}", digest(serde_json::to_value(&built.report).unwrap())).unwrap();
+    writeln!(out, "{case} report {}", digest(serde_json::to_value(&report).unwrap())).unwrap();
     let looked = look(&plan, &limits, |_| (), &stop).unwrap();
     writeln!(out, "{case} lint {}", digest(serde_json::to_value(looked).unwrap())).unwrap();
 }
 
-#[test]
-fn the_bytes_are_those_that_were_recorded() {
+#[tokio::test]
+async fn the_bytes_are_those_that_were_recorded() {
     let dir = tempfile::tempdir().unwrap();
     let (csv, parquet) = (csv(dir.path()), parquet(dir.path()));
     let (lines, few) = (json_lines(dir.path(), "rows.jsonl", 3, 900), json_lines(dir.path(), "few.jsonl", 4, 50));
@@ -217,8 +217,9 @@ fn the_bytes_are_those_that_were_recorded() {
                 held_out_source: validation.map(|path| path.display().to_string()).unwrap_or_default(),
                 seed: 7,
                 max_tokens: 200,
+                chat_template: None,
             };
-            record(&mut found, &format!("{folder} {marked} {case}"), request);
+            record(&mut found, &format!("{folder} {marked} {case}"), request).await;
         }
     }
     if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {

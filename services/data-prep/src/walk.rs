@@ -73,6 +73,7 @@ pub(crate) fn walk(
         pass.first(files, &plan.held_out_sha256, &|_, row| row_hash(&row), &mut |hash| {
             held_out_order.add(&hash);
             foreign.add(&hash);
+            Ok(())
         })?;
     }
     let (mut split, mut order) = (Split::default(), Order::default());
@@ -85,10 +86,10 @@ pub(crate) fn walk(
         order.add(&hash);
         if foreign.has(&hash) {
             leaked += 1;
-        } else {
-            own += 1;
-            split.add(entry);
+            return Ok(());
         }
+        own += 1;
+        Ok(split.add(entry)?)
     })?;
     progress(scan.rows as u64);
     let file = plan.source.name();
@@ -100,7 +101,7 @@ pub(crate) fn walk(
     if u64::from(wanted) >= own {
         return Err(PrepareError::NothingToTrain { file, rows: scan.rows, wanted });
     }
-    let chosen = split.choose(u64::from(wanted));
+    let chosen = split.choose(u64::from(wanted))?;
     let mut noted = Lint::default();
     let strict = tolerant.is_none();
     let mut second = Second { strict, lint: tolerant.unwrap_or(&mut noted), each };
@@ -135,12 +136,9 @@ impl Pass<'_> {
         files: &Files,
         sha256: &str,
         work: &pipeline::Work<'_, T>,
-        take: &mut dyn FnMut(T),
+        take: &mut dyn FnMut(T) -> Result<(), PrepareError>,
     ) -> Result<Scan, PrepareError> {
-        let scan = self.rows(files, true, work, &mut |_, result| {
-            take(result);
-            Ok(())
-        })?;
+        let scan = self.rows(files, true, work, &mut |_, result| take(result))?;
         if scan.sha256 == sha256 { Ok(scan) } else { Err(PrepareError::Changed { file: files.name() }) }
     }
 

@@ -162,6 +162,7 @@ async fn wrong_requests_name_their_field() {
         ),
         ("format.prompt", CreateSnapshotRequest { format: format(Format::Prompt(bad_template)), ..request() }),
         ("max_tokens", CreateSnapshotRequest { max_tokens: 1, ..request() }),
+        ("chat_template", CreateSnapshotRequest { chat_template: "alpaca".to_owned(), ..request() }),
     ];
     for (field, request) in cases {
         let status = service.client.create_snapshot(request).await.unwrap_err();

@@ -8,6 +8,7 @@ use std::{
 use firn_llm::{
     config::{ConfigError, ModelConfig},
     generate::Grammars,
+    template::KnownTemplate,
     tokenizer::{Tokenizer, TokenizerError},
 };
 use firn_stage::{Stage, StageError};
@@ -63,11 +64,23 @@ pub(crate) struct Base {
     pub(crate) config: ModelConfig,
     pub(crate) tokenizer: Tokenizer,
     pub(crate) template_sha256: String,
+    /// Templates that adapters may have been trained with instead.
+    known: Vec<(KnownTemplate, Tokenizer)>,
     /// Made when the first answer is to keep to a schema.
     grammars: OnceLock<Result<Grammars, String>>,
 }
 
 impl Base {
+    /// The tokenizer with this template; none if the base can't end a turn of it.
+    pub(crate) fn with_template(&self, known: KnownTemplate) -> Option<&Tokenizer> {
+        self.known.iter().find(|(template, _)| *template == known).map(|(_, tokenizer)| tokenizer)
+    }
+
+    /// What chats go through: the base's own template, or an adapter's.
+    pub(crate) fn chats(&self, template: Option<KnownTemplate>) -> &Tokenizer {
+        template.and_then(|known| self.with_template(known)).unwrap_or(&self.tokenizer)
+    }
+
     /// Makes constraints for answers. Blocks the first time.
     pub(crate) fn grammars(&self) -> Result<&Grammars, String> {
         let make = || Grammars::new(&self.tokenizer, self.config.vocab).map_err(|error| error.to_string());
@@ -87,7 +100,9 @@ impl Base {
         let Some(template_sha256) = tokenizer.template_sha256().map(str::to_owned) else {
             return Err(BaseError::NoTemplate { path: dir });
         };
-        Ok(Self { dir, config, tokenizer, template_sha256, grammars: OnceLock::new() })
+        let known = KnownTemplate::ALL.into_iter();
+        let known = known.filter_map(|known| Some((known, tokenizer.with_template(known).ok()?))).collect();
+        Ok(Self { dir, config, tokenizer, template_sha256, known, grammars: OnceLock::new() })
     }
 }
 

@@ -6,6 +6,7 @@ use firn_kit::names::{NameError, child};
 use firn_llm::{
     device::Device,
     model::{ADAPTER_FILES, Adapter, AdapterError},
+    template::KnownTemplate,
 };
 use firn_proto::registry::v1::{GetVersionRequest, Version, registry_service_client::RegistryServiceClient};
 use firn_stage::{Stage, StageError};
@@ -143,21 +144,22 @@ impl Loader {
         if !version.files.iter().any(|file| file.path == ADAPTER_FILES[0]) {
             return Err(LoadError::FullModel);
         }
-        self.check_template(version.lineage.as_ref().map_or("", |lineage| lineage.template_sha256.as_str()))?;
+        let trained = version.lineage.as_ref().map_or("", |lineage| lineage.template_sha256.as_str());
+        let template = self.template(trained)?;
         self.check_room(id)?;
         let adapter = match self.models.of_version(&version.name) {
-            Some(adapter) => adapter,
+            Some(served) => served.adapter,
             None => self.fetch(&version.name, &version.path).await?,
         };
-        Ok(Served { number, version: version.name.clone(), adapter, loaded: false })
+        Ok(Served { number, version: version.name.clone(), adapter, template, loaded: false })
     }
 
     /// Loads what a job has saved after a step.
     async fn checkpoint(&self, id: &str, job: &str, step: u64) -> Result<Served, LoadError> {
         let name = format!("jobs/{job}/checkpoints/{step}");
         self.check_room(id)?;
-        let adapter = match self.models.of_version(&name) {
-            Some(adapter) => adapter,
+        let (adapter, template) = match self.models.of_version(&name) {
+            Some(served) => (served.adapter, served.template),
             None => {
                 let missing = || LoadError::Checkpoint { job: job.to_owned(), step };
                 let path = self.checkpoint_path(job, step).await?.ok_or_else(missing)?;
@@ -169,11 +171,11 @@ impl Loader {
                     Err(StageError::NotFound { .. }) => return Err(LoadError::FullModel),
                     Err(error) => return Err(error.into()),
                 };
-                self.check_template(&lineage.template_sha256)?;
-                self.fetch(&name, &path).await?
+                let template = self.template(&lineage.template_sha256)?;
+                (self.fetch(&name, &path).await?, template)
             }
         };
-        Ok(Served { number: step, version: name, adapter, loaded: false })
+        Ok(Served { number: step, version: name, adapter, template, loaded: false })
     }
 
     /// The last folder of a job that holds a step's weights.
@@ -194,12 +196,14 @@ impl Loader {
         Ok(None)
     }
 
-    /// An adapter of ready-made text has seen no template.
-    fn check_template(&self, trained: &str) -> Result<(), LoadError> {
+    /// The template that takes the place of the base's own for an adapter. One of ready-made text has seen none.
+    fn template(&self, trained: &str) -> Result<Option<KnownTemplate>, LoadError> {
         if trained.is_empty() || trained == self.base.template_sha256 {
-            return Ok(());
+            return Ok(None);
         }
-        Err(LoadError::Template { trained: trained.to_owned(), base: self.base.template_sha256.clone() })
+        let known = KnownTemplate::of_sha256(trained).filter(|known| self.base.with_template(*known).is_some());
+        let other = || LoadError::Template { trained: trained.to_owned(), base: self.base.template_sha256.clone() };
+        known.map(Some).ok_or_else(other)
     }
 
     fn check_room(&self, id: &str) -> Result<(), LoadError> {

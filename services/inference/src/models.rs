@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use firn_llm::model::Adapter;
+use firn_llm::{model::Adapter, template::KnownTemplate};
 
 /// Name of the base.
 pub(crate) const BASE: &str = "base";
@@ -30,6 +30,8 @@ pub(crate) struct Served {
     /// The registry's name of the version.
     pub(crate) version: String,
     pub(crate) adapter: Arc<Adapter>,
+    /// The chat template that it was trained with, where that is not the base's own.
+    pub(crate) template: Option<KnownTemplate>,
     /// A call has loaded it; no alias names it.
     pub(crate) loaded: bool,
 }
@@ -73,10 +75,10 @@ impl Models {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
     }
 
-    /// The adapter of a version, if it is served under any name.
-    pub(crate) fn of_version(&self, version: &str) -> Option<Arc<Adapter>> {
+    /// A version as it is served, if it is, under any name.
+    pub(crate) fn of_version(&self, version: &str) -> Option<Served> {
         let models = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        models.values().find(|served| served.version == version).map(|served| Arc::clone(&served.adapter))
+        models.values().find(|served| served.version == version).cloned()
     }
 
     /// Number of names.
@@ -121,7 +123,13 @@ mod tests {
         let adapter = Arc::new(Adapter::new(&config, LoraConfig::all_linear(1), 0, &Device::cpu()));
         let models = Models::default();
         let version = "models/a/versions/2".to_owned();
-        let served = Served { number: 2, version: version.clone(), adapter: Arc::clone(&adapter), loaded: false };
+        let served = Served {
+            number: 2,
+            version: version.clone(),
+            adapter: Arc::clone(&adapter),
+            template: None,
+            loaded: false,
+        };
         models.set("a@best", served.clone());
         assert!(models.find("").unwrap().is_none() && models.find("base").unwrap().is_none());
         for name in ["a@best", "a@2"] {

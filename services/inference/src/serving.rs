@@ -5,7 +5,7 @@ use std::{
     time::Instant,
 };
 
-use firn_llm::{generate::Constraint, tokenizer::Message};
+use firn_llm::{generate::Constraint, template::KnownTemplate, tokenizer::Message};
 use firn_proto::inference::v1 as pb;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
@@ -54,19 +54,19 @@ impl Prompt {
     }
 
     /// Ids that the model can read.
-    fn checked_ids(self, base: &Base) -> Result<Vec<u32>, FieldError> {
+    fn checked_ids(self, base: &Base, template: Option<KnownTemplate>) -> Result<Vec<u32>, FieldError> {
         let field = self.field();
-        let ids = self.ids(base)?;
+        let ids = self.ids(base, template)?;
         check_ids(&ids, field, &base.config)?;
         Ok(ids)
     }
 
-    fn ids(self, base: &Base) -> Result<Vec<u32>, FieldError> {
+    fn ids(self, base: &Base, template: Option<KnownTemplate>) -> Result<Vec<u32>, FieldError> {
         let field = self.field();
         let wrong = |error: firn_llm::tokenizer::TokenizerError| FieldError::new(field, error.to_string());
         match self {
             Self::Ids(ids) => Ok(ids),
-            Self::Chat(turns, begin) => Ok(base.tokenizer.render(&turns, begin).map_err(wrong)?.ids),
+            Self::Chat(turns, begin) => Ok(base.chats(template).render(&turns, begin).map_err(wrong)?.ids),
             Self::Text(text) => {
                 let ids = base.tokenizer.encode(&text, true).map_err(wrong)?;
                 // Nothing to go on from: then the text begins here.
@@ -99,10 +99,10 @@ impl Serving {
         let tenant = tenant(tenant_name)?;
         // Before the text is read: who does not fit must not cost anything.
         let place = self.engine.place()?;
-        let base = Arc::clone(&self.base);
+        let (base, template) = (Arc::clone(&self.base), served.as_ref().and_then(|served| served.template));
         // A long text takes a while, in which other calls go on. The place stays taken if the caller leaves meanwhile.
         let (ids, constraint, place) = tokio::task::spawn_blocking(move || {
-            Ok::<_, FieldError>((prompt.checked_ids(&base)?, constraint(&base, &schema)?, place))
+            Ok::<_, FieldError>((prompt.checked_ids(&base, template)?, constraint(&base, &schema)?, place))
         })
         .await??;
         let (sender, events) = mpsc::channel(EVENTS);
@@ -112,7 +112,7 @@ impl Serving {
             version: served.as_ref().map(|served| served.version.clone()).unwrap_or_default(),
             ..Default::default()
         };
-        let ends = if ignore_eos { Vec::new() } else { self.base.tokenizer.eos_ids().to_vec() };
+        let ends = if ignore_eos { Vec::new() } else { self.base.chats(template).eos_ids().to_vec() };
         let adapter = served.map(|served| served.adapter);
         let satisfied = Arc::<AtomicBool>::default();
         let generation = Generation {
@@ -134,8 +134,8 @@ impl Serving {
     pub(crate) async fn score(&self, model: &str, text: Prompt) -> Result<(Vec<u32>, Vec<f32>), AnswerError> {
         let served = self.models.find(model)?;
         let place = self.engine.place()?;
-        let base = Arc::clone(&self.base);
-        let read = move || Ok::<_, FieldError>((text.checked_ids(&base)?, place));
+        let (base, template) = (Arc::clone(&self.base), served.as_ref().and_then(|served| served.template));
+        let read = move || Ok::<_, FieldError>((text.checked_ids(&base, template)?, place));
         let (ids, place) = tokio::task::spawn_blocking(read).await??;
         let (reply, scores) = oneshot::channel();
         let scoring = Scoring { ids: ids.clone(), adapter: served.map(|served| served.adapter), reply };
@@ -153,7 +153,7 @@ impl Serving {
         let read = move || {
             let _permit = permit;
             let field = prompt.field();
-            let ids = prompt.ids(&base)?;
+            let ids = prompt.ids(&base, None)?;
             let text = base.tokenizer.decode(&ids, false);
             let text = text.map_err(|error| FieldError::new(field, error.to_string()))?;
             let tokens = ids.iter().map(|id| base.tokenizer.token_bytes(*id)).collect();

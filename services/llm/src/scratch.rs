@@ -13,17 +13,12 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::{AddedToken, ModelWrapper, Tokenizer};
 
 use crate::config::ModelConfig;
+use crate::template::KnownTemplate;
 
 /// Ends a document; padding too.
 pub const END_OF_TEXT: &str = "<|endoftext|>";
 const START_OF_TURN: &str = "<|im_start|>";
 const END_OF_TURN: &str = "<|im_end|>";
-
-/// ChatML, with the assistant's turns marked for the loss.
-const CHAT_TEMPLATE: &str = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' }}{% if m['role'] == 'assistant' %}\
-{% generation %}{{ m['content'] + '<|im_end|>' }}{% endgeneration %}{{ '\\n' }}{% else %}\
-{{ m['content'] + '<|im_end|>\\n' }}{% endif %}{% endfor %}\
-{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
 
 /// Why a checkpoint could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -68,7 +63,7 @@ pub fn train_tokenizer<S: AsRef<str> + Send>(
     tokenizer.with_decoder(Some(ByteLevel::default()));
     tokenizer.train(&mut trainer, texts).map_err(fail)?;
     tokenizer.save(dir.join("tokenizer.json"), false).map_err(fail)?;
-    write(dir, "chat_template.jinja", CHAT_TEMPLATE)?;
+    write(dir, "chat_template.jinja", KnownTemplate::Chatml.source())?;
     let config = json!({
         "tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END_OF_TURN, "pad_token": END_OF_TEXT,
         "bos_token": null, "unk_token": null, "clean_up_tokenization_spaces": false, "model_max_length": 1024,

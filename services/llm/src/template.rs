@@ -1,5 +1,7 @@
 //! Chat templates: the Jinja dialect that Hugging Face's `apply_chat_template` speaks.
 
+mod known;
+
 use std::io;
 use std::ops::Range;
 
@@ -9,6 +11,7 @@ use minijinja::{Environment, Error, ErrorKind, Value, context};
 use serde::Serialize;
 use serde_json::ser::{Formatter, Serializer};
 
+pub use self::known::KnownTemplate;
 use crate::tokenizer::Message;
 
 // Unicode noncharacters: they can't be part of a text, so they can mark where an assistant's turn begins and ends.
@@ -45,6 +48,7 @@ pub enum TemplateError {
 }
 
 /// A parsed chat template.
+#[derive(Clone)]
 pub(crate) struct ChatTemplate {
     environment: Environment<'static>,
     bos_token: String,

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::tokenizer::Tokenizer;
 
 /// Notation of a tokenizer's tokens.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Notation {
     /// Each byte is written as a printable character (Radford et al. 2019).
     ByteLevel(HashMap<char, u8>),

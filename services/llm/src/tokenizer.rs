@@ -3,12 +3,14 @@
 mod added;
 mod cache;
 mod mask;
+mod spaces;
 mod split;
 mod stream;
 mod words;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -17,9 +19,11 @@ use sha2::{Digest, Sha256};
 use self::mask::{characters, mask};
 pub use self::stream::StreamDecoder;
 use self::words::Words;
-use crate::template::{ChatTemplate, TemplateError};
+use crate::template::{ChatTemplate, KnownTemplate, TemplateError};
 use crate::token_bytes::Notation;
 
+/// File of a checkpoint with its chat template.
+pub const TEMPLATE_FILE: &str = "chat_template.jinja";
 /// Files of a checkpoint that make text of tokens.
 pub const FILES: [&str; 8] = [
     "tokenizer.json",
@@ -29,7 +33,7 @@ pub const FILES: [&str; 8] = [
     "vocab.json",
     "merges.txt",
     "tokenizer.model",
-    "chat_template.jinja",
+    TEMPLATE_FILE,
 ];
 
 /// Why a tokenizer could not be opened or used.
@@ -55,6 +59,18 @@ pub enum TokenizerError {
     NoTemplate {
         /// The folder.
         dir: PathBuf,
+    },
+    /// The base lacks the token with which a template ends a turn, so an answer would never end.
+    #[error("{} has no token{} with which the chat template {template} ends a turn: {way_out}", dir.display(), token.iter().map(|token| format!(" {token}")).collect::<String>())]
+    NoEnd {
+        /// The folder.
+        dir: PathBuf,
+        /// The template's name.
+        template: &'static str,
+        /// The token; none if it is the base's `eos_token`, which is not named.
+        token: Option<&'static str>,
+        /// What else can be done.
+        way_out: &'static str,
     },
     /// The chat template failed.
     #[error(transparent)]
@@ -91,18 +107,21 @@ pub struct Rendered {
     pub assistant_mask: Vec<u8>,
 }
 
-/// A tokenizer with its special tokens and chat template.
+/// A tokenizer with its special tokens and chat template. Clones share the vocabulary.
+#[derive(Clone)]
 pub struct Tokenizer {
     dir: PathBuf,
-    pub(crate) inner: tokenizers::Tokenizer,
+    pub(crate) inner: Arc<tokenizers::Tokenizer>,
     pub(crate) notation: Notation,
     /// Tokens beside the vocabulary, and whether they mark something rather than being text.
-    pub(crate) added: HashMap<u32, bool>,
+    pub(crate) added: Arc<HashMap<u32, bool>>,
     /// The quick way to the same tokens, where the tokenizer is of a kind that has one.
-    words: Option<Words>,
+    words: Option<Arc<Words>>,
     template: Option<ChatTemplate>,
     template_sha256: Option<String>,
     template_marks_answers: bool,
+    bos_token: Option<String>,
+    eos_token: Option<String>,
     bos: Option<u32>,
     eos: Vec<u32>,
     vocab_size: usize,
@@ -128,7 +147,7 @@ impl Tokenizer {
         let inner = tokenizers::Tokenizer::from_file(&path)
             .map_err(|error| TokenizerError::Unreadable { path: path.clone(), reason: error.to_string() })?;
         let config = read_json(&dir.join("tokenizer_config.json"))?;
-        let source = match read_text(&dir.join("chat_template.jinja"))? {
+        let source = match read_text(&dir.join(TEMPLATE_FILE))? {
             Some(text) => Some(text),
             None => config.get("chat_template").and_then(Value::as_str).map(str::to_owned),
         };
@@ -142,29 +161,59 @@ impl Tokenizer {
             push_ids(&mut eos, Some(&Value::from(id)));
         }
         let bos = bos_token.as_deref().and_then(|token| inner.token_to_id(token));
-        let template_sha256 = source.as_deref().map(|text| hex(&Sha256::digest(text.as_bytes())));
-        let template_marks_answers = source.as_deref().is_some_and(|text| text.contains("generation %}"));
-        let template = source
-            .map(|text| ChatTemplate::new(&text, bos_token.unwrap_or_default(), eos_token.unwrap_or_default()))
-            .transpose()?;
         let words = Words::new(&inner);
         // The library counts them anew each time.
         let vocab_size = inner.get_vocab_size(true);
         let notation = Notation::of(&inner);
         let added = inner.get_added_tokens_decoder().into_iter().map(|(id, token)| (id, token.special)).collect();
-        Ok(Self {
+        let mut this = Self {
             dir: dir.to_path_buf(),
-            inner,
+            inner: Arc::new(inner),
             notation,
-            added,
-            words,
-            template,
-            template_sha256,
-            template_marks_answers,
+            added: Arc::new(added),
+            words: words.map(Arc::new),
+            template: None,
+            template_sha256: None,
+            template_marks_answers: false,
+            bos_token,
+            eos_token,
             bos,
             eos,
             vocab_size,
-        })
+        };
+        if let Some(source) = source {
+            this.set_template(&source)?;
+        }
+        Ok(this)
+    }
+
+    /// The same tokenizer with a template that comes along in place of the checkpoint's own.
+    ///
+    /// # Errors
+    /// The checkpoint lacks the token that ends a turn.
+    pub fn with_template(&self, known: KnownTemplate) -> Result<Self, TokenizerError> {
+        let end = known.end_of_turn().or(self.eos_token.as_deref()).and_then(|token| self.inner.token_to_id(token));
+        let end = end.ok_or_else(|| TokenizerError::NoEnd {
+            dir: self.dir.clone(),
+            template: known.name(),
+            token: known.end_of_turn(),
+            way_out: match known {
+                KnownTemplate::Chatml => "take zephyr, which ends a turn with the base's own token",
+                KnownTemplate::Zephyr => "name its eos_token in tokenizer_config.json",
+            },
+        })?;
+        let mut this = self.clone();
+        push_ids(&mut this.eos, Some(&Value::from(end)));
+        this.set_template(known.source())?;
+        Ok(this)
+    }
+
+    fn set_template(&mut self, source: &str) -> Result<(), TokenizerError> {
+        let token = |token: &Option<String>| token.clone().unwrap_or_default();
+        self.template = Some(ChatTemplate::new(source, token(&self.bos_token), token(&self.eos_token))?);
+        self.template_sha256 = Some(hex(&Sha256::digest(source)));
+        self.template_marks_answers = source.contains("generation %}");
+        Ok(())
     }
 
     /// Tokenises a text; `add_special_tokens` adds what the tokenizer's own post-processor adds.
@@ -284,4 +333,56 @@ fn encoding_error(error: tokenizers::Error) -> TokenizerError {
 /// Lower-case hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(folder: &str) -> Tokenizer {
+        Tokenizer::from_dir(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(folder)).unwrap()
+    }
+
+    #[test]
+    fn a_template_that_comes_along_marks_answers_and_ends_them() {
+        let turns = [Message::new("user", "Hi"), Message::new("assistant", "Hello!")];
+        for (folder, known, expected) in [
+            ("services/cli/base", KnownTemplate::Zephyr, "<|user|>\nHi<|im_end|>\n<|assistant|>\nHello!<|im_end|>\n"),
+            (
+                "services/cli/base",
+                KnownTemplate::Chatml,
+                "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello!<|im_end|>\n",
+            ),
+            ("tests/fixtures/mistral", KnownTemplate::Zephyr, "<|user|>\nHi</s>\n<|assistant|>\nHello!</s>\n"),
+        ] {
+            let own = open(folder);
+            let tokenizer = own.with_template(known).unwrap();
+            let rendered = tokenizer.render(&turns, false).unwrap();
+            assert_eq!(rendered.text, expected, "{folder}");
+            let marked = rendered.ids.iter().zip(&rendered.assistant_mask).filter(|(_, bit)| **bit == 1);
+            let learnt: Vec<u32> = marked.map(|(id, _)| *id).collect();
+            let end = *learnt.last().unwrap();
+            assert!(tokenizer.eos_ids().contains(&end), "{folder}: {learnt:?}");
+            assert_eq!(learnt, [tokenizer.encode("Hello!", false).unwrap(), vec![end]].concat(), "{folder}");
+            assert!(tokenizer.template_marks_answers());
+            assert_eq!(tokenizer.template_sha256(), Some(known.sha256().as_str()));
+            let asked = tokenizer.render(&turns[..1], true).unwrap();
+            assert!(rendered.text.starts_with(&asked.text) && rendered.ids.starts_with(&asked.ids), "{folder}");
+        }
+    }
+
+    #[test]
+    fn a_template_whose_end_is_no_token_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/mistral/tokenizer.json");
+        let json = std::fs::read_to_string(fixture).unwrap().replace("<|im_end|>", "<|ended|>");
+        std::fs::write(dir.path().join("tokenizer.json"), json).unwrap();
+        let error =
+            Tokenizer::from_dir(dir.path()).unwrap().with_template(KnownTemplate::Chatml).unwrap_err().to_string();
+        assert!(error.contains("has no token <|im_end|> with which the chat template chatml ends a turn"), "{error}");
+        let mut nameless = open("tests/fixtures/mistral");
+        nameless.eos_token = None;
+        let error = nameless.with_template(KnownTemplate::Zephyr).unwrap_err().to_string();
+        assert!(error.ends_with("ends a turn: name its eos_token in tokenizer_config.json"), "{error}");
+    }
 }

@@ -27,8 +27,12 @@ pub struct FileEntry {
 /// What a complete folder holds, itself left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// In the order in which they were written.
+    /// In the order in which they were added.
     pub files: Vec<FileEntry>,
+    /// The path that the folder stands for, where it stepped aside from debris: `x` for the folder `x.2`, which may as well
+    /// be one that is called so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instead_of: Option<String>,
 }
 
 impl Manifest {
@@ -62,8 +66,8 @@ impl Stage {
         FolderWriter { stage: self.clone(), path, manifest: Manifest::default() }
     }
 
-    /// Starts a folder at `path`, or at `path.2`, `path.3`, … if there is debris: a file is written once, so a torn one
-    /// is not repaired but left behind. [`FolderWriter::path`] tells where. Only for the one writer of `path`: to
+    /// Starts a folder at `path`, or at `path.2`, `path.3`, … if there is something already: a file is written once, so a
+    /// torn one is not repaired but left behind. [`FolderWriter::path`] tells where. Only for the one writer of `path`: to
     /// another, a folder that is being written looks the same as debris.
     ///
     /// # Errors
@@ -73,27 +77,39 @@ impl Stage {
         if let Some(path) = self.finished_folder(path).await? {
             return Err(StageError::AlreadyExists { path });
         }
-        for candidate in candidates(path) {
+        for number in 1..=MAX_FRESH {
+            let candidate = if number == 1 { path.to_owned() } else { format!("{path}.{number}") };
             if self.list(&candidate).await?.is_empty() {
-                return Ok(self.folder(&candidate));
+                let mut folder = self.folder(&candidate);
+                folder.manifest.instead_of = (number > 1).then(|| path.to_owned());
+                return Ok(folder);
             }
         }
         let reason = format!("{MAX_FRESH} unfinished folders are there already; remove them");
         Err(StageError::Damaged { path: path.to_owned(), reason })
     }
 
-    /// Returns the path of the complete folder that [`Self::fresh_folder`] wrote for `path`.
+    /// Returns the path of the complete folder that [`Self::fresh_folder`] wrote for `path`. A folder that only has the
+    /// name of such a one is another's.
     ///
     /// # Errors
     /// If the store does not answer.
     pub async fn finished_folder(&self, path: &str) -> Result<Option<String>, StageError> {
         let path = path.trim_end_matches('/');
-        for candidate in candidates(path) {
-            if self.is_finished(&candidate).await? {
-                return Ok(Some(candidate));
-            }
-            if self.list(&candidate).await?.is_empty() {
-                break;
+        let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let mut numbers: Vec<usize> =
+            self.list_dirs(parent).await?.iter().filter_map(|folder| attempt(name, folder)).collect();
+        numbers.sort_unstable();
+        for number in numbers {
+            let (candidate, instead_of) = match number {
+                1 => (path.to_owned(), None),
+                later => (format!("{path}.{later}"), Some(path)),
+            };
+            match self.manifest(&candidate).await {
+                Ok(manifest) if manifest.instead_of.as_deref() == instead_of => return Ok(Some(candidate)),
+                Ok(_) => {}
+                Err(error) if error.is_not_found() || error.is_damaged() => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(None)
@@ -133,8 +149,12 @@ impl Stage {
     }
 }
 
-fn candidates(path: &str) -> impl Iterator<Item = String> {
-    (1..=MAX_FRESH).map(move |n| if n == 1 { path.to_owned() } else { format!("{path}.{n}") })
+/// Which attempt at the folder `name` one of this name would be: 1 is the folder itself.
+fn attempt(name: &str, folder: &str) -> Option<usize> {
+    match folder.strip_prefix(name)? {
+        "" => Some(1),
+        rest => rest.strip_prefix('.')?.parse().ok().filter(|number| (2..=MAX_FRESH).contains(number)),
+    }
 }
 
 pub(crate) fn to_json<T: Serialize + ?Sized>(path: &str, value: &T) -> Result<Bytes, StageError> {
@@ -168,7 +188,7 @@ impl FolderWriter {
         let path = self.child(name)?;
         let (size, sha256) = (bytes.len() as u64, sha256_hex(&bytes));
         self.stage.put(&path, bytes).await?;
-        self.manifest.files.push(FileEntry { path: name.to_owned(), size, sha256 });
+        self.add(FileEntry { path: name.to_owned(), size, sha256 });
         Ok(())
     }
 
@@ -187,8 +207,9 @@ impl FolderWriter {
     /// As [`Stage::put_file`].
     pub async fn put_file(&mut self, name: &str, from: &LocalPath) -> Result<FileEntry, StageError> {
         let path = self.child(name)?;
-        let entry = self.stage.put_file(&path, from).await?;
-        Ok(self.add(name, entry))
+        let entry = FileEntry { path: name.to_owned(), ..self.stage.put_file(&path, from).await? };
+        self.add(entry.clone());
+        Ok(entry)
     }
 
     /// Adds a file from a stream.
@@ -200,9 +221,22 @@ impl FolderWriter {
         name: &str,
         source: impl Stream<Item = Result<Bytes, E>> + Send,
     ) -> Result<FileEntry, E> {
-        let path = self.child(name)?;
-        let entry = self.stage.put_stream(&path, source).await?;
-        Ok(self.add(name, entry))
+        let entry = self.file(name)?.write(source).await?;
+        self.add(entry.clone());
+        Ok(entry)
+    }
+
+    /// Begins a file that is written beside others. It is the folder's once it is [added](Self::add).
+    ///
+    /// # Errors
+    /// [`StageError::InvalidPath`].
+    pub fn file(&self, name: &str) -> Result<FileWriter, StageError> {
+        Ok(FileWriter { stage: self.stage.clone(), path: self.child(name)?, name: name.to_owned() })
+    }
+
+    /// Adds a file that a [`FileWriter`] of this folder has written.
+    pub fn add(&mut self, entry: FileEntry) {
+        self.manifest.files.push(entry);
     }
 
     /// Adds a copy of a file of the stage, whose size and hash must be the expected ones.
@@ -211,8 +245,9 @@ impl FolderWriter {
     /// As [`Stage::copy`].
     pub async fn copy(&mut self, name: &str, from: &str, expected: &FileEntry) -> Result<FileEntry, StageError> {
         let path = self.child(name)?;
-        let entry = self.stage.copy(from, &path, Some(expected)).await?;
-        Ok(self.add(name, entry))
+        let entry = FileEntry { path: name.to_owned(), ..self.stage.copy(from, &path, Some(expected)).await? };
+        self.add(entry.clone());
+        Ok(entry)
     }
 
     /// Writes the manifest: from now on the folder counts.
@@ -233,10 +268,25 @@ impl FolderWriter {
         }
         Ok(format!("{}/{name}", self.path))
     }
+}
 
-    fn add(&mut self, name: &str, entry: FileEntry) -> FileEntry {
-        let entry = FileEntry { path: name.to_owned(), ..entry };
-        self.manifest.files.push(entry.clone());
-        entry
+/// Writes one file of a folder, while others may be written.
+#[derive(Debug)]
+pub struct FileWriter {
+    stage: Stage,
+    path: String,
+    name: String,
+}
+
+impl FileWriter {
+    /// Writes the file from a stream, and hashes it on its way.
+    ///
+    /// # Errors
+    /// As [`Stage::put_stream`].
+    pub async fn write<E: From<StageError>>(
+        self,
+        source: impl Stream<Item = Result<Bytes, E>> + Send,
+    ) -> Result<FileEntry, E> {
+        Ok(FileEntry { path: self.name, ..self.stage.put_stream(&self.path, source).await? })
     }
 }

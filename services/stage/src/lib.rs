@@ -8,7 +8,7 @@
 //! * A numbered log counts up to its last record that can be read: [`Log`].
 //!
 //! One process writes a path; nothing here locks. A torn file stays where the crash left it: its writer goes on at a
-//! fresh path ([`Stage::fresh_folder`], the log's next number), and [`Stage::debris`] finds what is left over.
+//! fresh path ([`Stage::fresh_folder`], the log's next number), and [`Stage::remove_old_debris`] removes what is left over.
 //!
 //! Feature `emulate` mounts a folder that fails what a stage mount fails.
 //!
@@ -30,7 +30,7 @@ mod upload;
 mod volume;
 
 pub use error::StageError;
-pub use folder::{FileEntry, FolderWriter, MANIFEST, Manifest};
+pub use folder::{FileEntry, FileWriter, FolderWriter, MANIFEST, Manifest};
 pub use hash::sha256_hex;
 pub use log::Log;
 pub use stage::{Entry, MAX_SMALL, Stage};

@@ -5,26 +5,20 @@ use std::time::{Duration, SystemTime};
 use crate::{MANIFEST, Stage, StageError};
 
 impl Stage {
-    /// Lists the paths of the folders directly in `prefix` that do not count and have not changed for `age`. Younger
-    /// ones may be being written.
+    /// Removes the files of a folder that does not count and has not changed for `age`, and returns how many they were: 0 of
+    /// a younger one, which may be being written.
     ///
     /// # Errors
-    /// If the store does not answer.
-    pub async fn debris(&self, prefix: &str, age: Duration) -> Result<Vec<String>, StageError> {
-        let (prefix, now) = (prefix.trim_end_matches('/'), SystemTime::now());
-        let mut found = vec![];
-        for name in self.list_dirs(prefix).await? {
-            let path = if prefix.is_empty() { name } else { format!("{prefix}/{name}") };
-            if self.is_finished(&path).await? {
-                continue;
-            }
-            let changed = self.list(&path).await?.iter().map(|entry| entry.modified).max();
-            // A time in the future is young.
-            if changed.is_some_and(|changed| now.duration_since(changed).is_ok_and(|passed| passed >= age)) {
-                found.push(path);
-            }
-        }
-        Ok(found)
+    /// As [`Self::remove_debris`].
+    pub async fn remove_old_debris(&self, path: &str, age: Duration) -> Result<usize, StageError> {
+        if self.has_rested(path, age).await? { self.remove_debris(path).await } else { Ok(0) }
+    }
+
+    /// Files are there, and none has changed for `age`.
+    async fn has_rested(&self, path: &str, age: Duration) -> Result<bool, StageError> {
+        let changed = self.list(path).await?.iter().map(|entry| entry.modified).max();
+        // A time in the future is young.
+        Ok(changed.is_some_and(|changed| SystemTime::now().duration_since(changed).is_ok_and(|passed| passed >= age)))
     }
 
     /// Removes a folder, first what makes it count: after a crash in between, the rest is debris.

@@ -149,7 +149,8 @@ impl Stage {
         let location = file_path(path)?;
         let failed = self.failed("write", path);
         let io_failed = |error| StageError::local("write", LocalPath::new(path), error);
-        let mut source = std::pin::pin!(source);
+        // It is asked again after its end, which not every stream bears.
+        let mut source = std::pin::pin!(source.fuse());
         let mut hasher = Hasher::default();
         let first = fill(&mut source).await?;
         hasher = hasher.absorb(first.clone()).await.map_err(io_failed)?;

@@ -77,10 +77,15 @@ pub(crate) async fn write(
     }
     // The tokenizer travels with the result, so that it is served as it was trained.
     let whole: &[&str] = if spec.lora.is_some() { &[] } else { &config::FILES };
+    let template = spec.data.known_template();
     for name in tokenizer::FILES.iter().chain(whole) {
         let file = base.join(name);
-        if file.is_file() {
-            folder.put_file(name, &file).await?;
+        match template.filter(|_| *name == tokenizer::TEMPLATE_FILE) {
+            Some(known) => folder.put(name, known.source().into()).await?,
+            None if file.is_file() => {
+                folder.put_file(name, &file).await?;
+            }
+            None => {}
         }
     }
     folder.put("README.md", card(&job.spec, &record).into()).await?;

@@ -17,7 +17,8 @@ use crate::{
     spec::Spec,
 };
 
-/// Deadline of the call that starts a preparation: it hashes the source, and 10 GB of a slow stage take minutes.
+/// Deadline of the call that starts a preparation: the snapshot's id is a hash of its source, and to read 10 GB of a slow
+/// stage for it takes minutes.
 const CALL_TIME: Duration = Duration::from_secs(1_800);
 /// Pause before data-prep is asked again after its watch broke.
 const PAUSE: Duration = Duration::from_millis(500);

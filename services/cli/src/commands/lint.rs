@@ -58,6 +58,7 @@ pub(crate) async fn run(args: &LintArgs) -> Result<()> {
         seed: args.seed,
         max_tokens: args.rows.model_max_length,
         held_out_source: rows::held_out_source(&args.rows)?,
+        chat_template: args.rows.template_name(),
     };
     let root = stage.local_root().map(ToOwned::to_owned);
     let look = move || firn_data_prep::lint(request, root.as_deref(), &AtomicBool::new(false));
@@ -75,10 +76,16 @@ pub(crate) async fn run(args: &LintArgs) -> Result<()> {
 }
 
 /// Prints a report for people.
-pub(crate) fn print(report: &LintReport) {
-    let LintReport { rows, train_rows, held_out_rows, train_tokens, completion_tokens, tokens, findings } = report;
+fn print(report: &LintReport) {
+    let LintReport { rows, train_rows, held_out_rows, train_tokens, completion_tokens, .. } = report;
     println!("{rows} rows: {train_rows} to train on, {held_out_rows} held out");
     println!("{train_tokens} tokens, {completion_tokens} of them learnt");
+    print_findings(report);
+}
+
+/// Prints how long rows are, and what stands out in them.
+pub(crate) fn print_findings(report: &LintReport) {
+    let LintReport { tokens, findings, .. } = report;
     println!("tokens a row: {} to {}, half up to {}, 95 % up to {}", tokens.min, tokens.max, tokens.median, tokens.p95);
     if findings.is_empty() {
         println!("nothing stands out");

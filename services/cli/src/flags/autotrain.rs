@@ -19,7 +19,7 @@ pub(super) enum Fate {
 use Fate::{First, NoEffect, Only, Refused, Renamed};
 
 /// By name, without the hyphens before it.
-pub(super) const FLAGS: [(&str, Fate); 36] = [
+pub(super) const FLAGS: [(&str, Fate); 35] = [
     ("use-peft", Renamed("peft")),
     ("train-batch-size", Renamed("batch-size")),
     ("num-train-epochs", Renamed("epochs")),
@@ -65,13 +65,6 @@ pub(super) const FLAGS: [(&str, Fate); 36] = [
         Only {
             values: &["adamw_torch", "adamw", "adamw_hf", "adamw_torch_fused"],
             otherwise: "leave it out: the optimiser is AdamW",
-        },
-    ),
-    (
-        "chat-template",
-        Only {
-            values: &["tokenizer", "none"],
-            otherwise: "put the template as chat_template.jinja into the base's folder, so that it is served as it is trained",
         },
     ),
     ("model-ref", Refused("leave it out: the reference is the base without its adapter")),

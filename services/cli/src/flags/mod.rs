@@ -168,7 +168,6 @@ mod tests {
         for (args, parts) in [
             (vec!["--push-to-hub"], ["--push-to-hub", "yourself"]),
             (vec!["--optimizer", "sgd"], ["--optimizer sgd", "AdamW"]),
-            (vec!["--chat-template=chatml"], ["--chat-template chatml", "chat_template.jinja"]),
             (vec!["--backend", "spaces-a10g"], ["--backend spaces-a10g", "--remote"]),
         ] {
             let error = prepared(&[vec!["firn", "llm"], args].concat()).unwrap_err();

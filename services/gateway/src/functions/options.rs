@@ -49,6 +49,7 @@ pub(crate) fn spec(mut arguments: impl Iterator<Item = Value>) -> Result<(JobSpe
         seed: seed.unwrap_or(SEED),
         max_tokens: fields.take("max_tokens")?.unwrap_or(0),
         held_out_source,
+        ..CreateSnapshotRequest::default()
     };
     let spec = JobSpec {
         base,

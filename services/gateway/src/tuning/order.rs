@@ -117,6 +117,7 @@ impl Order {
             seed: self.seed.unwrap_or(SEED),
             max_tokens: own.max_tokens,
             held_out_source,
+            ..CreateSnapshotRequest::default()
         };
         Ok(JobSpec {
             base: start.base,

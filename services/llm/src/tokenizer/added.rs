@@ -6,7 +6,11 @@ use aho_corasick::{AhoCorasick, MatchKind};
 
 /// Finds added tokens: first those that are looked for in the text as it is, then, between them, those that are looked for
 /// in the normalised text.
-pub(super) struct Added(Vec<(AhoCorasick, Vec<u32>)>);
+pub(super) struct Added {
+    levels: Vec<(AhoCorasick, Vec<u32>)>,
+    /// Some are looked for in the normalised text.
+    in_normalised: bool,
+}
 
 impl Added {
     /// None if one of them is found by other rules than its spelling alone.
@@ -26,10 +30,17 @@ impl Added {
             texts.push(token.content.clone());
             ids.push(*id);
         }
+        let in_normalised = !second.0.is_empty();
         let finder = |(texts, ids): (Vec<String>, Vec<u32>)| {
             Some((AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(texts).ok()?, ids))
         };
-        [first, second].into_iter().filter(|(texts, _)| !texts.is_empty()).map(finder).collect::<Option<_>>().map(Self)
+        let levels = [first, second].into_iter().filter(|(texts, _)| !texts.is_empty()).map(finder);
+        Some(Self { levels: levels.collect::<Option<_>>()?, in_normalised })
+    }
+
+    /// Some tokens are looked for in the normalised text: where that differs from the text, they are not found here.
+    pub(super) fn looks_in_normalised(&self) -> bool {
+        self.in_normalised
     }
 
     /// Hands on the parts of a text in order: with its id what is an added token, and what lies between them.
@@ -51,7 +62,7 @@ impl Added {
         if range.is_empty() {
             return Ok(());
         }
-        let Some((finder, ids)) = self.0.get(level) else { return each(range, None) };
+        let Some((finder, ids)) = self.levels.get(level) else { return each(range, None) };
         let mut at = range.start;
         for found in finder.find_iter(&text[range.clone()]) {
             let (start, end) = (range.start + found.start(), range.start + found.end());

@@ -1,13 +1,15 @@
-//! Byte-level BPE by words that were seen before.
+//! BPE by words that were seen before.
 //!
-//! Such tokenizers cut a text at added tokens, then by patterns into words, and turn each word into tokens by itself. So a
-//! word's tokens can be remembered, and only new words go through the merges, which stay the library's. A tokenizer or a
-//! text of another kind goes the library's way as a whole.
+//! Byte-level tokenizers cut a text at added tokens, then by patterns into words, and turn each word into tokens by itself.
+//! Those that write a space as `▁` cut it at added tokens alone, but as a rule no token goes on over the end of a word
+//! ([`Spaces`]). So a word's tokens can be remembered, and only new words go through the merges, which stay the library's.
+//! A tokenizer or a text of another kind goes the library's way as a whole.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, TryLockError};
 
+use tokenizers::models::bpe::BPE;
 use tokenizers::normalizers::NormalizerWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::split::SplitPattern;
@@ -16,6 +18,7 @@ use unicode_normalization_alignments::{IsNormalized, is_nfc_quick};
 
 use super::added::Added;
 use super::cache::{Cache, Part};
+use super::spaces::Spaces;
 use super::split::Pattern;
 use crate::token_bytes::byte_names;
 
@@ -35,13 +38,21 @@ pub(super) struct Piece {
 /// Turns texts into tokens by words.
 pub(super) struct Words {
     added: Added,
-    steps: Vec<Step>,
+    spelling: Spelling,
     /// Texts must be in Unicode's normal form C, which the tokenizer would put them in.
     composed: bool,
     /// One for each thread that may be at work: a call takes a free one, with one lock a text and none a word.
     caches: Vec<Mutex<Cache>>,
-    /// How the vocabulary spells each byte.
-    names: [char; 256],
+}
+
+/// How the vocabulary spells words, and what a word is.
+enum Spelling {
+    /// A character a byte.
+    Bytes {
+        names: Box<[char; 256]>,
+        steps: Vec<Step>,
+    },
+    Spaces(Spaces),
 }
 
 /// How a text between added tokens is cut.
@@ -60,33 +71,26 @@ impl Words {
     /// None for a tokenizer that is not known to work by words.
     pub(super) fn new(tokenizer: &tokenizers::Tokenizer) -> Option<Self> {
         let ModelWrapper::BPE(model) = tokenizer.get_model() else { return None };
-        let composed = match tokenizer.get_normalizer() {
-            None => false,
-            Some(NormalizerWrapper::NFC(_)) => true,
-            Some(_) => return None,
-        };
         let absent = |affix: &Option<String>| affix.as_deref().is_none_or(str::is_empty);
-        let names = byte_names();
         let plain = model.dropout.is_none_or(|dropout| dropout == 0.0)
-            && !model.byte_fallback
             && absent(&model.continuing_subword_prefix)
             && absent(&model.end_of_word_suffix)
-            // No byte is unknown, so each has its place in a token.
-            && names.iter().all(|name| model.token_to_id(name.encode_utf8(&mut [0; 4])).is_some())
             && tokenizer.get_truncation().is_none()
             && tokenizer.get_padding().is_none()
             && tokenizer.get_post_processor().is_none_or(leaves_tokens);
         if !plain {
             return None;
         }
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let this = Self {
-            added: Added::new(tokenizer)?,
-            steps: steps(tokenizer.get_pre_tokenizer()?)?,
-            composed,
-            caches: (0..=threads).map(|_| Mutex::default()).collect(),
-            names,
+        let (spelling, composed) = match Spaces::of(tokenizer, model) {
+            Some(spaces) => (Spelling::Spaces(spaces), false),
+            None => bytes(tokenizer, model)?,
         };
+        let added = Added::new(tokenizer)?;
+        if matches!(spelling, Spelling::Spaces(_)) && added.looks_in_normalised() {
+            return None;
+        }
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let this = Self { added, spelling, composed, caches: (0..=threads).map(|_| Mutex::default()).collect() };
         let expected = tokenizer.encode(PROBE, false).ok()?;
         let found = this.encode(tokenizer, PROBE)?;
         let found = found.iter().map(|piece| (piece.id, (piece.start as usize, piece.end as usize)));
@@ -103,6 +107,9 @@ impl Words {
         if self.composed && !text.is_ascii() && !matches!(is_nfc_quick(text.chars()), IsNormalized::Yes) {
             return None;
         }
+        if matches!(self.spelling, Spelling::Spaces(_)) && text.contains(Spaces::MARK) {
+            return None;
+        }
         let merge = |word: &str| model.tokenize(word).map_err(|_| Unfit);
         let mut own = Cache::default();
         let mut shared = self.free_cache();
@@ -114,10 +121,39 @@ impl Words {
                     run.pieces.push(piece(id, range.start, range.end));
                     Ok(())
                 }
-                None => run.cut(&self.steps, range),
+                None => match &self.spelling {
+                    Spelling::Bytes { steps, .. } => run.cut(steps, range),
+                    Spelling::Spaces(spaces) => run.at_spaces(*spaces, range),
+                },
             })
             .ok()?;
         Some(run.pieces)
+    }
+
+    /// A word as the vocabulary spells it, and for each byte of that the byte of the word, with one for the end.
+    fn spelled(&self, word: &str) -> (String, Vec<usize>) {
+        let (mut spelled, mut places) = (String::with_capacity(2 * word.len()), Vec::with_capacity(2 * word.len() + 1));
+        match &self.spelling {
+            Spelling::Bytes { names, .. } => {
+                for (place, byte) in word.bytes().enumerate() {
+                    spelled.push(names[usize::from(byte)]);
+                    places.resize(spelled.len(), place);
+                }
+            }
+            Spelling::Spaces(_) => {
+                for (place, character) in word.char_indices() {
+                    if character == ' ' {
+                        spelled.push(Spaces::MARK);
+                        places.resize(spelled.len(), place);
+                    } else {
+                        spelled.push(character);
+                        places.extend(place..place + character.len_utf8());
+                    }
+                }
+            }
+        }
+        places.push(word.len());
+        (spelled, places)
     }
 
     /// A cache that no other thread uses now. Each thread begins to look at a place of its own.
@@ -178,46 +214,67 @@ impl Run<'_> {
     fn word(&mut self, range: Range<usize>) -> Result<(), Unfit> {
         let (word, base) = (&self.text[range.clone()], range.start as u32);
         if let Some(known) = self.cache.get(word) {
-            let moved = |part: &Part| Piece {
-                id: part.id,
-                start: base + u32::from(part.start),
-                end: base + u32::from(part.end),
-            };
-            self.pieces.extend(known.iter().map(moved));
+            self.pieces.extend(known.iter().map(|part| part.at(base)));
             return Ok(());
         }
         if word.len() > LONGEST_WORD {
             return Err(Unfit);
         }
-        let first = self.pieces.len();
-        self.new_word(word, range.start)?;
-        let part =
-            |piece: &Piece| Part { id: piece.id, start: (piece.start - base) as u16, end: (piece.end - base) as u16 };
-        self.cache.add(word, self.pieces[first..].iter().map(part));
+        let parts = self.merged(word)?;
+        self.pieces.extend(parts.iter().map(|part| part.at(base)));
+        self.cache.add(word, parts.into_iter());
         Ok(())
     }
 
-    /// Merges a word's bytes.
-    fn new_word(&mut self, word: &str, base: usize) -> Result<(), Unfit> {
-        let named: String = word.bytes().map(|byte| self.words.names[usize::from(byte)]).collect();
-        let (mut bytes, mut seen) = (0, 0);
-        for token in (self.merge)(&named)? {
-            // A character of the named word is a byte of the word, and tokens follow one another.
-            let mut byte_at = |offset: usize| -> Result<usize, Unfit> {
-                bytes += named.get(seen..offset).ok_or(Unfit)?.chars().count();
-                seen = offset;
-                Ok(bytes)
-            };
-            let (mut start, mut end) = (byte_at(token.offsets.0)?, byte_at(token.offsets.1)?);
+    fn at_spaces(&mut self, spaces: Spaces, range: Range<usize>) -> Result<(), Unfit> {
+        let part = &self.text[range.clone()];
+        let mut at = 0;
+        if spaces.puts_one_before(part, range.start) {
+            at = spaces.end(part, 0);
+            self.word_after_space(range.start..range.start + at)?;
+        }
+        while at < part.len() {
+            let end = spaces.end(part, at);
+            self.word(range.start + at..range.start + end)?;
+            at = end;
+        }
+        Ok(())
+    }
+
+    /// A word before which there is a space that the text does not have.
+    fn word_after_space(&mut self, range: Range<usize>) -> Result<(), Unfit> {
+        let word = format!(" {}", &self.text[range.clone()]);
+        if word.len() > LONGEST_WORD {
+            return Err(Unfit);
+        }
+        let known = self.cache.get(&word).map(<[Part]>::to_vec);
+        let parts = known.map_or_else(|| self.merged(&word), Ok)?;
+        // The space counts as a part of the first character.
+        let first = word.chars().nth(1).map_or(0, char::len_utf8);
+        self.pieces.extend(parts.iter().map(|part| {
+            let (start, end) = (usize::from(part.start).max(1) - 1, usize::from(part.end).saturating_sub(1).max(first));
+            piece(part.id, range.start + start, range.start + end)
+        }));
+        self.cache.add(&word, parts.into_iter());
+        Ok(())
+    }
+
+    /// Merges a new word.
+    fn merged(&self, word: &str) -> Result<Vec<Part>, Unfit> {
+        let (spelled, places) = self.words.spelled(word);
+        let place = |offset: usize| places.get(offset).copied().ok_or(Unfit);
+        let part = |token: tokenizers::Token| {
+            let (mut start, mut end) = (place(token.offsets.0)?, place(token.offsets.1)?);
             while !word.is_char_boundary(start) {
                 start -= 1;
             }
             while !word.is_char_boundary(end) {
                 end += 1;
             }
-            self.pieces.push(piece(token.id, base + start, base + end));
-        }
-        Ok(())
+            // A word's length fits in 16 bits.
+            Ok(Part { id: token.id, start: start as u16, end: end as u16 })
+        };
+        (self.merge)(&spelled)?.into_iter().map(part).collect()
     }
 }
 
@@ -241,6 +298,29 @@ fn leaves_tokens(processor: &PostProcessorWrapper) -> bool {
         }
         _ => false,
     }
+}
+
+impl Part {
+    /// The token of a word that begins at this byte of the text.
+    fn at(&self, base: u32) -> Piece {
+        Piece { id: self.id, start: base + u32::from(self.start), end: base + u32::from(self.end) }
+    }
+}
+
+/// What a byte-level tokenizer does, and whether texts must be composed for it.
+fn bytes(tokenizer: &tokenizers::Tokenizer, model: &BPE) -> Option<(Spelling, bool)> {
+    let composed = match tokenizer.get_normalizer() {
+        None => false,
+        Some(NormalizerWrapper::NFC(_)) => true,
+        Some(_) => return None,
+    };
+    let names = Box::new(byte_names());
+    // No byte is unknown, so each has its place in a token.
+    let all_known = names.iter().all(|name| model.token_to_id(name.encode_utf8(&mut [0; 4])).is_some());
+    if model.byte_fallback || !all_known {
+        return None;
+    }
+    Some((Spelling::Bytes { names, steps: steps(tokenizer.get_pre_tokenizer()?)? }, composed))
 }
 
 fn steps(pre_tokenizer: &PreTokenizerWrapper) -> Option<Vec<Step>> {

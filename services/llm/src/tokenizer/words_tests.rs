@@ -2,6 +2,9 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use tokenizers::models::TrainerWrapper;
+use tokenizers::models::bpe::BpeTrainerBuilder;
+use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 
 use super::*;
 use crate::tokenizer::cache::{LONGEST, MOST_TOKENS, MOST_WORDS};
@@ -66,6 +69,7 @@ fn all() -> Vec<(String, tokenizers::Tokenizer, Words)> {
             found.push((format!("{base} as {name}"), changed));
         }
     }
+    found.extend(SPACED.map(|kind| (kind.to_owned(), spaced(kind))));
     let mut digits = json(BASES[5]);
     digits["pre_tokenizer"]["pretokenizers"][0]["individual_digits"] = json!(false);
     found.push(("digits together".to_owned(), digits));
@@ -79,6 +83,84 @@ fn all() -> Vec<(String, tokenizers::Tokenizer, Words)> {
         .collect()
 }
 
+const SPACED: [&str; 6] =
+    ["llama2", "gemma", "metaspace first", "metaspace always", "metaspace never", "metaspace split"];
+
+/// A tokenizer that writes a space as `▁`, as families do.
+fn spaced(kind: &str) -> Value {
+    let mut trainer: TrainerWrapper = BpeTrainerBuilder::new()
+        .vocab_size(400)
+        .show_progress(false)
+        .initial_alphabet(['▁', 'é'].into())
+        .build()
+        .into();
+    let mut tokenizer = tokenizers::Tokenizer::new(ModelWrapper::BPE(BPE::default()));
+    tokenizer.with_pre_tokenizer(Some(Metaspace::new('▁', PrependScheme::Always, true)));
+    let text = "the harbour lantern's don't don't 12,345 there then naïve 日本語 ab abc abcd abcde the re ve ll <|im| s\n\n {}";
+    tokenizer.train(&mut trainer, (0..40).map(|_| text)).unwrap();
+    let mut json: Value = serde_json::from_str(&tokenizer.to_string(false).unwrap()).unwrap();
+    let mut names: Vec<String> = (0..=u8::MAX).map(|byte| format!("<0x{byte:02X}>")).collect();
+    // Spaces together are tokens, some of which are taken before all else and some after.
+    names.extend([2, 4, 8].map(|spaces| "▁".repeat(spaces)));
+    let vocabulary = json["model"]["vocab"].as_object_mut().unwrap();
+    for name in names {
+        vocabulary.insert(name, json!(vocabulary.len()));
+    }
+    let first = vocabulary.len();
+    let merges = json["model"]["merges"].as_array_mut().unwrap();
+    merges.insert(merges.len() / 2, json!(["▁", "▁"]));
+    merges.extend([json!(["▁▁", "▁▁"]), json!(["▁▁▁▁", "▁▁▁▁"])]);
+    json["model"]["byte_fallback"] = json!(true);
+    json["model"]["fuse_unk"] = json!(true);
+    let added = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "ab", "abcd", "é"].iter().enumerate();
+    json["added_tokens"] = added
+        .map(|(index, text)| {
+            json!({"id": first + index, "content": text, "normalized": false, "special": index < 4,
+                "single_word": false, "lstrip": false, "rstrip": false})
+        })
+        .collect();
+    let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
+    let metaspace = |scheme: &str, split: bool| json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": split});
+    (json["normalizer"], json["pre_tokenizer"]) = match kind {
+        "llama2" => {
+            (json!({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, replace]}), Value::Null)
+        }
+        "gemma" => (
+            replace,
+            json!({"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": false}),
+        ),
+        "metaspace split" => (Value::Null, metaspace("first", true)),
+        other => (Value::Null, metaspace(other.trim_start_matches("metaspace "), false)),
+    };
+    json
+}
+
+#[test]
+fn a_vocabulary_that_joins_words_goes_the_librarys_way() {
+    let joined = |kind: &str| {
+        let mut json = spaced(kind);
+        let vocabulary = json["model"]["vocab"].as_object_mut().unwrap();
+        vocabulary.insert("e▁".to_owned(), json!(vocabulary.len() + 40));
+        json["model"]["merges"].as_array_mut().unwrap().insert(0, json!(["e", "▁"]));
+        Words::new(&open(&json)).is_none()
+    };
+    assert!(joined("llama2") && joined("gemma") && joined("metaspace first"));
+    assert!(!joined("metaspace split"), "there it never comes to that");
+    let refused = |change: &dyn Fn(&mut Value)| {
+        let mut json = spaced("llama2");
+        change(&mut json);
+        Words::new(&open(&json)).is_none()
+    };
+    assert!(!refused(&|_| ()));
+    assert!(refused(&|json| json["model"]["ignore_merges"] = json!(true)));
+    assert!(refused(&|json| json["model"]["byte_fallback"] = json!(false)));
+    assert!(refused(&|json| json["added_tokens"][0]["normalized"] = json!(true)));
+    assert!(refused(&|json| json["normalizer"]["normalizers"][0]["prepend"] = json!("x")));
+    let tokenizer = open(&spaced("llama2"));
+    let words = Words::new(&tokenizer).unwrap();
+    assert!(words.encode(&tokenizer, "a ▁ of its own").is_none() && words.encode(&tokenizer, "none").is_some());
+}
+
 /// Ids and offsets in characters, as the library gives them.
 fn expected(tokenizer: &tokenizers::Tokenizer, text: &str) -> Vec<(u32, (usize, usize))> {
     let encoding = tokenizer.encode_char_offsets(text, false).unwrap();
@@ -89,9 +171,10 @@ fn check(text: &str) {
     thread_local!(static ALL: Vec<(String, tokenizers::Tokenizer, Words)> = all());
     ALL.with(|all| {
         for (name, tokenizer, words) in all {
-            // Only a text that is not composed may be given back.
+            // Only a text that is not composed, or has a mark of its own, may be given back.
             let Some(pieces) = words.encode(tokenizer, text) else {
-                assert!(words.composed && !text.is_ascii(), "{name} gave back {text:?}");
+                let marked = matches!(words.spelling, Spelling::Spaces(_)) && text.contains('▁');
+                assert!(marked || (words.composed && !text.is_ascii()), "{name} gave back {text:?}");
                 continue;
             };
             let characters = |byte: u32| text[..byte as usize].chars().count();
@@ -107,6 +190,8 @@ fn text() -> impl Strategy<Value = String> {
     let part = prop_oneof![
         3 => "[a-zA-Z]{1,12}",
         3 => " [a-z]{1,8}",
+        2 => " {1,9}(the|there|harbour|don't|naïve)?",
+        1 => Just("▁".to_owned()),
         2 => "[ \t\r\n]{1,6}",
         2 => "[0-9]{1,7}",
         2 => "'(s|S|t|re|RE|vE|m|ll|LL|d|ſ|x|')",

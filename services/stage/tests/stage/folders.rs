@@ -106,16 +106,63 @@ async fn a_copy_with_a_wrong_hash_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn debris_is_found_and_removed_and_nothing_else() {
+async fn a_name_that_looks_like_a_later_attempt_is_its_own() {
+    let Some((_folder, disk)) = on_disk() else { return };
+    for stage in [disk, Stage::memory()] {
+        let finish = async |mut folder: firn_stage::FolderWriter| {
+            folder.put("w", Bytes::from_static(b"w")).await.unwrap();
+            folder.finish().await.unwrap();
+        };
+        // `b/m` was torn, and `b/m.2` is another model.
+        stage.put("b/m/torn", Bytes::new()).await.unwrap();
+        finish(stage.fresh_folder("b/m.2").await.unwrap()).await;
+        assert_eq!(stage.finished_folder("b/m").await.unwrap(), None);
+        finish(stage.fresh_folder("b/m").await.unwrap()).await;
+        assert_eq!(stage.finished_folder("b/m").await.unwrap().as_deref(), Some("b/m.3"));
+        assert_eq!(stage.finished_folder("b/m.2").await.unwrap().as_deref(), Some("b/m.2"));
+        // The other way round: `c/m` went to `c/m.2` first.
+        stage.put("c/m/torn", Bytes::new()).await.unwrap();
+        finish(stage.fresh_folder("c/m").await.unwrap()).await;
+        assert_eq!(stage.finished_folder("c/m.2").await.unwrap(), None);
+        finish(stage.fresh_folder("c/m.2").await.unwrap()).await;
+        assert_eq!(stage.finished_folder("c/m.2").await.unwrap().as_deref(), Some("c/m.2.2"));
+        assert_eq!(stage.finished_folder("c/m").await.unwrap().as_deref(), Some("c/m.2"));
+        // What was torn may be gone since.
+        assert_eq!(stage.remove_debris("c/m").await.unwrap(), 1);
+        assert_eq!(stage.finished_folder("c/m").await.unwrap().as_deref(), Some("c/m.2"));
+        assert!(stage.finished_folder("c").await.unwrap().is_none());
+    }
+}
+
+#[tokio::test]
+async fn old_debris_is_removed_and_nothing_else() {
     let Some((_folder, stage)) = on_disk() else { return };
     write_model(&stage, "datasets/whole").await;
     stage.folder("datasets/torn").put("w", Bytes::from_static(b"w")).await.unwrap();
-    assert!(stage.debris("datasets", Duration::from_secs(3600)).await.unwrap().is_empty(), "it is young");
-    assert_eq!(stage.debris("datasets", Duration::ZERO).await.unwrap(), ["datasets/torn"]);
-    assert_eq!(stage.remove_debris("datasets/torn").await.unwrap(), 1);
-    assert!(stage.remove_debris("datasets/whole").await.is_err());
+    let removed = async |path: &str, age| stage.remove_old_debris(path, age).await;
+    assert_eq!(removed("datasets/torn", Duration::from_secs(3600)).await.unwrap(), 0, "it is young");
+    assert_eq!(removed("datasets/torn", Duration::ZERO).await.unwrap(), 1);
+    assert_eq!(removed("datasets/none", Duration::ZERO).await.unwrap(), 0);
+    assert!(removed("datasets/whole", Duration::ZERO).await.is_err());
     assert!(stage.is_finished("datasets/whole").await.unwrap());
-    assert!(stage.debris("datasets", Duration::ZERO).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn files_are_written_side_by_side_and_added_in_any_order() {
+    let Some((_folder, disk)) = on_disk() else { return };
+    for stage in [disk, Stage::memory()] {
+        let mut folder = stage.folder("d");
+        let bytes = |byte| futures_util::stream::iter([Ok::<_, StageError>(Bytes::from(vec![byte; 9]))]);
+        let (one, two) = (folder.file("one").unwrap(), folder.file("sub/two").unwrap());
+        let (one, two) = tokio::join!(one.write(bytes(1)), two.write(bytes(2)));
+        let (one, two) = (one.unwrap(), two.unwrap());
+        folder.add(two.clone());
+        folder.add(one.clone());
+        assert_eq!((one.path.as_str(), two.path.as_str()), ("one", "sub/two"));
+        assert_eq!(one.sha256, sha256_hex(&[1; 9]));
+        assert_eq!(folder.finish().await.unwrap().files, [two, one]);
+        assert!(stage.folder("d").file(MANIFEST).is_err());
+    }
 }
 
 #[tokio::test]
@@ -123,7 +170,7 @@ async fn a_stream_is_written_whole_or_not_at_all() {
     let Some((_folder, disk)) = on_disk() else { return };
     // Small enough to be written at once, and not.
     for (stage, chunks) in [(disk.clone(), 2), (disk, 20), (Stage::memory(), 20)] {
-        let chunk = || Ok(Bytes::from(vec![7; firn_stage::READ_CHUNK]));
+        let chunk = || Ok::<_, StageError>(Bytes::from(vec![7; firn_stage::READ_CHUNK]));
         let path = format!("d/{chunks}");
         let mut folder = stage.folder(&path);
         let cut = || StageError::NotFound { path: "the source".to_owned() };
@@ -134,7 +181,11 @@ async fn a_stream_is_written_whole_or_not_at_all() {
         let whole = (0..chunks).map(|_| chunk());
         let entry = folder.put_stream("w", futures_util::stream::iter(whole)).await.unwrap();
         assert_eq!(entry.size, (chunks * firn_stage::READ_CHUNK) as u64);
-        assert_eq!(folder.finish().await.unwrap().files, [entry]);
+        // A stream that must not be asked again after its end.
+        let once = futures_util::stream::unfold(chunks, |left| async move { (left > 0).then(|| (chunk(), left - 1)) });
+        let again = folder.put_stream("x", once).await.unwrap();
+        assert_eq!((again.size, &again.sha256), (entry.size, &entry.sha256));
+        assert_eq!(folder.finish().await.unwrap().files, [entry, again]);
     }
 }
 

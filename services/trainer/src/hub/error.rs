@@ -251,14 +251,6 @@ pub enum HubError {
         /// Why.
         source: io::Error,
     },
-    /// The folder that comes next is another model's.
-    #[error("{folder} on the stage is unfinished, and {taken} is another model: remove {folder}, then pull again")]
-    Taken {
-        /// What a crash left.
-        folder: String,
-        /// What lies there.
-        taken: String,
-    },
     /// The stage cannot be read or written.
     #[error(transparent)]
     Stage(#[from] StageError),

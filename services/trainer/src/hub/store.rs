@@ -15,7 +15,7 @@ const ORIGIN: &str = "hub.json";
 const ATTEMPTS: usize = 3;
 
 /// What [`ORIGIN`] holds.
-#[derive(Debug, Deserialize, PartialEq, Serialize)]
+#[derive(Debug, PartialEq, Serialize)]
 pub(super) struct Origin {
     pub(super) endpoint: String,
     pub(super) repo: String,
@@ -25,20 +25,12 @@ pub(super) struct Origin {
 /// Finds the base's folder: one that was pulled, or one that was put there by hand.
 pub(super) async fn find(stage: &Stage, repo: &Repo) -> Result<Option<String>, HubError> {
     let folder = repo.folder();
-    if stage.is_finished(&folder).await? {
-        return Ok(Some(folder));
-    }
-    let is_pulled = read::<Value>(stage, &format!("{folder}/{ORIGIN}")).await?.is_some();
-    if !is_pulled && read::<Value>(stage, &format!("{folder}/config.json")).await?.is_some() {
-        return Ok(Some(folder));
-    }
-    let Some(path) = stage.finished_folder(&folder).await? else { return Ok(None) };
-    // The fresh folder after `x` is `x.2`, which may be a model's own name.
-    let origin: Option<Origin> = read(stage, &format!("{path}/{ORIGIN}")).await?;
-    if origin.is_some_and(|origin| origin.repo == repo.to_string()) {
+    if let Some(path) = stage.finished_folder(&folder).await? {
         return Ok(Some(path));
     }
-    Err(HubError::Taken { folder, taken: path })
+    let is_pulled = read::<Value>(stage, &format!("{folder}/{ORIGIN}")).await?.is_some();
+    let by_hand = !is_pulled && read::<Value>(stage, &format!("{folder}/config.json")).await?.is_some();
+    Ok(by_hand.then_some(folder))
 }
 
 /// Copies the files from `from` to a fresh folder, and counts bytes as they arrive.

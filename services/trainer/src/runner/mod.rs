@@ -204,9 +204,15 @@ impl Runner {
         };
         // A name that leads nowhere is told now, not after the evaluation of the base.
         job.spec.spec.adapter_dir(self.stage.local_root())?;
+        let template = job.spec.spec.data.known_template();
         blocking(move || {
             let config = ModelConfig::from_dir(&at.dir)?;
-            let tokenizer = Tokenizer::from_dir(&at.dir)?;
+            let own = Tokenizer::from_dir(&at.dir)?;
+            // Answers are to end as the rows do.
+            let tokenizer = match template {
+                Some(known) => own.with_template(known)?,
+                None => own,
+            };
             config.check_tokenizer(&tokenizer)?;
             let decoder = Decoder::load_quantized(&at.dir, &device, quantization)?;
             Ok((Base { at, config, tokenizer }, decoder))

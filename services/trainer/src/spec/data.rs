@@ -1,5 +1,6 @@
 //! Which rows a job trains on, and how they become tokens.
 
+use firn_llm::template::KnownTemplate;
 use firn_proto::dataprep::v1::{self as data, row_format::Format};
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +18,9 @@ pub(crate) struct Data {
     pub(crate) held_out_source: String,
     pub(crate) seed: u64,
     pub(crate) max_tokens: u32,
+    /// Name of a chat template that comes along; empty: the base's own.
+    #[serde(default)]
+    pub(crate) chat_template: String,
 }
 
 /// How a row becomes text; data-prep checks it.
@@ -68,6 +72,11 @@ impl Data {
             }
         };
         short("spec.data.held_out_source", &data.held_out_source)?;
+        if !data.chat_template.is_empty() && KnownTemplate::named(&data.chat_template).is_none() {
+            let names = KnownTemplate::ALL.map(KnownTemplate::name).join(" or ");
+            let reason = format!("must be {names}, or empty for the base's own");
+            return Err(FieldError::new("spec.data.chat_template", reason));
+        }
         Ok(Self {
             dataset: data.dataset,
             source: data.source,
@@ -76,12 +85,20 @@ impl Data {
             held_out_source: data.held_out_source,
             seed: data.seed,
             max_tokens: data.max_tokens,
+            chat_template: data.chat_template,
         })
+    }
+
+    /// The chat template that takes the place of the base's own: rows of text or tokens see none.
+    pub(crate) fn known_template(&self) -> Option<KnownTemplate> {
+        let has_chats = !matches!(self.format, RowFormat::Text { .. } | RowFormat::Tokens { .. });
+        has_chats.then(|| KnownTemplate::named(&self.chat_template)).flatten()
     }
 
     /// The request for the snapshot; rows are tokenised for `base`.
     pub(crate) fn to_proto(&self, base: &str) -> data::CreateSnapshotRequest {
-        let Data { dataset, source, format, held_out_rows, held_out_source, seed, max_tokens } = self.clone();
+        let Data { dataset, source, format, held_out_rows, held_out_source, seed, max_tokens, chat_template } =
+            self.clone();
         let format = match format {
             RowFormat::Text { column } => Format::Text(data::TextFormat { column }),
             RowFormat::Messages { column } => Format::Messages(data::MessagesFormat { column }),
@@ -103,6 +120,7 @@ impl Data {
             held_out_source,
             seed,
             max_tokens,
+            chat_template,
         }
     }
 }

@@ -73,6 +73,7 @@ fn a_wrong_field_is_named() {
         ("spec.data.dataset", data(|data| data.dataset.clear())),
         ("spec.data.source", data(|data| data.source.clear())),
         ("spec.data.format", data(|data| data.format = None)),
+        ("spec.data.chat_template", data(|data| data.chat_template = "alpaca".to_owned())),
         ("spec.answered_rows", pb::JobSpec { answered_rows: u32::MAX, ..request() }),
         ("spec.lora.r", lora(pb::LoraSpec { r: 5_000, ..Default::default() })),
         ("spec.lora.alpha", lora(pb::LoraSpec { alpha: f32::NAN, ..Default::default() })),

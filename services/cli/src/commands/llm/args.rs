@@ -4,6 +4,7 @@ use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use firn_llm::device::DeviceSpec;
+use firn_llm::template::KnownTemplate;
 use firn_proto::trainer::v1::Objective;
 use firn_trainer::hub::HubOptions;
 
@@ -35,7 +36,8 @@ pub(crate) struct LlmArgs {
     /// 1024 tokens.
     #[arg(long)]
     pub(super) parity: bool,
-    /// Say what would be done and what it would take, without a step. `firn lint` says what is wrong with the rows.
+    /// Say what would be done, what it would take and what stands out in the rows, without a step. `firn lint` needs no
+    /// stack for the rows alone.
     #[arg(long, conflicts_with = "resume")]
     pub(super) dry_run: bool,
     /// Go on with the last job of this project that has not ended.
@@ -195,12 +197,36 @@ pub(crate) struct RowArgs {
     /// Jinja for the answer.
     #[arg(long, value_name = "JINJA", requires = "prompt_template")]
     pub(crate) completion_template: Option<String>,
+    /// Template of chats, in training as in serving: the base's own (tokenizer; none says the same), chatml, or zephyr. Any
+    /// other goes into the base's folder as chat_template.jinja.
+    #[arg(long, default_value = "tokenizer", value_name = "NAME", value_parser = template, hide_default_value = true)]
+    pub(crate) chat_template: Template,
     /// System message before the prompt.
     #[arg(long, default_value = "", value_name = "TEXT")]
     pub(crate) system: String,
     /// Tokens of a row; longer ones are cut.
     #[arg(long, default_value_t = 1024)]
     pub(crate) model_max_length: u32,
+}
+
+/// A chat template that comes along; none: the base's own.
+pub(crate) type Template = Option<KnownTemplate>;
+
+fn template(name: &str) -> Result<Template, String> {
+    match name.to_lowercase().as_str() {
+        "tokenizer" | "none" => Ok(None),
+        name => KnownTemplate::named(name).map(Some).ok_or_else(|| {
+            let known = KnownTemplate::ALL.map(KnownTemplate::name).join(", ");
+            format!("it is none of tokenizer, {known}: put it as chat_template.jinja into the base's folder")
+        }),
+    }
+}
+
+impl RowArgs {
+    /// The chat template as data-prep is asked for it.
+    pub(crate) fn template_name(&self) -> String {
+        self.chat_template.map(KnownTemplate::name).unwrap_or_default().to_owned()
+    }
 }
 
 /// AutoTrain's trainers.

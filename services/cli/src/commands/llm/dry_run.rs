@@ -1,17 +1,36 @@
-//! `firn llm --dry-run`: what a job would do.
+//! `firn llm --dry-run`: what a job would do, and what stands out in its rows.
 
+use anyhow::{Context, Result};
+use firn_data_prep::LintReport;
+use firn_proto::dataprep::v1::GetReportRequest;
 use firn_proto::trainer::v1::JobPlan;
+use serde::Deserialize;
 use serde_json::json;
 
+use super::super::lint::print_findings;
 use crate::chart::chart;
+use crate::clients::{Endpoints, request};
 
 /// Rows of the schedule's picture.
 const HEIGHT: u32 = 6;
 
-/// Prints a plan.
-pub(super) fn print(plan: &JobPlan, as_json: bool) {
+/// What was found in a snapshot's rows.
+pub(super) async fn report(endpoints: &Endpoints, snapshot: &str) -> Result<LintReport> {
+    #[derive(Deserialize)]
+    struct Report {
+        lint: LintReport,
+    }
+    let message = request(GetReportRequest { name: snapshot.to_owned() });
+    let json = endpoints.data_prep()?.get_report(message).await?.into_inner().json;
+    let Report { lint } =
+        serde_json::from_str(&json).with_context(|| format!("the report of {snapshot} is damaged"))?;
+    Ok(lint)
+}
+
+/// Prints a plan, and the report of its rows.
+pub(super) fn print(plan: &JobPlan, rows: &LintReport, as_json: bool) {
     if as_json {
-        println!("{}", to_json(plan));
+        println!("{}", to_json(plan, rows));
         return;
     }
     let share = |part: u64, of: u64| 100.0 * part as f64 / of.max(1) as f64;
@@ -46,9 +65,11 @@ pub(super) fn print(plan: &JobPlan, as_json: bool) {
     for warning in &plan.warnings {
         println!("warning: {warning}");
     }
+    println!();
+    print_findings(rows);
 }
 
-fn to_json(plan: &JobPlan) -> serde_json::Value {
+fn to_json(plan: &JobPlan, rows: &LintReport) -> serde_json::Value {
     json!({
         "snapshot": plan.snapshot, "train_rows": plan.train_rows, "held_out_rows": plan.held_out_rows,
         "train_tokens": plan.train_tokens, "epoch_steps": plan.epoch_steps, "steps": plan.steps,
@@ -56,7 +77,7 @@ fn to_json(plan: &JobPlan) -> serde_json::Value {
         "warmup_steps": plan.warmup_steps, "trained_parameters": plan.trained_parameters,
         "base_parameters": plan.base_parameters, "memory_bytes": plan.memory_bytes,
         "free_memory_bytes": plan.free_memory_bytes, "parallel_blocks": plan.parallel_blocks, "seconds": plan.seconds,
-        "warnings": plan.warnings,
+        "warnings": plan.warnings, "lint": rows,
     })
 }
 

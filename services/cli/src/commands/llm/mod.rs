@@ -67,7 +67,8 @@ async fn train(args: &LlmArgs, endpoints: &Endpoints, base: String, source: Opti
         None => unfinished(endpoints, &model_name(&args.project_name)?).await?,
         Some(spec) if args.dry_run => {
             let message = request_within(PlanJobRequest { spec: Some(spec) }, PLANNING);
-            dry_run::print(&trainer.plan_job(message).await?.into_inner(), args.json);
+            let plan = trainer.plan_job(message).await?.into_inner();
+            dry_run::print(&plan, &dry_run::report(endpoints, &plan.snapshot).await?, args.json);
             return Ok(());
         }
         Some(spec) => {

@@ -139,6 +139,21 @@ mod tests {
     }
 
     #[test]
+    fn a_chat_template_is_the_bases_own_or_one_that_comes_along() {
+        let named = |flags: &[&str]| {
+            let always = ["llm", "--train", "--project-name", "x", "--data-path", "y"];
+            let cli = Cli::try_parse_from(always.iter().chain(flags)).map_err(|error| error.to_string())?;
+            Ok::<_, String>(cli.args.rows.template_name())
+        };
+        assert_eq!(named(&[]).unwrap(), "");
+        for (given, name) in [("tokenizer", ""), ("none", ""), ("chatml", "chatml"), ("Zephyr", "zephyr")] {
+            assert_eq!(named(&["--chat-template", given]).unwrap(), name);
+        }
+        let error = named(&["--chat-template", "alpaca"]).unwrap_err();
+        assert!(error.contains("tokenizer, chatml, zephyr") && error.contains("chat_template.jinja"), "{error}");
+    }
+
+    #[test]
     fn a_folder_without_the_split_is_refused_by_name() {
         let dir = tempfile::tempdir().unwrap();
         let error = data_file(dir.path(), "train").unwrap_err().to_string();

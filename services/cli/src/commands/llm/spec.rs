@@ -32,6 +32,7 @@ pub(super) fn spec(args: &LlmArgs, base: String, source: &Path) -> Result<JobSpe
             held_out_source: rows::held_out_source(&args.rows)?,
             seed: args.seed,
             max_tokens: args.rows.model_max_length,
+            chat_template: args.rows.template_name(),
         }),
         lora,
         hyperparameters: Some(Hyperparameters {
