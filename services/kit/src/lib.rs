@@ -8,26 +8,30 @@
 pub mod build_info;
 pub mod clock;
 pub mod memory;
+pub mod metrics;
 pub mod names;
 pub mod page;
 pub mod status;
 pub mod telemetry;
 
 mod channel;
+mod collector;
 mod config;
 mod connection;
 mod deadline;
 mod health;
+mod lines;
 mod methods;
 mod retry;
 mod rpc;
 mod server;
 mod shutdown;
 mod trace;
+mod trace_ids;
 
 pub use channel::{Channel, ChannelError, channel};
 pub use clock::Clock;
-pub use config::{LogFormat, ServerArgs, TelemetryArgs};
+pub use config::{LogFormat, ServerArgs, TelemetryArgs, TraceIds};
 pub use health::Readiness;
 pub use names::NameError;
 pub use page::PageError;

@@ -22,7 +22,7 @@ use tonic_health::pb::health_server::HealthServer;
 use crate::config::ServerArgs;
 use crate::connection::{self, Tasks};
 use crate::health::{self, HealthService, Readiness};
-use crate::methods::UnaryMethods;
+use crate::methods::Methods;
 use crate::rpc::Rpc;
 
 /// Most connections at once; others wait in the kernel's queue. Far above what services and probes open.
@@ -172,7 +172,7 @@ impl GrpcServer {
             .prepare();
         let rpc = Arc::new(Rpc {
             domain: format!("{service}.firn.dev").into(),
-            unary: UnaryMethods::of_firn()?,
+            methods: Methods::of_firn()?,
             unary_timeout: args.unary_timeout,
             permits: Arc::new(Semaphore::new(args.max_in_flight.min(Semaphore::MAX_PERMITS))),
         });
