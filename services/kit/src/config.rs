@@ -4,7 +4,8 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-/// Where and how a service listens.
+/// Where and how a service listens. Callers must know the stack's secret where `FIRN_MESH_TOKEN` holds one or
+/// `FIRN_MESH_TOKEN_FILE` names its file.
 #[derive(clap::Args, Clone, Debug)]
 pub struct ServerArgs {
     /// Address for gRPC.

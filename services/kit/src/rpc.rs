@@ -1,4 +1,4 @@
-//! What happens around every call: trace context, deadline, limit of calls at once, panics, the log line and the count.
+//! What happens around every call: trace context, the stack's secret, deadline, limit of calls at once, panics, the log line and the count.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,6 +20,7 @@ use tower::ServiceExt as _;
 use tracing::{Instrument as _, Span};
 
 use crate::deadline::{self, DeadlineBody};
+use crate::mesh::MeshToken;
 use crate::methods::Methods;
 use crate::{metrics, status, trace};
 
@@ -31,6 +32,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 pub(crate) struct Rpc {
     /// Domain of statuses that the server itself answers.
     pub(crate) domain: Arc<str>,
+    /// What calls must carry, all but probes.
+    pub(crate) token: Option<MeshToken>,
     pub(crate) methods: Methods,
     pub(crate) unary_timeout: Duration,
     pub(crate) permits: Arc<Semaphore>,
@@ -44,6 +47,12 @@ impl Rpc {
         let mut finish = Finish { span: span.clone(), started: Instant::now(), code: None, counted };
         let default = self.methods.is_unary(path).then_some(self.unary_timeout);
         let deadline = deadline::granted(request.headers()).or(default).map(|granted| finish.started + granted);
+
+        if let Some(token) = self.token.as_ref().filter(|_| !path.starts_with("/grpc.health."))
+            && let Err(status) = token.check(&self.domain, request.headers())
+        {
+            return self.respond(status.into_http(), None, None, finish);
+        }
 
         // Probes and reflection must get through when the service is busy: that is when someone looks.
         let permit = if is_of_grpc(path) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use firn_kit::{Channel, GrpcServer, Readiness, ServeError, ServerArgs};
+use firn_kit::{Channel, GrpcServer, MeshToken, Readiness, ServeError, ServerArgs};
 use firn_proto::inference::v1::inference_service_client::InferenceServiceClient;
 use firn_proto::inference::v1::inference_service_server::{InferenceService, InferenceServiceServer};
 use firn_proto::inference::v1::{
@@ -117,11 +117,15 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    pub(crate) async fn start(mut args: ServerArgs) -> Self {
+    pub(crate) async fn start(args: ServerArgs) -> Self {
+        Self::start_with(args, None).await
+    }
+
+    pub(crate) async fn start_with(mut args: ServerArgs, token: Option<MeshToken>) -> Self {
         args.health_listen = Some("127.0.0.1:0".parse().unwrap());
         let fake = Fake::default();
         let server = GrpcServer::bind("inference", &args).await.unwrap();
-        let server = server.add_service(InferenceServiceServer::new(fake.clone()));
+        let server = server.with_token(token).add_service(InferenceServiceServer::new(fake.clone()));
         let (address, health, readiness) = (server.local_addr(), server.health_addr().unwrap(), server.readiness());
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(server.run(shutdown.clone()));

@@ -4,6 +4,7 @@
 
 mod collector;
 mod fake;
+mod mesh;
 mod telemetry;
 
 use std::time::{Duration, Instant};

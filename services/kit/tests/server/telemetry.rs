@@ -84,6 +84,8 @@ pub(crate) fn child(test: &str) -> Command {
         .env_remove("OTEL_EXPORTER_OTLP_ENDPOINT")
         .env_remove("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
         .env_remove("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")
+        .env_remove("FIRN_MESH_TOKEN")
+        .env_remove("FIRN_MESH_TOKEN_FILE")
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
     command
