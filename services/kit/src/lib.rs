@@ -13,6 +13,7 @@ pub mod names;
 pub mod page;
 pub mod status;
 pub mod telemetry;
+pub mod trace;
 
 mod channel;
 mod collector;
@@ -27,7 +28,6 @@ mod retry;
 mod rpc;
 mod server;
 mod shutdown;
-mod trace;
 mod trace_ids;
 
 pub use channel::{Channel, ChannelError, channel};

@@ -23,6 +23,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Default)]
 pub(crate) struct Fake {
+    /// Calls whose work has begun.
+    pub(crate) begun: Arc<AtomicUsize>,
     /// Calls whose work was dropped or is done.
     pub(crate) ended: Arc<AtomicUsize>,
 }
@@ -78,6 +80,7 @@ impl InferenceService for Fake {
     }
 
     async fn score(&self, request: Request<ScoreRequest>) -> Result<Response<ScoreResponse>, Status> {
+        self.begun.fetch_add(1, Ordering::SeqCst);
         let _ended = Ended(Arc::clone(&self.ended));
         match request.into_inner().input {
             Some(score_request::Input::Text(text)) if text == "ok" => Ok(Response::new(ScoreResponse::default())),

@@ -71,6 +71,28 @@ async fn a_strangers_traceparent_is_taken_up() {
     assert_eq!(memory.span(SpanKind::Server).unwrap().span_context.trace_id().to_string(), trace);
 }
 
+#[tokio::test]
+async fn work_that_goes_on_belongs_to_the_call_that_asked_for_it() {
+    let (memory, _guard) = collect();
+    assert_eq!(firn_kit::trace::context(), None);
+    let asked = tracing::info_span!("call");
+    let context = asked.in_scope(firn_kit::trace::context).unwrap();
+    drop(asked);
+    let work = tracing::info_span!("work");
+    firn_kit::trace::continue_from(&work, &context);
+    work.in_scope(|| tracing::info_span!("step").in_scope(|| {}));
+    let other = tracing::info_span!("other");
+    firn_kit::trace::continue_from(&other, "no context\n");
+    drop((work, other));
+    let spans = memory.0.lock().unwrap().clone();
+    let named = |name: &str| -> Vec<SpanData> { spans.iter().filter(|span| span.name == name).cloned().collect() };
+    let (call, work, other) = (&named("call")[0], &named("work")[0], &named("other")[0]);
+    assert_eq!(work.parent_span_id, call.span_context.span_id());
+    assert_eq!(work.span_context.trace_id(), call.span_context.trace_id());
+    assert_eq!(named("step")[0].span_context.trace_id(), call.span_context.trace_id());
+    assert_ne!(other.span_context.trace_id(), call.span_context.trace_id());
+}
+
 /// Set in a child process to what it is to do.
 const CHILD: &str = "FIRN_TEST_TELEMETRY_CHILD";
 
