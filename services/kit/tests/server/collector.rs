@@ -32,13 +32,16 @@ const ADDRESS: &str = "FIRN_TEST_ADDRESS";
 #[derive(Clone, Default)]
 struct Received {
     spans: Arc<Mutex<Vec<(String, Span)>>>,
-    calls: Arc<Mutex<Vec<(String, HistogramDataPoint)>>>,
+    /// With the metric's name between them.
+    points: Arc<Mutex<Vec<(String, String, HistogramDataPoint)>>>,
 }
 
+/// An attribute's text; empty where there is none.
 fn text(attributes: &[KeyValue], key: &str) -> String {
     let value = attributes.iter().find(|attribute| attribute.key == key).and_then(|found| found.value.clone());
     match value.and_then(|value| value.value) {
         Some(Value::StringValue(text)) => text,
+        None => String::new(),
         other => panic!("{key} is {other:?}"),
     }
 }
@@ -71,12 +74,10 @@ impl MetricsService for Received {
         for of_resource in request.into_inner().resource_metrics {
             let service = service(of_resource.resource);
             for metric in of_resource.scope_metrics.into_iter().flat_map(|scope| scope.metrics) {
-                if let (true, Some(Data::Histogram(histogram))) =
-                    (metric.name == "rpc.server.call.duration", metric.data)
-                {
-                    let points = histogram.data_points.into_iter().map(|point| (service.clone(), point));
-                    self.calls.lock().unwrap().extend(points);
-                }
+                let Some(Data::Histogram(histogram)) = metric.data else { panic!("{} is no histogram", metric.name) };
+                let of_metric = histogram.data_points.into_iter();
+                let points = of_metric.map(|point| (service.clone(), metric.name.clone(), point));
+                self.points.lock().unwrap().extend(points);
             }
         }
         Ok(Response::new(ExportMetricsServiceResponse::default()))
@@ -138,21 +139,26 @@ async fn two_services_share_a_trace_and_each_signal_goes_to_its_endpoint() {
         assert!(client.iter().any(|client| client.span_id == span.parent_span_id), "{span:?}");
     }
 
-    let points = metrics.calls.lock().unwrap().clone();
-    let count = |status: &str| -> u64 {
-        let of_status = points.iter().filter(|(from, point)| {
-            let attributes = &point.attributes;
-            from == "firn-callee"
-                && text(attributes, "rpc.method") == "firn.inference.v1.InferenceService/Score"
-                && text(attributes, "rpc.response.status_code") == status
+    let points = metrics.points.lock().unwrap().clone();
+    let count = |from: &str, metric: &str, attributes: &[(&str, &str)]| -> u64 {
+        let wanted = points.iter().filter(|(service, name, point)| {
+            let has = |(key, value): &(&str, &str)| text(&point.attributes, key) == *value;
+            service == from && name == metric && attributes.iter().all(has)
         });
-        of_status.map(|(_, point)| point.count).max().unwrap_or_default()
+        wanted.map(|(_, _, point)| point.count).max().unwrap_or_default()
     };
-    assert_eq!((count("OK"), count("INTERNAL")), (1, 1), "{points:?}");
-    let failed = points.iter().filter(|(_, point)| point.attributes.iter().any(|found| found.key == "error.type"));
-    assert!(failed.clone().count() > 0);
-    assert!(failed.into_iter().all(|(_, point)| text(&point.attributes, "error.type") == "INTERNAL"));
-    assert!(traces.calls.lock().unwrap().is_empty() && metrics.spans.lock().unwrap().is_empty());
+    let calls = |status, error| {
+        let method = ("rpc.method", "firn.inference.v1.InferenceService/Score");
+        let attributes = [method, ("rpc.response.status_code", status), ("error.type", error)];
+        count("firn-callee", "rpc.server.call.duration", &attributes)
+    };
+    assert_eq!((calls("OK", ""), calls("INTERNAL", "INTERNAL"), calls("OK", "OK")), (1, 1, 0), "{points:?}");
+    let requests = |method, error| {
+        let attributes = [("http.request.method", method), ("http.route", "/v1/models"), ("error.type", error)];
+        count("firn-caller", "http.server.request.duration", &attributes)
+    };
+    assert_eq!((requests("GET", ""), requests("_OTHER", "503")), (2, 1), "{points:?}");
+    assert!(traces.points.lock().unwrap().is_empty() && metrics.spans.lock().unwrap().is_empty());
 }
 
 fn args() -> TelemetryArgs {
@@ -184,4 +190,7 @@ async fn caller() {
         client.score(score("panic")).await.unwrap_err();
     };
     tracing::Instrument::instrument(calls, tracing::info_span!("request")).await;
+    for (method, status) in [("GET", 200), ("GET", 200), ("BREW", 503)] {
+        firn_kit::metrics::http_request(method, "/v1/models", status, 0.5);
+    }
 }

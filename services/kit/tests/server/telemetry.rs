@@ -3,7 +3,7 @@
 use std::io::Read as _;
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Instant;
 
 use firn_kit::{LogFormat, TelemetryArgs, TelemetryError, telemetry};
@@ -31,8 +31,12 @@ impl Memory {
     }
 }
 
+/// With one subscriber alone, what a thread without one meets first is taken for what nobody wants, on all threads.
+static SECOND: LazyLock<tracing::Dispatch> = LazyLock::new(|| tracing::Dispatch::new(tracing_subscriber::registry()));
+
 /// The runtime of these tests has one thread, so a thread's subscriber is that of client and server, and of no other test.
 fn collect() -> (Memory, tracing::subscriber::DefaultGuard) {
+    LazyLock::force(&SECOND);
     let memory = Memory::default();
     let provider = SdkTracerProvider::builder().with_simple_exporter(memory.clone()).build();
     let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
