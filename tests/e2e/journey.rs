@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
-use firn_tests::{Processes, SERVICES, binary, firn, http};
+use firn_tests::{MESH_TOKEN, Processes, SERVICES, binary, firn, http};
 use serde_json::{Value, json};
 
 /// Rows that say who sells what, with a prompt for each.
@@ -26,6 +26,7 @@ fn train(processes: &Processes, extra: &[&str]) -> Command {
         .args(["--held-out-rows", "6", "--answered-rows", "4"])
         .args(processes.endpoints())
         .args(extra)
+        .env(MESH_TOKEN.0, MESH_TOKEN.1)
         .current_dir(processes.folder())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
@@ -68,8 +69,26 @@ fn rows_become_a_served_model() {
     let (_, answer) = chat(&processes, "shop@latest");
     assert!(!answer["choices"][0]["message"]["content"].as_str().unwrap().is_empty());
     assert_eq!(chat(&processes, "nothing").0, 404);
+    strangers_are_refused(&processes);
     let ends = processes.stop().unwrap();
     assert!(ends.len() == SERVICES.len() && ends.values().all(|end| *end == Some(0)), "{ends:?}");
+}
+
+/// Who reaches the ports and does not know the stack's secret learns which variable holds it, and nothing else.
+fn strangers_are_refused(processes: &Processes) {
+    for (service, flag, command) in [
+        ("data-prep", "--data-prep-endpoint", ["datasets", "list"]),
+        ("trainer", "--trainer-endpoint", ["jobs", "list"]),
+        ("model-registry", "--registry-endpoint", ["models", "list"]),
+        ("inference", "--inference-endpoint", ["models", "served"]),
+    ] {
+        let mut stranger = Command::new(binary("firn").unwrap());
+        stranger.args(command).args([flag, &processes.url(service)]).env_remove(MESH_TOKEN.0);
+        let output = stranger.output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && output.stdout.is_empty(), "{service} answered a stranger");
+        assert!(stderr.contains(MESH_TOKEN.0) && !stderr.contains(MESH_TOKEN.1), "{stderr}");
+    }
 }
 
 /// Reads the client's JSON lines until a step is at least `step`.

@@ -12,6 +12,9 @@ use tempfile::TempDir;
 /// The services, in the order in which rows go through them.
 pub const SERVICES: [&str; 5] = ["data-prep", "trainer", "model-registry", "inference", "gateway"];
 
+/// The variable, and the secret that the services share here; [`firn`] knows it.
+pub const MESH_TOKEN: (&str, &str) = ("FIRN_MESH_TOKEN", "known-to-the-tests-alone");
+
 /// Longest wait for a service to be ready.
 const READY: Duration = Duration::from_secs(60);
 
@@ -38,7 +41,8 @@ pub fn binary(name: &str) -> Result<PathBuf> {
 /// It can't be started.
 pub fn firn(folder: &Path, args: &[&str]) -> Result<Output> {
     let mut command = Command::new(binary("firn")?);
-    Ok(command.args(args).env("HF_HUB_OFFLINE", "1").current_dir(folder).stdin(Stdio::null()).output()?)
+    command.args(args).env("HF_HUB_OFFLINE", "1").env(MESH_TOKEN.0, MESH_TOKEN.1);
+    Ok(command.current_dir(folder).stdin(Stdio::null()).output()?)
 }
 
 /// Five processes on one stage.
@@ -142,6 +146,7 @@ impl Processes {
             command.env(name, self.here(name, value, service));
         }
         let address = |port| format!("127.0.0.1:{port}");
+        command.env(MESH_TOKEN.0, MESH_TOKEN.1);
         command.env(if service == "gateway" { "FIRN_HTTP" } else { "FIRN_LISTEN" }, address(port));
         command.env("FIRN_HEALTH_LISTEN", address(health)).stdout(log.try_clone()?).stderr(log);
         self.children.insert(service, command.spawn()?);

@@ -174,12 +174,13 @@ impl ApiError {
             Code::OutOfRange | Code::FailedPrecondition => (StatusCode::BAD_REQUEST, None),
             Code::NotFound => (StatusCode::NOT_FOUND, Some(if is_model { "model_not_found" } else { "not_found" })),
             Code::AlreadyExists | Code::Aborted => (StatusCode::CONFLICT, None),
-            Code::PermissionDenied | Code::Unauthenticated => (StatusCode::FORBIDDEN, None),
+            Code::PermissionDenied => (StatusCode::FORBIDDEN, None),
             Code::ResourceExhausted => (StatusCode::TOO_MANY_REQUESTS, Some("rate_limit_exceeded")),
             Code::Unimplemented => (StatusCode::NOT_IMPLEMENTED, None),
             Code::Unavailable | Code::Cancelled => (StatusCode::SERVICE_UNAVAILABLE, Some("unavailable")),
             Code::DeadlineExceeded => (StatusCode::GATEWAY_TIMEOUT, Some("timeout")),
-            Code::Ok | Code::Unknown | Code::Internal | Code::DataLoss => {
+            // Who is not authenticated is the gateway: callers show themselves to it alone.
+            Code::Ok | Code::Unknown | Code::Internal | Code::DataLoss | Code::Unauthenticated => {
                 tracing::error!(code = ?status.code(), message = status.message(), "a service failed");
                 (StatusCode::INTERNAL_SERVER_ERROR, None)
             }
@@ -219,6 +220,7 @@ mod tests {
             (Status::unavailable("nobody"), 503, "server_error", Some("1")),
             (Status::deadline_exceeded("late"), 504, "server_error", None),
             (Status::internal("defect"), 500, "server_error", None),
+            (Status::unauthenticated("the stack's secret"), 500, "server_error", None),
         ];
         for (status, code, kind, retry_after) in cases {
             let error = ApiError::from(status);

@@ -14,6 +14,7 @@ use tonic::{Code, Status, TimeoutExpired};
 use tracing::Instrument as _;
 
 use crate::deadline::{self, DeadlineBody};
+use crate::mesh::{MeshToken, MeshTokenError};
 use crate::{connection, trace};
 
 /// Domain of what a client says about a service that did not answer.
@@ -34,15 +35,18 @@ pub enum ChannelError {
         /// What was given.
         endpoint: String,
     },
+    /// The stack's secret can't be had.
+    #[error(transparent)]
+    Token(#[from] MeshTokenError),
 }
 
 /// Makes a channel to the service at `endpoint`, such as `http://127.0.0.1:7001`.
 ///
-/// It connects when it is first used, and again whenever the connection is lost, so that services may start in any
+/// Calls carry the stack's secret, if the environment names one. It connects when it is first used, and again whenever the connection is lost, so that services may start in any
 /// order; until then calls fail as UNAVAILABLE.
 ///
 /// # Errors
-/// Fails if `endpoint` is not an http URL with a host.
+/// Fails if `endpoint` is not an http URL with a host, or the environment names a secret that is none.
 ///
 /// # Panics
 /// Panics outside a tokio runtime.
@@ -62,7 +66,7 @@ pub fn channel(endpoint: &str) -> Result<Channel, ChannelError> {
         .initial_stream_window_size(connection::STREAM_WINDOW)
         .initial_connection_window_size(connection::CONNECTION_WINDOW)
         .connect_lazy();
-    Ok(Channel { inner, endpoint: endpoint.into(), domain: DOMAIN.into() })
+    Ok(Channel { inner, endpoint: endpoint.into(), domain: DOMAIN.into(), token: MeshToken::from_env()? })
 }
 
 /// A channel that carries trace context out, ends calls and streams at their deadline as DEADLINE_EXCEEDED, and names the
@@ -72,6 +76,15 @@ pub struct Channel {
     inner: tonic::transport::Channel,
     endpoint: Arc<str>,
     domain: Arc<str>,
+    token: Option<MeshToken>,
+}
+
+impl Channel {
+    /// The same with this secret, or none, instead of the environment's.
+    #[must_use]
+    pub fn with_token(self, token: Option<MeshToken>) -> Self {
+        Self { token, ..self }
+    }
 }
 
 impl tower::Service<http::Request<Body>> for Channel {
@@ -87,6 +100,9 @@ impl tower::Service<http::Request<Body>> for Channel {
         let deadline = deadline::granted(request.headers()).map(|granted| Instant::now() + granted);
         let path = request.uri().path().to_owned();
         let span = trace::client_span(&path, request.headers_mut());
+        if let Some(token) = &self.token {
+            token.sign(request.headers_mut());
+        }
         let answer = self.inner.call(request);
         let (endpoint, domain) = (Arc::clone(&self.endpoint), Arc::clone(&self.domain));
         async move {

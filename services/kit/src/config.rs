@@ -4,7 +4,8 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-/// Where and how a service listens.
+/// Where and how a service listens. Callers must know the stack's secret where `FIRN_MESH_TOKEN` holds one or
+/// `FIRN_MESH_TOKEN_FILE` names its file.
 #[derive(clap::Args, Clone, Debug)]
 pub struct ServerArgs {
     /// Address for gRPC.
@@ -38,8 +39,8 @@ impl ServerArgs {
     }
 }
 
-/// What is logged, and how. Traces are exported if `OTEL_EXPORTER_OTLP_ENDPOINT` or
-/// `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` is set.
+/// What is logged, and how. Traces and metrics are exported where `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`,
+/// `OTEL_EXPORTER_OTLP_METRICS_ENDPOINT` or, for both, `OTEL_EXPORTER_OTLP_ENDPOINT` names a collector.
 #[derive(clap::Args, Clone, Debug)]
 pub struct TelemetryArgs {
     /// Format of log lines.
@@ -48,11 +49,14 @@ pub struct TelemetryArgs {
     /// What to log: a level, or `target=level` pairs separated by commas.
     #[arg(long, env = "FIRN_LOG", default_value = "info", value_name = "FILTER")]
     pub log: String,
+    /// How the ids of new traces are made.
+    #[arg(long, env = "FIRN_TRACE_IDS", value_enum, default_value_t = TraceIds::Random)]
+    pub trace_ids: TraceIds,
 }
 
 impl Default for TelemetryArgs {
     fn default() -> Self {
-        Self { log_format: LogFormat::Text, log: "info".to_owned() }
+        Self { log_format: LogFormat::Text, log: "info".to_owned(), trace_ids: TraceIds::Random }
     }
 }
 
@@ -61,8 +65,17 @@ impl Default for TelemetryArgs {
 pub enum LogFormat {
     /// For people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object a line of at most 16 KiB, with OpenTelemetry's names, as Snowflake's event table reads it.
     Json,
+}
+
+/// How ids of traces are made.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TraceIds {
+    /// At random.
+    Random,
+    /// Beginning with the minute: Snowflake shows no other traces.
+    Snowflake,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -8,29 +8,35 @@
 pub mod build_info;
 pub mod clock;
 pub mod memory;
+pub mod metrics;
 pub mod names;
 pub mod page;
 pub mod status;
 pub mod telemetry;
+pub mod trace;
 
 mod channel;
+mod collector;
 mod config;
 mod connection;
 mod deadline;
 mod files;
 mod health;
+mod lines;
+mod mesh;
 mod methods;
 mod retry;
 mod rpc;
 mod server;
 mod shutdown;
-mod trace;
+mod trace_ids;
 
 pub use channel::{Channel, ChannelError, channel};
 pub use clock::Clock;
-pub use config::{LogFormat, ServerArgs, TelemetryArgs};
+pub use config::{LogFormat, ServerArgs, TelemetryArgs, TraceIds};
 pub use files::raise_file_limit;
 pub use health::Readiness;
+pub use mesh::{MeshToken, MeshTokenError};
 pub use names::NameError;
 pub use page::PageError;
 pub use retry::retry_unavailable;

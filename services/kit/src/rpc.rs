@@ -1,4 +1,4 @@
-//! What happens around every call: trace context, deadline, limit of calls at once, panics, the log line.
+//! What happens around every call: trace context, the stack's secret, deadline, limit of calls at once, panics, the log line and the count.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,8 +20,9 @@ use tower::ServiceExt as _;
 use tracing::{Instrument as _, Span};
 
 use crate::deadline::{self, DeadlineBody};
-use crate::methods::UnaryMethods;
-use crate::{status, trace};
+use crate::mesh::MeshToken;
+use crate::methods::Methods;
+use crate::{metrics, status, trace};
 
 /// What a refused caller is asked to wait.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -31,7 +32,9 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 pub(crate) struct Rpc {
     /// Domain of statuses that the server itself answers.
     pub(crate) domain: Arc<str>,
-    pub(crate) unary: UnaryMethods,
+    /// What calls must carry, all but probes.
+    pub(crate) token: Option<MeshToken>,
+    pub(crate) methods: Methods,
     pub(crate) unary_timeout: Duration,
     pub(crate) permits: Arc<Semaphore>,
 }
@@ -40,12 +43,19 @@ impl Rpc {
     pub(crate) async fn call(&self, routes: Routes, request: Request<Incoming>) -> Response<RpcBody> {
         let path = request.uri().path();
         let span = trace::server_span(path, request.headers());
-        let mut finish = Finish { span: span.clone(), started: Instant::now(), code: None };
-        let default = self.unary.contains(path).then_some(self.unary_timeout);
+        let counted = if is_of_grpc(path) { Counted::No } else { Counted::As(self.methods.name(path)) };
+        let mut finish = Finish { span: span.clone(), started: Instant::now(), code: None, counted };
+        let default = self.methods.is_unary(path).then_some(self.unary_timeout);
         let deadline = deadline::granted(request.headers()).or(default).map(|granted| finish.started + granted);
 
+        if let Some(token) = self.token.as_ref().filter(|_| !path.starts_with("/grpc.health."))
+            && let Err(status) = token.check(&self.domain, request.headers())
+        {
+            return self.respond(status.into_http(), None, None, finish);
+        }
+
         // Probes and reflection must get through when the service is busy: that is when someone looks.
-        let permit = if path.starts_with("/grpc.") {
+        let permit = if is_of_grpc(path) {
             None
         } else if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
             Some(permit)
@@ -85,6 +95,11 @@ impl Rpc {
             _permit: permit,
         })
     }
+}
+
+/// Probes and reflection, which every server has.
+fn is_of_grpc(path: &str) -> bool {
+    path.starts_with("/grpc.")
 }
 
 /// The status of a call whose handler panicked. The panic hook has logged where; this links it to the call.
@@ -142,11 +157,18 @@ impl Body for RpcBody {
     }
 }
 
-/// Logs a call when it is over, however it ends: a call that is dropped without a status was cancelled.
+/// Logs and counts a call when it is over, however it ends: a call that is dropped without a status was cancelled.
 struct Finish {
     span: Span,
     started: Instant,
     code: Option<Code>,
+    counted: Counted,
+}
+
+/// Whether a call is counted, and as which method.
+enum Counted {
+    No,
+    As(Option<String>),
 }
 
 impl Finish {
@@ -164,12 +186,14 @@ impl Drop for Finish {
         let seconds = self.started.elapsed().as_secs_f64();
         self.span.record("rpc.response.status_code", name);
         let _entered = self.span.enter();
-        match code {
-            Code::Internal | Code::Unknown | Code::DataLoss => {
-                self.span.record("otel.status_code", "ERROR");
-                tracing::warn!(status = name, seconds, "call failed");
-            }
-            _ => tracing::debug!(status = name, seconds, "call ended"),
+        if let Counted::As(method) = &self.counted {
+            metrics::call(method.as_deref(), code, seconds);
+        }
+        if status::is_defect(code) {
+            self.span.record("otel.status_code", "ERROR");
+            tracing::warn!(status = name, seconds, "call failed");
+        } else {
+            tracing::debug!(status = name, seconds, "call ended");
         }
     }
 }

@@ -22,7 +22,8 @@ use tonic_health::pb::health_server::HealthServer;
 use crate::config::ServerArgs;
 use crate::connection::{self, Tasks};
 use crate::health::{self, HealthService, Readiness};
-use crate::methods::UnaryMethods;
+use crate::mesh::{MeshToken, MeshTokenError};
+use crate::methods::Methods;
 use crate::rpc::Rpc;
 
 /// Most connections at once; others wait in the kernel's queue. Far above what services and probes open.
@@ -56,6 +57,9 @@ pub enum BindError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// The stack's secret can't be had.
+    #[error(transparent)]
+    Token(#[from] MeshTokenError),
 }
 
 /// Why a server does not run.
@@ -80,6 +84,7 @@ pub struct GrpcServer {
     routes: Routes,
     names: BTreeSet<&'static str>,
     readiness: Readiness,
+    token: Option<MeshToken>,
 }
 
 impl std::fmt::Debug for GrpcServer {
@@ -94,11 +99,12 @@ impl std::fmt::Debug for GrpcServer {
 
 impl GrpcServer {
     /// Binds the addresses. `service` is the role, such as `trainer`. From here on `/livez` answers; calls wait until
-    /// [`run`](Self::run).
+    /// [`run`](Self::run), and must then carry the stack's secret, if the environment names one.
     ///
     /// # Errors
-    /// Fails if an address can't be bound, and names it.
+    /// Fails if an address can't be bound, and names it, or the environment names a secret that is none.
     pub async fn bind(service: &'static str, args: &ServerArgs) -> Result<Self, BindError> {
+        let token = MeshToken::from_env()?;
         let (listener, local_addr) = listen(args.listen, "--listen").await?;
         let readiness = Readiness::new();
         let health = match args.health_listen {
@@ -117,6 +123,7 @@ impl GrpcServer {
             routes: Routes::default(),
             names: BTreeSet::new(),
             readiness,
+            token,
         })
     }
 
@@ -145,6 +152,12 @@ impl GrpcServer {
         self
     }
 
+    /// Asks for this secret, or for none, instead of the environment's.
+    #[must_use]
+    pub fn with_token(self, token: Option<MeshToken>) -> Self {
+        Self { token, ..self }
+    }
+
     /// The switch between ready and not ready.
     #[must_use]
     pub fn readiness(&self) -> Readiness {
@@ -156,7 +169,7 @@ impl GrpcServer {
     /// # Errors
     /// Fails before the first call if the protocol's descriptors can't be read.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), ServeError> {
-        let Self { service, args, listener, local_addr, health, routes, names, readiness } = self;
+        let Self { service, args, listener, local_addr, health, routes, names, readiness, token } = self;
 
         let mut reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(firn_proto::FILE_DESCRIPTOR_SET)
@@ -172,7 +185,8 @@ impl GrpcServer {
             .prepare();
         let rpc = Arc::new(Rpc {
             domain: format!("{service}.firn.dev").into(),
-            unary: UnaryMethods::of_firn()?,
+            token,
+            methods: Methods::of_firn()?,
             unary_timeout: args.unary_timeout,
             permits: Arc::new(Semaphore::new(args.max_in_flight.min(Semaphore::MAX_PERMITS))),
         });

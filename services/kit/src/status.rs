@@ -110,6 +110,11 @@ pub fn chain(error: &dyn Error) -> String {
     text
 }
 
+/// Whether a call that ends so is the server's defect.
+pub(crate) fn is_defect(code: Code) -> bool {
+    matches!(code, Code::Internal | Code::Unknown | Code::DataLoss)
+}
+
 /// The code's name in the protocol, such as `NOT_FOUND`.
 #[must_use]
 pub fn code_name(code: Code) -> &'static str {

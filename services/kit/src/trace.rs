@@ -13,6 +13,9 @@ use tracing::Span;
 use tracing::field::Empty;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
+/// The header that W3C's trace context has.
+const TRACEPARENT: &str = "traceparent";
+
 static PROPAGATOR: LazyLock<TraceContextPropagator> = LazyLock::new(TraceContextPropagator::new);
 
 /// Span of a call that this process answers, child of the caller's.
@@ -48,6 +51,24 @@ pub(crate) fn client_span(path: &str, headers: &mut HeaderMap) -> Span {
     );
     PROPAGATOR.inject_context(&span.context(), &mut HeadersMut(headers));
     span
+}
+
+/// What the current span is part of, as W3C writes it: for work that goes on when the call that asked for it is over.
+/// `None` where nothing traces.
+#[must_use]
+pub fn context() -> Option<String> {
+    let mut headers = HeaderMap::new();
+    PROPAGATOR.inject_context(&Span::current().context(), &mut HeadersMut(&mut headers));
+    headers.get(TRACEPARENT)?.to_str().ok().map(str::to_owned)
+}
+
+/// Makes a span that has not begun part of what [`context`] said, be it of this process or of one before; what is no
+/// context changes nothing.
+pub fn continue_from(span: &Span, context: &str) {
+    let Ok(value) = HeaderValue::try_from(context) else { return };
+    let headers = HeaderMap::from_iter([(HeaderName::from_static(TRACEPARENT), value)]);
+    // The only error is that nothing collects traces.
+    let _ = span.set_parent(PROPAGATOR.extract(&Headers(&headers)));
 }
 
 /// Id of the trace that the current span belongs to, 32 hex digits.

@@ -6,6 +6,7 @@ fn records() -> (SpecRecord, StateRecord) {
         job: "job-1".to_owned(),
         request_id: String::new(),
         create_time: jiff::Timestamp::UNIX_EPOCH,
+        trace: None,
         spec: spec(),
     };
     let mut record = StateRecord::queued(jiff::Timestamp::UNIX_EPOCH);

@@ -19,7 +19,7 @@ fn step(step: u64) -> Kept {
 
 fn record() -> Arc<SpecRecord> {
     let (job, request_id) = ("job-1".to_owned(), String::new());
-    Arc::new(SpecRecord { job, request_id, create_time: Timestamp::UNIX_EPOCH, spec: spec() })
+    Arc::new(SpecRecord { job, request_id, create_time: Timestamp::UNIX_EPOCH, trace: None, spec: spec() })
 }
 
 /// Cursor and kind of an event.

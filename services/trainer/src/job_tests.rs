@@ -8,7 +8,8 @@ use crate::{
 };
 
 fn spec_record() -> SpecRecord {
-    SpecRecord { job: "job-1".to_owned(), request_id: "r".to_owned(), create_time: Timestamp::UNIX_EPOCH, spec: spec() }
+    let (job, request_id) = ("job-1".to_owned(), "r".to_owned());
+    SpecRecord { job, request_id, create_time: Timestamp::UNIX_EPOCH, trace: None, spec: spec() }
 }
 
 fn step(step: u64) -> Step {

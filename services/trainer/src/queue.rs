@@ -106,7 +106,8 @@ impl Jobs {
         }
         // A version 7 UUID begins with the time, and those of one process are in order.
         let id = format!("job-{}", uuid::Uuid::now_v7().simple());
-        let spec = SpecRecord { job: id.clone(), request_id: request_id.clone(), create_time: inner.clock.now(), spec };
+        let (create_time, trace) = (inner.clock.now(), firn_kit::trace::context());
+        let spec = SpecRecord { job: id.clone(), request_id: request_id.clone(), create_time, trace, spec };
         let job = Arc::new(Job::create(&inner.stage, &inner.clock, spec).await?);
         tracing::info!(job = id, "job queued");
         if !request_id.is_empty() {

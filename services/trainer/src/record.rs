@@ -70,6 +70,9 @@ pub(crate) struct SpecRecord {
     pub(crate) job: String,
     pub(crate) request_id: String,
     pub(crate) create_time: Timestamp,
+    /// The trace of the request, which the job's work belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) trace: Option<String>,
     pub(crate) spec: Spec,
 }
 

@@ -226,11 +226,13 @@ fn computing(order: &Order, name: &'static str, request: Share, free: Share) -> 
 
 fn container(order: &Order, name: &'static str, request: Share, limit: Share, gpu: bool) -> Result<Container> {
     let (_, file) = ENVIRONMENTS.iter().find(|(service, _)| *service == name).context("no such service")?;
-    let env: BTreeMap<String, String> = file
+    let mut env: BTreeMap<String, String> = file
         .lines()
         .filter(|line| !line.starts_with('#'))
         .filter_map(|line| line.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned())))
         .collect();
+    // The account's trace view shows no others.
+    env.insert("FIRN_TRACE_IDS".to_owned(), "snowflake".to_owned());
     let health = env.get("FIRN_HEALTH_LISTEN").and_then(|address| address.rsplit(':').next()?.parse().ok());
     Ok(Container {
         name,

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Mutex, PoisonError},
+    time::Instant,
 };
 
 use axum::{
@@ -36,10 +37,13 @@ impl Requests {
     }
 }
 
-/// Counts what passes.
+/// Counts what passes, for who scrapes and for a collector.
 pub(crate) async fn count(State(app): State<App>, request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().map_or(NONE, MatchedPath::as_str).to_owned();
+    let (method, started) = (request.method().clone(), Instant::now());
     let response = next.run(request).await;
-    app.metrics.requests.add(route, response.status().as_u16());
+    let status = response.status().as_u16();
+    firn_kit::metrics::http_request(method.as_str(), &route, status, started.elapsed().as_secs_f64());
+    app.metrics.requests.add(route, status);
     response
 }

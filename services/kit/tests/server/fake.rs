@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use firn_kit::{Channel, GrpcServer, Readiness, ServeError, ServerArgs};
+use firn_kit::{Channel, GrpcServer, MeshToken, Readiness, ServeError, ServerArgs};
 use firn_proto::inference::v1::inference_service_client::InferenceServiceClient;
 use firn_proto::inference::v1::inference_service_server::{InferenceService, InferenceServiceServer};
 use firn_proto::inference::v1::{
@@ -23,6 +23,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Default)]
 pub(crate) struct Fake {
+    /// Calls whose work has begun.
+    pub(crate) begun: Arc<AtomicUsize>,
     /// Calls whose work was dropped or is done.
     pub(crate) ended: Arc<AtomicUsize>,
 }
@@ -78,6 +80,7 @@ impl InferenceService for Fake {
     }
 
     async fn score(&self, request: Request<ScoreRequest>) -> Result<Response<ScoreResponse>, Status> {
+        self.begun.fetch_add(1, Ordering::SeqCst);
         let _ended = Ended(Arc::clone(&self.ended));
         match request.into_inner().input {
             Some(score_request::Input::Text(text)) if text == "ok" => Ok(Response::new(ScoreResponse::default())),
@@ -117,11 +120,15 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    pub(crate) async fn start(mut args: ServerArgs) -> Self {
+    pub(crate) async fn start(args: ServerArgs) -> Self {
+        Self::start_with(args, None).await
+    }
+
+    pub(crate) async fn start_with(mut args: ServerArgs, token: Option<MeshToken>) -> Self {
         args.health_listen = Some("127.0.0.1:0".parse().unwrap());
         let fake = Fake::default();
         let server = GrpcServer::bind("inference", &args).await.unwrap();
-        let server = server.add_service(InferenceServiceServer::new(fake.clone()));
+        let server = server.with_token(token).add_service(InferenceServiceServer::new(fake.clone()));
         let (address, health, readiness) = (server.local_addr(), server.health_addr().unwrap(), server.readiness());
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(server.run(shutdown.clone()));

@@ -3,7 +3,7 @@
 use std::io::Read as _;
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Instant;
 
 use firn_kit::{LogFormat, TelemetryArgs, TelemetryError, telemetry};
@@ -31,8 +31,12 @@ impl Memory {
     }
 }
 
+/// With one subscriber alone, what a thread without one meets first is taken for what nobody wants, on all threads.
+static SECOND: LazyLock<tracing::Dispatch> = LazyLock::new(|| tracing::Dispatch::new(tracing_subscriber::registry()));
+
 /// The runtime of these tests has one thread, so a thread's subscriber is that of client and server, and of no other test.
 fn collect() -> (Memory, tracing::subscriber::DefaultGuard) {
+    LazyLock::force(&SECOND);
     let memory = Memory::default();
     let provider = SdkTracerProvider::builder().with_simple_exporter(memory.clone()).build();
     let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
@@ -71,23 +75,49 @@ async fn a_strangers_traceparent_is_taken_up() {
     assert_eq!(memory.span(SpanKind::Server).unwrap().span_context.trace_id().to_string(), trace);
 }
 
+#[tokio::test]
+async fn work_that_goes_on_belongs_to_the_call_that_asked_for_it() {
+    let (memory, _guard) = collect();
+    assert_eq!(firn_kit::trace::context(), None);
+    let asked = tracing::info_span!("call");
+    let context = asked.in_scope(firn_kit::trace::context).unwrap();
+    drop(asked);
+    let work = tracing::info_span!("work");
+    firn_kit::trace::continue_from(&work, &context);
+    work.in_scope(|| tracing::info_span!("step").in_scope(|| {}));
+    let other = tracing::info_span!("other");
+    firn_kit::trace::continue_from(&other, "no context\n");
+    drop((work, other));
+    let spans = memory.0.lock().unwrap().clone();
+    let named = |name: &str| -> Vec<SpanData> { spans.iter().filter(|span| span.name == name).cloned().collect() };
+    let (call, work, other) = (&named("call")[0], &named("work")[0], &named("other")[0]);
+    assert_eq!(work.parent_span_id, call.span_context.span_id());
+    assert_eq!(work.span_context.trace_id(), call.span_context.trace_id());
+    assert_eq!(named("step")[0].span_context.trace_id(), call.span_context.trace_id());
+    assert_ne!(other.span_context.trace_id(), call.span_context.trace_id());
+}
+
 /// Set in a child process to what it is to do.
 const CHILD: &str = "FIRN_TEST_TELEMETRY_CHILD";
 
-/// Runs one test of this file as a process of its own: telemetry belongs to a process, and its output to stderr.
-fn child(test: &str) -> Command {
+/// Runs one test, such as `telemetry::it_works`, as a process of its own: telemetry belongs to a process, and its output
+/// to stderr.
+pub(crate) fn child(test: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
-        .args(["--exact", &format!("telemetry::{test}"), "--nocapture"])
+        .args(["--exact", test, "--nocapture"])
         .env(CHILD, "1")
         .env_remove("OTEL_EXPORTER_OTLP_ENDPOINT")
         .env_remove("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+        .env_remove("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")
+        .env_remove("FIRN_MESH_TOKEN")
+        .env_remove("FIRN_MESH_TOKEN_FILE")
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
     command
 }
 
-fn in_child() -> bool {
+pub(crate) fn in_child() -> bool {
     std::env::var_os(CHILD).is_some()
 }
 
@@ -99,8 +129,8 @@ async fn one_failing_call() {
     server.stopped().await;
 }
 
-fn json_args() -> TelemetryArgs {
-    TelemetryArgs { log_format: LogFormat::Json, log: "info".to_owned() }
+pub(crate) fn json_args() -> TelemetryArgs {
+    TelemetryArgs { log_format: LogFormat::Json, ..TelemetryArgs::default() }
 }
 
 #[test]
@@ -108,22 +138,29 @@ fn lines_are_json_with_the_trace_and_a_second_init_is_refused() {
     if in_child() {
         return json_child();
     }
-    let output = child("lines_are_json_with_the_trace_and_a_second_init_is_refused").output().unwrap();
+    let output = child("telemetry::lines_are_json_with_the_trace_and_a_second_init_is_refused").output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{stderr}");
     let lines: Vec<serde_json::Value> = stderr
         .lines()
         .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
         .collect();
-    let line = |message: &str| {
-        lines.iter().find(|line| line["message"] == message).unwrap_or_else(|| panic!("no `{message}` in {stderr}"))
+    let line = |body: &str| {
+        lines.iter().find(|line| line["body"] == body).unwrap_or_else(|| panic!("no `{body}` in {stderr}"))
     };
-    assert_eq!(line("hello")["answer"], 42);
-    assert_eq!(line("panicked")["panic"], "secret of the handler");
-    let failed = line("call failed");
+    let hello = line("hello");
+    assert_eq!((&hello["attributes"]["answer"], &hello["severity_text"]), (&42.into(), &"INFO".into()));
+    assert_eq!(hello["scope"]["name"], "server::telemetry");
+    hello["timestamp"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    assert_eq!(line("panicked")["attributes"]["panic"], "secret of the handler");
+    let failed = &line("call failed")["attributes"];
     assert_eq!(failed["status"], "INTERNAL");
-    assert_eq!(failed["span"]["trace_id"].as_str().unwrap().len(), 32, "{failed}");
-    assert!(!lines.iter().any(|line| line["message"] == "not shown"));
+    assert_eq!(failed["trace_id"].as_str().unwrap().len(), 32, "{failed}");
+    assert_eq!((&failed["span"]["name"], &failed["span"]["trace_id"]), (&"rpc".into(), &failed["trace_id"]));
+    assert!(!lines.iter().any(|line| line["body"] == "not shown"));
+    let long = lines.iter().find(|line| line["attributes"]["kept"] == "whole").unwrap();
+    assert!(long["body"].as_str().unwrap().ends_with("… (100000 bytes)"));
+    assert!(stderr.lines().all(|line| line.len() < 16 << 10));
 }
 
 fn json_child() {
@@ -136,6 +173,7 @@ fn json_child() {
     assert!(matches!(telemetry::init("test", &args), Err(TelemetryError::Initialised)));
     tracing::info!(answer = 42, "hello");
     tracing::debug!("not shown");
+    tracing::info!(kept = "whole", "{}", "long".repeat(25_000));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(one_failing_call());
 }
@@ -153,7 +191,7 @@ fn traces_go_to_the_named_collector_and_a_dead_one_holds_nobody_up() {
     let collector = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = collector.local_addr().unwrap();
     let start = Instant::now();
-    let mut child = child("traces_go_to_the_named_collector_and_a_dead_one_holds_nobody_up")
+    let mut child = child("telemetry::traces_go_to_the_named_collector_and_a_dead_one_holds_nobody_up")
         .env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{address}"))
         .spawn()
         .unwrap();

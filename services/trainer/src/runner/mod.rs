@@ -21,7 +21,7 @@ use firn_proto::{
     registry::v1::registry_service_client::RegistryServiceClient,
 };
 use firn_stage::Stage;
-use tracing::Instrument as _;
+use tracing::{Instrument as _, info_span};
 
 use crate::{
     artifact,
@@ -105,7 +105,10 @@ impl Runner {
                 () = self.jobs.stopped().cancelled() => return,
                 job = self.jobs.next() => job,
             };
-            let span = tracing::info_span!("job.run", job = job.id());
+            let span = info_span!("job.run", job = job.id());
+            if let Some(trace) = &job.spec.trace {
+                firn_kit::trace::continue_from(&span, trace);
+            }
             self.work(&job).instrument(span).await;
         }
     }
@@ -149,12 +152,13 @@ impl Runner {
             return self.register(job, &path).await;
         }
         self.enter(job, State::Validating, |_| {}).await?;
-        let (base, decoder) = self.open_base(job).await?;
+        let (base, decoder) = self.open_base(job).instrument(info_span!("job.open_base")).await?;
         let base = Arc::new(base);
 
         self.enter(job, State::Preparing, |_| {}).await?;
         let snapshot = self.snapshot(job, &base).await?;
-        let (plan, held_out) = self.dataset(job, &base, &snapshot, scratch).await?;
+        let read = self.dataset(job, &base, &snapshot, scratch).instrument(info_span!("job.read_dataset"));
+        let (plan, held_out) = read.await?;
         let held_out = Arc::new(held_out);
         let model = Arc::new(Model { decoder, adapter: None });
         if job.record().snapshot.is_none() {
@@ -171,7 +175,8 @@ impl Runner {
         }
         self.enter(job, State::Running, |_| {}).await?;
 
-        let (trained, best_step) = self.train(job, model, plan, &held_out, scratch).await?;
+        let training = self.train(job, model, plan, &held_out, scratch).instrument(info_span!("job.train"));
+        let (trained, best_step) = training.await?;
         let trained = Arc::new(trained);
         self.enter(job, State::Evaluating, |record| record.best_step = best_step).await?;
         if job.state() < State::Registering {
@@ -182,7 +187,7 @@ impl Runner {
             };
             self.enter(job, State::Registering, change).await?;
         }
-        let path = self.artifact(job, &base, &trained, scratch).await?;
+        let path = self.artifact(job, &base, &trained, scratch).instrument(info_span!("job.store")).await?;
         self.check(job)?;
         self.register(job, &path).await
     }
@@ -270,7 +275,7 @@ impl Runner {
             let whom = Subject { name, model: &model, tokenizer: &base.tokenizer };
             Ok(evaluate::evaluate(&whom, &held_out, &subject.spec.spec, &tell, &stop))
         };
-        match blocking(work).await? {
+        match blocking(work).instrument(info_span!("job.evaluate", what = name)).await? {
             Err(EvaluateError::Stopped) => Err(self.interrupted(job)),
             evaluation => evaluation.map_err(WorkError::Evaluate),
         }
