@@ -6,6 +6,7 @@ import ctypes
 import glob
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import nvidia
 
@@ -50,18 +51,20 @@ def main():
     site = list(nvidia.__path__)[0]
     library = ctypes.CDLL(glob.glob(site + "/cuda_nvrtc/lib/libnvrtc.so.*[0-9]")[0])
     includes = [f"-I{site}/cuda_runtime/include", f"-I{site}/cuda_cccl/include"]
-    passed = failed = 0
+    jobs = []
     for files, variants in TEXTS:
         text = "".join(open(os.path.join(KERNELS, file)).read() for file in files)
         # All architectures once, all constants on the newest.
         for index, defines in enumerate(variants):
             for architecture in ARCHITECTURES if index == 0 else ARCHITECTURES[-1:]:
-                log = compile_text(library, files[-1], text, defines, architecture, includes)
-                failed += log is not None
-                passed += log is None
-                if log is not None:
-                    print(f"{files[-1]} {defines} {architecture}:\n{log}")
-    print(f"{passed} passed, {failed} failed")
+                jobs.append((files[-1], text, defines, architecture))
+    failed = 0
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for (name, _, defines, architecture), log in zip(jobs, pool.map(lambda job: compile_text(library, *job, includes), jobs)):
+            failed += log is not None
+            if log is not None:
+                print(f"{name} {defines} {architecture}:\n{log}")
+    print(f"{len(jobs) - failed} passed, {failed} failed")
     return failed > 0
 
 
