@@ -35,7 +35,10 @@ def run(firn, work, *args):
 def score(firn, work, ids, *args):
     with open(os.path.join(work, "score.jsonl"), "w") as file:
         file.write(json.dumps({"ids": ids}) + "\n")
-    return json.loads(run(firn, work, "score", *args, "--device", "cpu", "--input", "score.jsonl"))
+    line = json.loads(run(firn, work, "score", *args, "--device", "cpu", "--input", "score.jsonl"))
+    # Nothing comes before the first token.
+    line["logprobs"] = line["logprobs"][-(len(ids) - 1):]
+    return line
 
 
 def logprobs(model, ids):

@@ -1,6 +1,6 @@
 """Trains on a GPU, through the command line, what PEFT trained on tests/fixtures, and compares the losses.
 
-  python3 fixtures.py FIRN FOLDER      needs numpy and safetensors
+  python3 fixtures.py FIRN FOLDER [DEVICE…]      needs numpy and safetensors
 """
 import json
 import os
@@ -34,6 +34,8 @@ def main():
     firn, folder = os.path.realpath(sys.argv[1]), os.path.realpath(sys.argv[2])
     failed = 0
     for device, (loss_bound, norm_bound) in BOUNDS.items():
+        if sys.argv[3:] and device not in sys.argv[3:]:
+            continue
         for family in FAMILIES:
             fixture = os.path.join(folder, family)
             golden = json.load(open(os.path.join(fixture, "golden.json")))
@@ -54,7 +56,7 @@ def main():
             good = whole and loss <= loss_bound and norm <= norm_bound and preference <= loss_bound
             failed += not good
             print(f"{'ok  ' if good else 'FAIL'} {family} on {device}: SFT loss within {loss:.1e}, norm {norm:.1e}, DPO loss {preference:.1e}", flush=True)
-    print(f"{2 * len(FAMILIES) - failed} passed, {failed} failed")
+    print(f"{failed} failed")
     return failed > 0
 
 

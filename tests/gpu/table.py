@@ -28,7 +28,12 @@ def main():
         ours = last_json([firn, "bench", "train", "--arch", arch, "--seq", seq, "--batch", batch, "--rank", "16", "--steps", "10",
                           "--device", "cuda:0", "--peak-tflops", "790", "--json"], 240)
         speed, memory = ours.get("tokens_per_second"), ours.get("device_memory_bytes", 0) / 2**30
-        print(f"{arch} {batch} x {seq}: firn {ours if speed is None else f'{speed:.0f} tokens/s, mfu {ours['mfu']:.3f}, {memory:.1f} GiB, first step {ours['first_step_seconds'] - ours['ready_seconds']:.1f} s after the weights, loss {ours['loss']:.4f} to {ours['last_loss']:.4f}, gradient {ours['grad_norm']:.4f}'}", flush=True)
+        text = str(ours)
+        if speed:
+            first = ours["first_step_seconds"] - ours["ready_seconds"]
+            text = f"{speed:.0f} tokens/s, mfu {ours['mfu']:.3f}, {memory:.1f} GiB, first step {first:.1f} s after the weights, "
+            text += f"loss {ours['loss']:.4f} to {ours['last_loss']:.4f}, gradient {ours['grad_norm']:.4f}"
+        print(f"{arch} {batch} x {seq}: firn {text}", flush=True)
         for mode in filter(None, modes.split(",")):
             peer = last_json([sys.executable, os.path.join(HERE, "peer_train.py"), "--arch", arch, "--mode", mode, "--seq", seq, "--batch", batch], 240)
             if "tokens_per_s" not in peer:

@@ -33,7 +33,7 @@ enum Layers {
     Device(Vec<[Tensor<2>; 2]>, BurnDevice),
     /// All pages `[pages, kv · PAGE_TOKENS · dim]`, as kernels read them.
     #[cfg(feature = "cuda")]
-    Paged { pools: Vec<[Tensor<2>; 2]>, plan: Option<Plan>, device: BurnDevice },
+    Paged { pools: Vec<[Tensor<2>; 2]>, plan: Option<Box<Plan>>, device: Box<BurnDevice> },
 }
 
 impl Store {
@@ -44,7 +44,11 @@ impl Store {
         if device.halves() && (0..layers).all(|layer| cuda::paged::fits(model.heads(layer))) {
             let empty = || device.zeros([limit.min(FIRST_PAGES), PAGE_TOKENS * width]);
             let pools = (0..layers).map(|_| [empty(), empty()]).collect();
-            return Self { width, most, layers: Layers::Paged { pools, plan: None, device: device.burn.clone() } };
+            return Self {
+                width,
+                most,
+                layers: Layers::Paged { pools, plan: None, device: Box::new(device.burn.clone()) },
+            };
         }
         let layers = if device.is_host() {
             Layers::Host((0..layers).map(|_| Default::default()).collect())
@@ -66,7 +70,7 @@ impl Store {
             for pool in pools.iter_mut().flatten() {
                 grow(pool, needed, self.most / PAGE_TOKENS);
             }
-            *plan = Plan::new(sequences, heads, device);
+            *plan = Plan::new(sequences, heads, device).map(Box::new);
         }
     }
 
@@ -101,7 +105,7 @@ impl Store {
             #[cfg(feature = "cuda")]
             Layers::Paged { pools, plan, .. } => {
                 let [keys, values] = &pools[layer];
-                let out = Array::half(keys).zip(Array::half(values)).zip(plan.as_ref());
+                let out = Array::half(keys).zip(Array::half(values)).zip(plan.as_deref());
                 let out = out
                     .and_then(|((keys, values), plan)| cuda::paged::attend([q, k, v], [&keys, &values], plan, heads));
                 match out {

@@ -71,7 +71,7 @@ pub(crate) enum Kept {
     Probabilities(Vec<Tensor<3>>),
     /// What a kernel makes them from again.
     #[cfg(feature = "cuda")]
-    Fused(cuda::attention::Kept),
+    Fused(Box<cuda::attention::Kept>),
 }
 
 impl<'a> Documents<'a> {
@@ -141,7 +141,7 @@ pub(crate) fn forward(
     if let Some((o, kept)) =
         documents.bounds.as_ref().and_then(|bounds| cuda::attention::forward([q, k, v], bounds, heads))
     {
-        return (o, Kept::Fused(kept));
+        return (o, Kept::Fused(Box::new(kept)));
     }
     let (mut outputs, mut probabilities) = (Vec::new(), Vec::new());
     for range in documents.attended(q.dims()[0]) {
@@ -180,6 +180,10 @@ pub(crate) fn backward(
     documents: &Documents<'_>,
     heads: Heads,
 ) -> [Tensor<2>; 3] {
+    #[cfg_attr(
+        not(feature = "cuda"),
+        expect(clippy::infallible_destructuring_match, reason = "with CUDA there is a second variant")
+    )]
     let probabilities = match kept {
         Kept::Probabilities(probabilities) => probabilities,
         #[cfg(feature = "cuda")]

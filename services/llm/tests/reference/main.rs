@@ -56,6 +56,21 @@ fn scores_are_the_log_softmax_of_the_logits() {
     }
 }
 
+/// `tests/gpu/artifacts.py` made the model and the numbers, from transformers.
+#[test]
+fn positions_scaled_by_yarn_agree_beyond_the_original_context() {
+    let dir = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/yarn"));
+    let golden: Value = serde_json::from_slice(&std::fs::read(dir.join("golden.json")).expect("a file")).expect("JSON");
+    let numbers = |name: &str| golden[name].as_array().expect("a list").iter().filter_map(Value::as_f64);
+    let ids: Vec<u32> = numbers("ids").map(|id| id as u32).collect();
+    let model = Decoder::load(dir, &Device::cpu()).expect("a model");
+    let scores = model.score(&ids, None).expect("scores");
+    assert_eq!((ids.len(), scores.len()), (120, 119), "four times the original context, nearly");
+    for (at, (found, expected)) in scores.iter().zip(numbers("logprobs")).enumerate() {
+        assert!((f64::from(*found) - expected).abs() < 2e-4, "token {at}: {found} for {expected}");
+    }
+}
+
 #[test]
 fn eight_sft_steps_agree() {
     for reference in Reference::all() {
