@@ -37,13 +37,13 @@ TEXTS = [
     (["mma.cuh", "attention_backward.cu"], flags(HEAD_DIM=HEADS) + [dict(HEAD_DIM=64, SPLIT=1)]),
     (["paged.cu"], flags(HEAD_DIM=[64, 128, 256])),
     (["matvec.cu"], [dict(BATCH=8)] + [dict(BATCH=batch, SPLITS=splits) for batch in (16, 32, 64) for splits in (1, 2, 4, 8) if 8 * splits <= batch]),
-    (["norm.cu"], flags(D=[64, 128, 896, 2048, 4096, 16384], RESIDUAL=[0, 1])),
-    (["rope.cu"], flags(HEAD_DIM=HEADS)),
-    (["glu.cu"], flags(GELU=[0, 1])),
-    (["cross_entropy.cu"], [dict(THREADS=1024, CACHED_BYTES=98304)]),
+    (["vector.cuh", "norm.cu"], flags(D=[64, 128, 896, 2048, 4096, 16384], RESIDUAL=[0, 1])),
+    (["vector.cuh", "rope.cu"], flags(HEAD_DIM=HEADS)),
+    (["vector.cuh", "glu.cu"], flags(GELU=[0, 1])),
+    (["vector.cuh", "cross_entropy.cu"], [dict(THREADS=1024, CACHED_BYTES=98304)]),
     (["adamw.cu"], [{}]),
-    (["elementwise.cu"], [{}]),
-    (["quant.cu"], flags(DOUBLE=[0, 1])),
+    (["vector.cuh", "elementwise.cu"], [{}]),
+    (["vector.cuh", "quant.cu"], flags(DOUBLE=[0, 1])),
 ]
 
 

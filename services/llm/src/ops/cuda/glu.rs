@@ -6,7 +6,8 @@ use super::Array;
 use super::launch::{Kernel, Source};
 use crate::config::Activation;
 
-const GLU: Source = Source { name: "glu.cu", text: include_str!("kernels/glu.cu") };
+const GLU: Source =
+    Source { name: "glu.cu", text: concat!(include_str!("kernels/vector.cuh"), include_str!("kernels/glu.cu")) };
 
 /// As [`crate::ops::glu::forward`].
 pub(crate) fn forward(kind: Activation, gate: &Tensor<2>, up: &Tensor<2>) -> Option<Tensor<2>> {

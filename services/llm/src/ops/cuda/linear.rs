@@ -7,7 +7,10 @@ use super::few;
 use super::launch::{Kernel, Source, real};
 use super::matrix::{self, Extra, Layout};
 
-const ELEMENTWISE: Source = Source { name: "elementwise.cu", text: include_str!("kernels/elementwise.cu") };
+const ELEMENTWISE: Source = Source {
+    name: "elementwise.cu",
+    text: concat!(include_str!("kernels/vector.cuh"), include_str!("kernels/elementwise.cu")),
+};
 
 /// An adapter's factors in bf16: `a` `[r, in]`, `b` `[out, r]`, and the factor of their product.
 #[derive(Clone, Debug)]

@@ -6,7 +6,10 @@ use super::Array;
 use super::launch::{Kernel, Source, shared_limit};
 use super::matrix::{self, Extra, Layout};
 
-const CROSS_ENTROPY: Source = Source { name: "cross_entropy.cu", text: include_str!("kernels/cross_entropy.cu") };
+const CROSS_ENTROPY: Source = Source {
+    name: "cross_entropy.cu",
+    text: concat!(include_str!("kernels/vector.cuh"), include_str!("kernels/cross_entropy.cu")),
+};
 /// Rows of logits that exist at once: enough to keep the products busy, 0.5 GB for a vocabulary of 128,000.
 const CHUNK: usize = 2_048;
 const THREADS: usize = 1_024;

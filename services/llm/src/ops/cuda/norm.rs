@@ -5,7 +5,8 @@ use burn::tensor::{DType, Tensor};
 use super::Array;
 use super::launch::{Kernel, Source, real};
 
-const NORM: Source = Source { name: "norm.cu", text: include_str!("kernels/norm.cu") };
+const NORM: Source =
+    Source { name: "norm.cu", text: concat!(include_str!("kernels/vector.cuh"), include_str!("kernels/norm.cu")) };
 
 /// As [`crate::ops::norm::forward`].
 pub(crate) fn forward(x: &Tensor<2>, weight: &Tensor<1>, eps: f32) -> Option<(Tensor<2>, Tensor<2>)> {

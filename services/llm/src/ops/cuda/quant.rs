@@ -8,7 +8,8 @@ use crate::device::BurnDevice;
 use crate::ops::tensor;
 use crate::quant::{Quantized, Scaling};
 
-const QUANT: Source = Source { name: "quant.cu", text: include_str!("kernels/quant.cu") };
+const QUANT: Source =
+    Source { name: "quant.cu", text: concat!(include_str!("kernels/vector.cuh"), include_str!("kernels/quant.cu")) };
 
 /// A quantised matrix on the device.
 #[derive(Clone, Debug)]

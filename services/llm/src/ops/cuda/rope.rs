@@ -5,7 +5,8 @@ use burn::tensor::{DType, Tensor};
 use super::Array;
 use super::launch::{Kernel, Source};
 
-const ROPE: Source = Source { name: "rope.cu", text: include_str!("kernels/rope.cu") };
+const ROPE: Source =
+    Source { name: "rope.cu", text: concat!(include_str!("kernels/vector.cuh"), include_str!("kernels/rope.cu")) };
 
 /// Rotates heads of `x` `[n, heads · head_dim]` by cosine and sine `[context, head_dim / 2]` of positions `[n]`.
 pub(crate) fn apply(x: &Tensor<2>, [cos, sin]: [&Array; 2], positions: &Array, inverse: bool) -> Option<Tensor<2>> {

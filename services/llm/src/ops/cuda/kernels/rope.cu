@@ -1,27 +1,5 @@
 // Rotary position embedding (Su et al. 2021) in the half-split layout of Hugging Face's checkpoints.
-#include <cuda_bf16.h>
-
-typedef __nv_bfloat16 bf16;
-typedef unsigned long long u64;
-
-// Sixteen bytes are eight bf16, the first in the low half of a word; a bf16 is the upper half of its f32.
-__device__ __forceinline__ void unpack(const uint4& words, float* v) {
-    const unsigned w[4] = {words.x, words.y, words.z, words.w};
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        v[2 * i] = __uint_as_float(w[i] << 16);
-        v[2 * i + 1] = __uint_as_float(w[i] & 0xffff0000u);
-    }
-}
-
-__device__ __forceinline__ unsigned pack(float low, float high) {
-    const __nv_bfloat162 two = __floats2bfloat162_rn(low, high);
-    return *reinterpret_cast<const unsigned*>(&two);
-}
-
-__device__ __forceinline__ uint4 pack(const float* v) {
-    return make_uint4(pack(v[0], v[1]), pack(v[2], v[3]), pack(v[4], v[5]), pack(v[6], v[7]));
-}
+// Needs vector.cuh before it.
 
 // A multiple of 16.
 #ifndef HEAD_DIM
