@@ -22,7 +22,7 @@ use crate::{
     counters::{Counters, Left},
     job::{End, Event, Failure, Generation, Job, Scoring},
     open::{Fate, Open, ROOM},
-    waiting::{Next, Queued, Waiting},
+    waiting::{Next, Place, Queued, Waiting},
 };
 
 /// How often paused answers are looked at if nothing else happens.
@@ -57,6 +57,8 @@ pub(crate) struct Begun {
     scorer: Scorer,
     adapter: Option<Arc<Adapter>>,
     reply: oneshot::Sender<Result<Vec<f32>, ModelError>>,
+    /// Its place in the queue: so many texts at most are held.
+    _place: Place,
 }
 
 impl Batch {
@@ -241,14 +243,10 @@ impl Batch {
                 Some(Ok(open))
             }
             Next::New(Queued { job: Job::Generate(generation), .. }) => self.open(*generation).map(Ok),
-            // As many as answers: more wait in the queue, which has a limit.
-            Next::New(Queued { job: Job::Score(_), .. }) if self.scoring.len() >= self.limits.sequences => {
-                Some(Err(next))
-            }
-            Next::New(Queued { job: Job::Score(scoring), .. }) => {
+            Next::New(Queued { job: Job::Score(scoring), place, .. }) => {
                 let Scoring { ids, adapter, reply } = scoring;
                 match Scorer::new(&self.model, ids) {
-                    Ok(scorer) => self.scoring.push_back(Begun { scorer, adapter, reply }),
+                    Ok(scorer) => self.scoring.push_back(Begun { scorer, adapter, reply, _place: place }),
                     Err(error) => drop(reply.send(Err(error))),
                 }
                 None

@@ -55,7 +55,6 @@ pub(crate) struct Queued {
     pub(crate) tenant: String,
     pub(crate) job: Job,
     /// Held until the job begins or is dropped.
-    #[expect(dead_code, reason = "what counts is when it is dropped")]
     pub(crate) place: Place,
 }
 

@@ -150,6 +150,11 @@ impl Device {
         Self { dtype: DType::F32, ..self }
     }
 
+    /// Weights and activations are f32.
+    pub fn is_full_precision(&self) -> bool {
+        self.dtype == DType::F32
+    }
+
     /// A weight in the device's precision.
     pub(crate) fn weight<const D: usize>(&self, values: Vec<f32>, shape: [usize; D]) -> Tensor<D> {
         let data = TensorData::new(values, shape);
@@ -180,7 +185,7 @@ impl Device {
     }
 
     /// Tensors lie in the machine's own memory.
-    pub(crate) fn is_host(&self) -> bool {
+    pub fn is_host(&self) -> bool {
         self.on_host
     }
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{DType, Int, Tensor, TensorData};
 
 use super::{Adapter, AdapterError, Layer, Weight};
 use crate::cache::{KvCache, PageTable};
@@ -185,6 +185,16 @@ impl Decoder {
         }
     }
 
+    /// True if attention has a kernel for all blocks, which keeps no scores.
+    pub(crate) fn attends_by_kernel(&self) -> bool {
+        #[cfg(feature = "cuda")]
+        let fits = self.device.halves()
+            && (0..self.layers.len()).all(|index| crate::ops::cuda::attention::fits(self.heads(index)));
+        #[cfg(not(feature = "cuda"))]
+        let fits = false;
+        fits
+    }
+
     /// Documents of a packed block whose embedded rows are `x`.
     pub(crate) fn documents<'a>(&self, ranges: &'a [Range<usize>], x: &Tensor<2>) -> Documents<'a> {
         let heads: Vec<_> = (0..self.layers.len()).map(|index| self.heads(index)).collect();
@@ -299,7 +309,7 @@ impl Decoder {
         let Some(score) = adapter.score().filter(|_| !ids.is_empty()) else { return Ok(None) };
         let hidden = self.hidden_alone(ids, Some(adapter))?;
         let last = hidden.slice([ids.len() - 1..ids.len()]);
-        Ok(to_vec(product(&last, score)).first().copied())
+        Ok(to_vec(product(&last.cast(DType::F32), score)).first().copied())
     }
 }
 

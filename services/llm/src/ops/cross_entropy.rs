@@ -29,8 +29,11 @@ pub(crate) fn loss_and_gradients(
 ) -> HeadLoss {
     #[cfg(feature = "cuda")]
     if let Some(loss) = (!with_head).then(|| cuda::loss::loss_and_gradient(hidden, head, targets, weights)).flatten() {
-        // Read at the end, so that the device never waits for the host.
-        let sum = loss.losses.into_iter().flat_map(to_vec).map(f64::from).sum();
+        // Read at the end and at once.
+        let sum = match loss.losses.is_empty() {
+            true => 0.0,
+            false => to_vec(Tensor::cat(loss.losses, 0)).into_iter().map(f64::from).sum(),
+        };
         return HeadLoss { sum, dhidden: loss.dhidden, dhead: None };
     }
     let mut out = HeadLoss { sum: 0.0, dhidden: hidden.clone(), dhead: None };

@@ -178,9 +178,10 @@ impl Tuner {
         Ok(HeldOutPairs { loss, preferred, pairs: logs.len() })
     }
 
-    /// The blocks in pieces that keep an accelerator busy; `None` on a CPU, where each worker takes one.
+    /// The blocks in pieces that keep a GPU busy; `None` on a CPU, where each worker takes one, and where attention would
+    /// write the scores of a whole piece.
     fn joined(&self, blocks: &[Block]) -> Option<Vec<Block>> {
-        (!self.decoder.device.is_host()).then(|| Block::join(blocks, self.side_by_side, JOINED_TOKENS))
+        self.decoder.attends_by_kernel().then(|| Block::join(blocks, self.side_by_side, JOINED_TOKENS))
     }
 
     /// Blocks whose gradients exist side by side: a few for each worker, however many an update has.

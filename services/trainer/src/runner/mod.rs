@@ -304,7 +304,11 @@ impl Runner {
             let failed = |source| WorkError::Scratch { folder: into.display().to_string(), source };
             std::fs::create_dir_all(&into).map_err(failed)?;
             // An adapter is folded into the base itself, however the base was kept while it was trained.
-            let decoder = if is_quantised { Decoder::load(&base.at.dir, &device)? } else { trained.decoder.clone() };
+            // And in f32: bf16's own rounding is larger than what is looked for.
+            let decoder = match is_quantised || !device.is_full_precision() {
+                true => Decoder::load(&base.at.dir, &device.in_full_precision())?,
+                false => trained.decoder.clone(),
+            };
             let proof = merge::compare(&decoder, adapter, &base.at.dir, &held_out.documents, &into)?;
             std::fs::remove_dir_all(&into).map_err(failed)?;
             Ok(Some(proof))

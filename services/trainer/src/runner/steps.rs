@@ -95,8 +95,12 @@ impl Runner {
         Ok((Model { decoder, adapter }, best.map_or(0, |best| best.step)))
     }
 
-    /// Blocks side by side that fit into the machine, if the job asks for that.
+    /// Blocks side by side that fit into the machine, if the job asks for that; on an accelerator a batch: that is what
+    /// accumulation is for.
     fn parallel_blocks(&self, spec: &Spec, model: &Model, plan: &Plan) -> Result<Option<usize>, WorkError> {
+        if !self.device.is_host() {
+            return Ok(Some(spec.hyperparameters.batch_size as usize));
+        }
         let Some(free) = self.device.free_memory().filter(|_| spec.hyperparameters.fit_memory) else { return Ok(None) };
         let lora = spec.lora.as_ref().map(|lora| lora.config()).transpose()?;
         let (block, longest) = (plan.block_tokens(), plan.longest());

@@ -31,7 +31,7 @@ pub(crate) fn loss_and_gradient(
 ) -> Option<Loss> {
     let (rows, table) = (Array::half(hidden)?, Array::half(head)?);
     let ([_, width], [vocab, _]) = (rows.matrix(), table.matrix());
-    if !matrix::fits(&rows, &[width, vocab]) {
+    if targets.is_empty() || !matrix::fits(&rows, &[width, vocab]) {
         return None;
     }
     let device = hidden.device();

@@ -62,7 +62,8 @@ impl Plan {
         }
         let longest = rows.iter().map(|(length, _)| *length).max()?;
         let a_row = heads.kv * heads.group * heads.dim * longest.div_ceil(split(heads.dim));
-        let at_once = (MOST_PARTIAL / a_row).max(1);
+        // A grid has at most so many blocks in its third dimension.
+        let at_once = (MOST_PARTIAL / a_row).clamp(1, 65_535);
         let piece = |(index, rows): (usize, &[(usize, usize)])| {
             Some(Piece {
                 rows: index * at_once..index * at_once + rows.len(),
