@@ -71,7 +71,7 @@ impl Linear {
         residual: Option<Tensor<2>>,
     ) -> (Tensor<2>, Option<Tensor<2>>) {
         #[cfg(feature = "cuda")]
-        {
+        if x.dtype() == DType::BF16 {
             let seen = mask.as_ref().map(|mask| masked(x.clone(), Some(mask)));
             let factors = lora.and_then(LoraPair::factors);
             let bias = self.bias.as_ref();
@@ -100,7 +100,7 @@ impl Linear {
     pub(crate) fn backward(&self, layer: Backward<'_>, train_weight: bool) -> (Tensor<2>, LinearGradients) {
         let Backward { lora, dy, x, inner, mask, sum } = layer;
         #[cfg(feature = "cuda")]
-        if !train_weight && mask.is_none() {
+        if !train_weight && mask.is_none() && dy.dtype() == DType::BF16 {
             let factors = lora.and_then(LoraPair::factors);
             let weight = &self.weight.tensor();
             if let Some(out) = linear::backward(dy, x, weight, factors.zip(inner), sum.as_ref()) {

@@ -1,5 +1,6 @@
 //! The operations of a decoder, each with a plain definition that runs on every backend and under autodiff, and where
-//! it pays a fused one that works on the CPU's own memory. Forward and backward are explicit pairs.
+//! it pays a fused one that works on the CPU's own memory, or kernels for a GPU (`cuda`). Forward and backward are
+//! explicit pairs.
 
 pub(crate) mod attention;
 pub(crate) mod cross_entropy;

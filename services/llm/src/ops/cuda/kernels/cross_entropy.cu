@@ -1,13 +1,10 @@
-// What is read from rows of logits: cross-entropy with its gradient, and the greedy choice. Rows of any width: where a
+// What is read from rows of logits: cross-entropy with its gradient. Rows of any width: where a
 // row does not begin at a multiple of 16 bytes, its first and last values are taken one by one ("edges"), the rest as
 // vectors of eight. Needs vector.cuh before it.
 
-// Of cross_entropy's block, and of the argmax kernels' block.
+// Of cross_entropy's block.
 #ifndef THREADS
 #define THREADS 1024
-#endif
-#ifndef ARGMAX_THREADS
-#define ARGMAX_THREADS 256
 #endif
 // Bytes of a row that cross_entropy keeps between its passes, a multiple of 16: ideally min(2 · width rounded up to 16,
 // what a block may have: 225,280 on sm_90, 163,840 on sm_80, 98,304 on sm_86 and sm_89). The rest is read again from
@@ -28,10 +25,6 @@ constexpr int BATCH = 4;
 
 struct RowsP {
     u64 rows, width;
-};
-
-struct PartsP {
-    u64 rows, width, parts;
 };
 
 // A row's vectors, and the edges: at most seven values before them, seven after.
@@ -184,82 +177,4 @@ cross_entropy(const int* targets, const float* weights, bf16* logits, float* los
         row.values[target] = __float2bfloat16_rn(weight * (p_target - 1.0f));
     }
 #endif
-}
-
-// A maximum and where it is first.
-struct Best {
-    float value;
-    int index;
-
-    __device__ __forceinline__ void take(float v, int i) {
-        if (v > value || (v == value && i < index)) value = v, index = i;
-    }
-    __device__ __forceinline__ void merge() {
-#pragma unroll
-        for (int step = 16; step > 0; step /= 2) {
-            const float v = __shfl_xor_sync(~0u, value, step);
-            const int i = __shfl_xor_sync(~0u, index, step);
-            take(v, i);
-        }
-    }
-};
-
-constexpr int NOWHERE = 0x7fffffff;
-
-__device__ __forceinline__ Best nothing() { return {__uint_as_float(0xff800000u), NOWHERE}; }
-
-// Best of the vectors `from` to `to` of a row, and of its edges if asked for; the same in every thread of warp 0.
-__device__ __forceinline__ Best best_of(const Row& row, unsigned from, unsigned to, bool edges) {
-    __shared__ Best warps[ARGMAX_THREADS / 32];
-    const unsigned thread = threadIdx.x;
-    Best best = nothing();
-    if (edges && thread < 16) {
-        const unsigned edge = row.edge(thread);
-        if (edge < row.width) best.take(__bfloat162float(row.values[edge]), (int)edge);
-    }
-#pragma unroll 4
-    for (unsigned i = from + thread; i < to; i += ARGMAX_THREADS) {
-        float v[8];
-        unpack(row.body()[i], v);
-#pragma unroll
-        for (int j = 0; j < 8; j++) best.take(v[j], (int)(row.head + 8 * i + j));
-    }
-    best.merge();
-    if (thread % 32 == 0) warps[thread / 32] = best;
-    __syncthreads();
-    best = thread % 32 < ARGMAX_THREADS / 32 ? warps[thread % 32] : nothing();
-    best.merge();
-    return best;
-}
-
-// Index of each row's maximum, the lowest of equal ones. logits: bf16 [rows, width]; out: int32 [rows]. Block
-// ARGMAX_THREADS, grid rows. For few rows use the two kernels below.
-extern "C" __global__ void __launch_bounds__(ARGMAX_THREADS)
-argmax_rows(const bf16* logits, int* out, const __grid_constant__ RowsP p) {
-    const Row row(const_cast<bf16*>(logits) + blockIdx.x * p.width, p.width);
-    const Best best = best_of(row, 0, row.vectors, true);
-    if (threadIdx.x == 0) out[blockIdx.x] = best.index == NOWHERE ? 0 : best.index;
-}
-
-// The same of a part of each row: 8 bytes (value f32, index int32) [rows, parts]. Block ARGMAX_THREADS, grid (parts,
-// rows).
-extern "C" __global__ void __launch_bounds__(ARGMAX_THREADS)
-argmax_parts(const bf16* logits, Best* best_of_part, const __grid_constant__ PartsP p) {
-    const Row row(const_cast<bf16*>(logits) + blockIdx.y * p.width, p.width);
-    const unsigned size = (row.vectors + (unsigned)p.parts - 1) / (unsigned)p.parts;
-    const unsigned from = blockIdx.x * size, end = from + size;
-    const Best best = best_of(row, from, end < row.vectors ? end : row.vectors, blockIdx.x == 0);
-    if (threadIdx.x == 0) best_of_part[blockIdx.y * p.parts + blockIdx.x] = best;
-}
-
-// And the best of the parts: out int32 [rows]. Block 32, grid rows.
-extern "C" __global__ void __launch_bounds__(32)
-argmax_merge(const Best* best_of_part, int* out, const __grid_constant__ PartsP p) {
-    Best best = nothing();
-    for (u64 i = threadIdx.x; i < p.parts; i += 32) {
-        const Best other = best_of_part[blockIdx.x * p.parts + i];
-        best.take(other.value, other.index);
-    }
-    best.merge();
-    if (threadIdx.x == 0) out[blockIdx.x] = best.index == NOWHERE ? 0 : best.index;
 }

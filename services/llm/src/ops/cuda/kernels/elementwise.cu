@@ -1,9 +1,5 @@
-// Look-up of embeddings, sums, casts and biases. Needs vector.cuh before it.
+// Sums of parts, casts and biases. Needs vector.cuh before it.
 
-// 1: add takes a third term.
-#ifndef THIRD
-#define THIRD 0
-#endif
 // 1: sum_partials adds to what is there.
 #ifndef ACCUMULATE
 #define ACCUMULATE 0
@@ -11,11 +7,6 @@
 #define SHARED_BYTES 0
 
 constexpr int BLOCK = 256;
-
-struct EmbeddingP {
-    u64 rows, width;
-    double scale;
-};
 
 struct CountP {
     u64 count;
@@ -34,60 +25,6 @@ struct PartialsP {
     u64 splits, count;
     double factor;
 };
-
-// out[r] = scale · table[ids[r]]. table: bf16 [vocabulary, width], width a multiple of 8; ids: int32 [rows]; out: bf16
-// [rows, width]. Block 256, grid rows.
-extern "C" __global__ void __launch_bounds__(BLOCK)
-embedding_forward(const bf16* __restrict__ table, const int* ids, bf16* __restrict__ out,
-                  const __grid_constant__ EmbeddingP p) {
-    const u64 row = blockIdx.x, vectors = p.width / 8;
-    const uint4* from = reinterpret_cast<const uint4*>(table) + (u64)ids[row] * vectors;
-    uint4* to = reinterpret_cast<uint4*>(out) + row * vectors;
-    const float scale = (float)p.scale;
-#pragma unroll 4
-    for (u64 i = threadIdx.x; i < vectors; i += BLOCK) {
-        float v[8];
-        unpack(from[i], v);
-#pragma unroll
-        for (int j = 0; j < 8; j++) v[j] *= scale;
-        to[i] = pack(v);
-    }
-}
-
-// out = a + b, with THIRD + c (after b), rounded once. All bf16 [count]; out may be any of them. Block 256, grid
-// max(1, ceil(count / 2048)).
-extern "C" __global__ void __launch_bounds__(BLOCK)
-add(const bf16* a, const bf16* b,
-#if THIRD
-    const bf16* c,
-#endif
-    bf16* out, const __grid_constant__ CountP p) {
-    const u64 i = (u64)blockIdx.x * BLOCK + threadIdx.x, vectors = p.count / 8;
-    if (i < vectors) {
-        const uint4 as = reinterpret_cast<const uint4*>(a)[i], bs = reinterpret_cast<const uint4*>(b)[i];
-#if THIRD
-        const uint4 cs = reinterpret_cast<const uint4*>(c)[i];
-#endif
-        float v[8], u[8];
-        unpack(as, v), unpack(bs, u);
-#pragma unroll
-        for (int j = 0; j < 8; j++) v[j] += u[j];
-#if THIRD
-        unpack(cs, u);
-#pragma unroll
-        for (int j = 0; j < 8; j++) v[j] += u[j];
-#endif
-        reinterpret_cast<uint4*>(out)[i] = pack(v);
-    }
-    if (i < p.count % 8) {
-        const u64 at = 8 * vectors + i;
-        float v = __bfloat162float(a[at]) + __bfloat162float(b[at]);
-#if THIRD
-        v += __bfloat162float(c[at]);
-#endif
-        out[at] = __float2bfloat16_rn(v);
-    }
-}
 
 // out = factor · x. x: f32 [count]; out: bf16 [count]. Block 256, grid max(1, ceil(count / 2048)).
 extern "C" __global__ void __launch_bounds__(BLOCK)
