@@ -12,13 +12,13 @@ DEFAULT = ["llama32_1b:2048:8:hf,liger,hf_compile,liger_compile", "qwen25_0_5b:2
            "llama31_8b:4096:2:hf,liger,liger_compile"]
 
 
-def last_json(command, timeout):
+def last_json(command, timeout, first=False):
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
     except subprocess.TimeoutExpired:
         return {"error": f"no end after {timeout} s"}
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    return json.loads(lines[-1]) if lines else {"error": (done.stderr or "no output").strip()[-300:]}
+    return json.loads(lines[0 if first else -1]) if lines else {"error": (done.stderr or "no output").strip()[-300:]}
 
 
 def main():

@@ -107,7 +107,7 @@ impl CacheWish {
         let wished = self.tokens.unwrap_or_else(|| {
             let all = base.context.saturating_mul(self.sequences);
             let share = device.free_memory().map_or(UNKNOWN_MEMORY, |free| free / 4);
-            let fits = share / KvCache::bytes_per_token(base) as u64;
+            let fits = share / KvCache::bytes_per_token(base, device) as u64;
             all.min(usize::try_from(fits).unwrap_or(usize::MAX))
         });
         wished.max(base.context + PAGE_TOKENS)

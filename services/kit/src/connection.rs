@@ -70,6 +70,10 @@ pub(crate) async fn serve(stream: TcpStream, tasks: Tasks, rpc: Arc<Rpc>, routes
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(MAX_STREAMS)
+        // A call that is refused before its message has come counts as an error of the stream, and the count, which is that of the
+        // connection's whole life, would end the connection with all calls on it. How much a peer can ask for is limited by
+        // its streams and by the server's permits.
+        .max_local_error_reset_streams(None)
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .serve_connection(TokioIo::new(stream), service);

@@ -12,7 +12,9 @@ pub(crate) use burn::tensor::Device as BurnDevice;
 #[non_exhaustive]
 pub enum DeviceError {
     /// The name is none of those known.
-    #[error("unknown device {0:?}: use auto, cpu, cuda:N, cuda:N:f32 or vulkan")]
+    #[error(
+        "unknown device {0:?}: use auto, cpu, cuda:N, cuda:N:f32, cuda:N-M (several GPUs, to train an adapter) or vulkan"
+    )]
     Unknown(String),
     /// The machine shows no NVIDIA GPU.
     #[error("{name} is not there: this machine shows no NVIDIA GPU ({}); use --device cpu", GPU_NODES.join(", "))]
@@ -48,8 +50,15 @@ pub enum DeviceSpec {
     Auto,
     /// Burn's Flex backend.
     Cpu,
-    /// An NVIDIA GPU by index.
-    Cuda(usize, Precision),
+    /// NVIDIA GPUs by index, from the first to the last.
+    Cuda {
+        /// The one that results come from.
+        first: usize,
+        /// At least the first; others are for the training of an adapter alone.
+        last: usize,
+        /// Of weights and activations.
+        precision: Precision,
+    },
     /// The default Vulkan device.
     Vulkan,
 }
@@ -61,15 +70,17 @@ impl FromStr for DeviceSpec {
         match name {
             "auto" => Ok(Self::Auto),
             "cpu" => Ok(Self::Cpu),
-            "cuda" => Ok(Self::Cuda(0, Precision::Bf16)),
+            "cuda" => Ok(Self::Cuda { first: 0, last: 0, precision: Precision::Bf16 }),
             "vulkan" => Ok(Self::Vulkan),
             other => {
                 let gpu = other.strip_prefix("cuda:").and_then(|rest| {
-                    let (index, precision) = match rest.strip_suffix(":f32") {
-                        Some(index) => (index, Precision::F32),
+                    let (range, precision) = match rest.strip_suffix(":f32") {
+                        Some(range) => (range, Precision::F32),
                         None => (rest, Precision::Bf16),
                     };
-                    Some(Self::Cuda(index.parse().ok()?, precision))
+                    let (first, last) = range.split_once('-').unwrap_or((range, range));
+                    let (first, last) = (first.parse().ok()?, last.parse().ok()?);
+                    (first <= last && last - first < MOST_GPUS).then_some(Self::Cuda { first, last, precision })
                 });
                 gpu.ok_or_else(|| DeviceError::Unknown(other.to_owned()))
             }
@@ -82,13 +93,20 @@ impl fmt::Display for DeviceSpec {
         match self {
             Self::Auto => f.write_str("auto"),
             Self::Cpu => f.write_str("cpu"),
-            Self::Cuda(index, Precision::Bf16) => write!(f, "cuda:{index}"),
-            Self::Cuda(index, Precision::F32) => write!(f, "cuda:{index}:f32"),
+            Self::Cuda { first, last, precision } => {
+                write!(f, "cuda:{first}")?;
+                if last > first {
+                    write!(f, "-{last}")?;
+                }
+                f.write_str(if *precision == Precision::F32 { ":f32" } else { "" })
+            }
             Self::Vulkan => f.write_str("vulkan"),
         }
     }
 }
 
+/// GPUs of one machine, at most.
+const MOST_GPUS: usize = 16;
 /// Where a driver shows its GPUs: on Linux, and on Linux within Windows.
 const GPU_NODES: [&str; 2] = ["/dev/nvidiactl", "/dev/dxg"];
 
@@ -101,6 +119,8 @@ fn has_nvidia_gpu() -> bool {
 #[derive(Clone, Debug)]
 pub struct Device {
     pub(crate) burn: BurnDevice,
+    /// More of the same kind, which compute beside it.
+    others: Vec<BurnDevice>,
     workers: usize,
     /// It computes in the machine's own memory.
     on_host: bool,
@@ -116,22 +136,23 @@ impl Device {
     pub fn open(spec: DeviceSpec) -> Result<Self, DeviceError> {
         match spec {
             DeviceSpec::Auto if cfg!(feature = "cuda") && has_nvidia_gpu() => {
-                Self::open(DeviceSpec::Cuda(0, Precision::Bf16))
+                Self::open(DeviceSpec::Cuda { first: 0, last: 0, precision: Precision::Bf16 })
             }
             #[cfg(feature = "cuda")]
-            DeviceSpec::Cuda(..) if !has_nvidia_gpu() => Err(DeviceError::NoGpu { name: spec.to_string() }),
+            DeviceSpec::Cuda { .. } if !has_nvidia_gpu() => Err(DeviceError::NoGpu { name: spec.to_string() }),
             DeviceSpec::Auto | DeviceSpec::Cpu => Ok(Self::cpu()),
             #[cfg(feature = "cuda")]
-            DeviceSpec::Cuda(index, precision) => {
+            DeviceSpec::Cuda { first, last, precision } => {
                 let dtype = if precision == Precision::Bf16 { DType::BF16 } else { DType::F32 };
-                Ok(Self { burn: BurnDevice::cuda(index), workers: 1, on_host: false, dtype })
+                let others = (first + 1..=last).map(BurnDevice::cuda).collect();
+                Ok(Self { burn: BurnDevice::cuda(first), others, workers: 1, on_host: false, dtype })
             }
             #[cfg(not(feature = "cuda"))]
-            DeviceSpec::Cuda(..) => Err(DeviceError::NotBuilt { name: spec.to_string(), feature: "cuda" }),
+            DeviceSpec::Cuda { .. } => Err(DeviceError::NotBuilt { name: spec.to_string(), feature: "cuda" }),
             #[cfg(feature = "vulkan")]
             DeviceSpec::Vulkan => {
                 let burn = BurnDevice::wgpu(burn::tensor::DeviceKind::DefaultDevice);
-                Ok(Self { burn, workers: 1, on_host: false, dtype: DType::F32 })
+                Ok(Self { burn, others: Vec::new(), workers: 1, on_host: false, dtype: DType::F32 })
             }
             #[cfg(not(feature = "vulkan"))]
             DeviceSpec::Vulkan => Err(DeviceError::NotBuilt { name: spec.to_string(), feature: "vulkan" }),
@@ -141,13 +162,18 @@ impl Device {
     /// The CPU, with a worker for each core.
     pub fn cpu() -> Self {
         let workers = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { burn: BurnDevice::flex(), workers, on_host: true, dtype: DType::F32 }
+        Self { burn: BurnDevice::flex(), others: Vec::new(), workers, on_host: true, dtype: DType::F32 }
     }
 
     /// The same device with all in f32: where all weights are trained, small updates would vanish in bf16.
     #[must_use]
     pub fn in_full_precision(self) -> Self {
         Self { dtype: DType::F32, ..self }
+    }
+
+    /// The devices that compute beside this one, each by itself.
+    pub(crate) fn others(&self) -> Vec<Self> {
+        self.others.iter().map(|burn| Self { burn: burn.clone(), others: Vec::new(), ..self.clone() }).collect()
     }
 
     /// Weights and activations are f32.
@@ -160,6 +186,11 @@ impl Device {
         let data = TensorData::new(values, shape);
         // Halved before it travels to the device.
         Tensor::from_data(data.convert_dtype(self.dtype), (&self.burn, self.dtype))
+    }
+
+    /// Bytes of a weight or an activation.
+    pub(crate) fn bytes(&self) -> usize {
+        self.dtype.size()
     }
 
     /// Zeros in the device's precision.

@@ -8,7 +8,7 @@ use super::adapters::{expected, template};
 use super::*;
 
 /// Requests at once.
-const CROWD: u32 = 1_000;
+const CROWD: u32 = 10_000;
 /// What they may take in memory, on both sides, in bytes.
 const MOST_MEMORY: u64 = 1 << 30;
 

@@ -6,6 +6,8 @@
 mod pages;
 mod store;
 
+use crate::config::ModelConfig;
+use crate::device::Device;
 use crate::model::{Adapter, Decoder, ModelError};
 pub(crate) use pages::{PageTable, Pages};
 pub(crate) use store::Store;
@@ -39,7 +41,8 @@ impl CacheUse {
 }
 
 impl KvCache {
-    /// A cache of at most so many tokens, at least a page. Memory is taken as pages are used, and never given back.
+    /// A cache of at most so many tokens, at least a page. Memory is taken as pages are used, and never given back; where a GPU
+    /// has kernels for them, all of it at once.
     pub fn new(model: &Decoder, tokens: usize) -> Self {
         let config = model.config();
         let limit = tokens.div_ceil(PAGE_TOKENS).max(1);
@@ -47,9 +50,14 @@ impl KvCache {
         Self { pages: Pages::new(limit), store: Store::new(model, width, limit) }
     }
 
-    /// Bytes that a token takes in a cache of this model.
-    pub fn bytes_per_token(model: &crate::config::ModelConfig) -> usize {
-        2 * model.layers() * model.kv_heads * model.head_dim * size_of::<f32>()
+    /// Bytes that a token takes in a cache of this model on a device.
+    pub fn bytes_per_token(model: &ModelConfig, device: &Device) -> usize {
+        2 * model.layers() * model.kv_heads * model.head_dim * device.bytes()
+    }
+
+    /// Why decoding on a GPU gives its launches one by one, if it does for want of a recording.
+    pub fn unrecorded(&self) -> Option<&str> {
+        self.store.unrecorded()
     }
 
     /// How full it is.

@@ -6,7 +6,11 @@ use burn::tensor::{Int, Tensor, TensorData};
 
 use super::{PAGE_TOKENS, PageTable};
 use crate::device::BurnDevice;
+#[cfg(feature = "cuda")]
+use crate::generate::Next;
 use crate::model::Decoder;
+#[cfg(feature = "cuda")]
+use crate::model::{Speaking, Steps};
 use crate::ops::attention::{self, Heads};
 #[cfg(feature = "cuda")]
 use crate::ops::cuda::{self, Array, paged::Plan};
@@ -33,7 +37,7 @@ enum Layers {
     Device(Vec<[Tensor<2>; 2]>, BurnDevice),
     /// All pages `[pages, kv · PAGE_TOKENS · dim]`, as kernels read them.
     #[cfg(feature = "cuda")]
-    Paged { pools: Vec<[Tensor<2>; 2]>, plan: Option<Box<Plan>>, device: Box<BurnDevice> },
+    Paged { pools: Vec<[Tensor<2>; 2]>, plan: Option<Box<Plan>>, steps: Option<Box<Steps>>, device: Box<BurnDevice> },
 }
 
 impl Store {
@@ -42,13 +46,11 @@ impl Store {
         let most = limit * PAGE_TOKENS;
         #[cfg(feature = "cuda")]
         if device.halves() && (0..layers).all(|layer| cuda::paged::fits(model.heads(layer))) {
-            let empty = || device.zeros([limit.min(FIRST_PAGES), PAGE_TOKENS * width]);
+            // All of it from the start: recorded steps write to where it lies.
+            let empty = || device.zeros([limit, PAGE_TOKENS * width]);
             let pools = (0..layers).map(|_| [empty(), empty()]).collect();
-            return Self {
-                width,
-                most,
-                layers: Layers::Paged { pools, plan: None, device: Box::new(device.burn.clone()) },
-            };
+            let layers = Layers::Paged { pools, plan: None, steps: None, device: Box::new(device.burn.clone()) };
+            return Self { width, most, layers };
         }
         let layers = if device.is_host() {
             Layers::Host((0..layers).map(|_| Default::default()).collect())
@@ -64,14 +66,29 @@ impl Store {
         #[cfg(not(feature = "cuda"))]
         let _ = (sequences, heads);
         #[cfg(feature = "cuda")]
-        if let Layers::Paged { pools, plan, device } = &mut self.layers {
-            let needed =
-                sequences.iter().flat_map(|(table, _)| table.pages()).max().map_or(0, |page| *page as usize + 1);
-            for pool in pools.iter_mut().flatten() {
-                grow(pool, needed, self.most / PAGE_TOKENS);
-            }
+        if let Layers::Paged { plan, device, .. } = &mut self.layers {
             *plan = Plan::new(sequences, heads, device).map(Box::new);
         }
+    }
+
+    /// What comes next in rows of one token each, whose pages are reserved, by a recorded step; `None` if that can't be had.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn speak(&mut self, model: &Decoder, rows: &[Speaking<'_>]) -> Option<Vec<Next>> {
+        match &mut self.layers {
+            Layers::Paged { pools, steps, .. } => {
+                steps.get_or_insert_with(|| Box::new(Steps::new(model, pools))).run(model, rows)
+            }
+            _ => None,
+        }
+    }
+
+    /// Why a GPU's steps are not recorded, as far as that is known.
+    pub(crate) fn unrecorded(&self) -> Option<&str> {
+        #[cfg(feature = "cuda")]
+        if let Layers::Paged { steps: Some(steps), .. } = &self.layers {
+            return steps.failure();
+        }
+        None
     }
 
     /// Writes the new keys and values of several sequences after those that they have, and gives the attention of their new
@@ -162,17 +179,6 @@ fn write_rows(slot: &mut Tensor<2>, table: &PageTable, rows: Tensor<2>, most: us
         done += rest;
     }
     *slot = whole;
-}
-
-/// Makes a pool hold `needed` pages: twice as many as before, but at most `most`.
-#[cfg(feature = "cuda")]
-fn grow(pool: &mut Tensor<2>, needed: usize, most: usize) {
-    let [there, width] = pool.dims();
-    if there < needed {
-        let more = needed.max(2 * there).min(most.max(needed)) - there;
-        let zeros = Tensor::zeros([more, width], (&pool.device(), pool.dtype()));
-        *pool = Tensor::cat(vec![pool.clone(), zeros], 0);
-    }
 }
 
 /// Rows of a device's store that hold a sequence's first tokens.

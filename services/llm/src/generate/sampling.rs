@@ -96,11 +96,28 @@ impl Chooser {
             }
             self.draw(&logits)
         };
+        self.chose(id);
+        id
+    }
+
+    /// The answer has this token more.
+    pub(crate) fn chose(&mut self, id: u32) {
         self.answered += 1;
         if self.sampling.counts_answer() {
             *self.seen.entry(id).or_default() += 1;
         }
-        id
+    }
+
+    /// It always takes the largest logit as it is.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn is_greedy(&self) -> bool {
+        self.sampling.temperature <= 0.0 && self.sampling.is_plain()
+    }
+
+    /// The answer has begun.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn has_answered(&self) -> bool {
+        self.answered > 0
     }
 
     fn adjust(&self, logits: &mut [f32]) {

@@ -1,6 +1,7 @@
 //! Sequences and the step that advances a batch of them.
 
 use burn::tensor::{Int, Tensor, TensorData};
+use rayon::prelude::*;
 
 use super::constraint::Constraint;
 use super::sampling::{Chooser, Sampling, log_probabilities};
@@ -12,10 +13,10 @@ use crate::ops::to_vec;
 /// One answer in the making.
 #[derive(Debug)]
 pub struct Sequence {
-    table: PageTable,
+    pub(super) table: PageTable,
     /// Prompt and answer so far.
-    ids: Vec<u32>,
-    chooser: Chooser,
+    pub(super) ids: Vec<u32>,
+    pub(super) chooser: Chooser,
     /// In a box: it is far larger than all the rest, and seldom there.
     constraint: Option<Box<Constraint>>,
     /// Most probable tokens that are told beside each chosen one; `None`: no log-probabilities at all.
@@ -132,11 +133,15 @@ fn step_among_workers(
     cache: &mut KvCache,
     parts: &mut [Part<'_>],
 ) -> Result<Vec<Stepped>, ModelError> {
+    #[cfg(feature = "cuda")]
+    let spoken = super::speaking::speak(model, cache, parts)?;
+    #[cfg(not(feature = "cuda"))]
+    let spoken: Vec<Option<Next>> = parts.iter().map(|_| None).collect();
     let mut runs = Vec::with_capacity(parts.len());
-    // Rows whose tokens come next, by part.
+    // Rows whose tokens come next, by part that is not done with yet.
     let mut last = Vec::with_capacity(parts.len());
     let mut rows = 0;
-    for part in parts.iter_mut() {
+    for part in parts.iter_mut().zip(&spoken).filter_map(|(part, spoken)| spoken.is_none().then_some(part)) {
         let Sequence { table, ids, .. } = &mut *part.sequence;
         let unread = &ids[table.len()..];
         let read = &unread[..part.tokens.min(unread.len())];
@@ -145,21 +150,40 @@ fn step_among_workers(
         last.push((read.len() == unread.len()).then_some(rows - 1));
         runs.push(Run { ids: read, table, adapter: part.adapter });
     }
-    let hidden = model.hidden(cache, &mut runs)?;
     let chosen: Vec<i64> = last.iter().copied().flatten().collect();
-    let count = chosen.len();
-    let logits = if count == 0 {
-        Vec::new()
-    } else {
-        let chosen = Tensor::<1, Int>::from_data(TensorData::new(chosen, [count]), &model.device.burn);
-        to_vec(product(&hidden.select(0, chosen), model.head_weight()))
-    };
-    let mut logits = logits.chunks_exact(model.config().vocab);
-    let stepped = parts.iter_mut().zip(last).map(|(part, last)| match last.and_then(|_| logits.next()) {
-        Some(logits) => part.sequence.choose(logits),
-        None => Stepped::Read,
+    let mut logits = Vec::new();
+    if !runs.is_empty() {
+        let hidden = model.hidden(cache, &mut runs)?;
+        let count = chosen.len();
+        if count > 0 {
+            let chosen = Tensor::<1, Int>::from_data(TensorData::new(chosen, [count]), &model.device.burn);
+            logits = to_vec(product(&hidden.select(0, chosen), model.head_weight()));
+        }
+    }
+    let (mut logits, mut last) = (logits.chunks_exact(model.config().vocab), last.into_iter());
+    let next = spoken.into_iter().map(|spoken| match spoken {
+        Some(next) => Some(next),
+        None => last.next().flatten().and_then(|_| logits.next()).map(|logits| Next::Logits(logits.to_vec())),
     });
-    Ok(stepped.collect())
+    let next: Vec<_> = next.collect();
+    let choose = |(part, next): (&mut Part<'_>, Option<Next>)| match next {
+        #[cfg(feature = "cuda")]
+        Some(Next::Id(id)) => part.sequence.take_likeliest(id),
+        Some(Next::Logits(logits)) => part.sequence.choose(&logits),
+        None => Stepped::Read,
+    };
+    // Each row's choice is its own: with a large vocabulary they take longer than the step.
+    Ok(parts.par_iter_mut().zip(next).map(choose).collect())
+}
+
+/// What comes next in a row.
+#[derive(Clone, Debug)]
+pub(crate) enum Next {
+    /// The most probable token.
+    #[cfg(feature = "cuda")]
+    Id(u32),
+    /// Logits of all tokens.
+    Logits(Vec<f32>),
 }
 
 impl Sequence {
@@ -173,15 +197,33 @@ impl Sequence {
                 self.chooser.choose(logits, Some(&|id| constraint.allows(id)))
             }
         };
+        self.take(id, Some(logits))
+    }
+
+    /// Nothing but the most probable token matters.
+    #[cfg(feature = "cuda")]
+    pub(super) fn wants_no_logits(&self) -> bool {
+        self.constraint.is_none() && self.logprobs.is_none() && self.chooser.is_greedy()
+    }
+
+    /// Takes the most probable token, which was found where the logits are.
+    #[cfg(feature = "cuda")]
+    fn take_likeliest(&mut self, id: u32) -> Stepped {
+        self.chooser.chose(id);
+        self.take(id, None)
+    }
+
+    /// Takes a token that was chosen from these logits.
+    fn take(&mut self, id: u32, logits: Option<&[f32]>) -> Stepped {
         let complete = match self.constraint.as_mut().map(|constraint| constraint.take(id)) {
             None => false,
             Some(Ok(complete)) => complete,
             Some(Err(reason)) => return Stepped::Stuck(reason),
         };
         self.ids.push(id);
-        let (logprob, top) = match self.logprobs {
+        let (logprob, top) = match self.logprobs.zip(logits) {
             None => (None, Vec::new()),
-            Some(count) => {
+            Some((count, logits)) => {
                 let (logprob, top) = log_probabilities(logits, id, count);
                 (Some(logprob), top)
             }

@@ -124,7 +124,7 @@ where
         let layers = (0..config.layers()).map(|index| self.layer(index, &config)).collect::<Result<_, E>>()?;
         let norm = self.vector("model.norm.weight", config.hidden, Kind::Norm)?;
         let head = if config.tied { None } else { Some(self.matrix(HEAD, table)?) };
-        let ropes = tables(&config);
+        let ropes = rope_tables(&config);
         Ok(Decoder { embedding, layers, norm, head, ropes, config, device: self.device.clone() })
     }
 
@@ -178,7 +178,7 @@ fn block_names(config: &ModelConfig) -> HashSet<String> {
 }
 
 /// Rotary tables, one a block; blocks with the same parameters share one.
-fn tables(config: &ModelConfig) -> Vec<Arc<RopeTable>> {
+pub(super) fn rope_tables(config: &ModelConfig) -> Vec<Arc<RopeTable>> {
     let mut made: Vec<(&Rope, Arc<RopeTable>)> = Vec::new();
     let mut tables = Vec::with_capacity(config.layers());
     for rope in config.attention.iter().map(|layer| &layer.rope) {

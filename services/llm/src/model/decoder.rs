@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use burn::tensor::{DType, Int, Tensor, TensorData};
 
+use super::build::rope_tables;
 use super::{Adapter, AdapterError, Layer, Weight};
 use crate::cache::{KvCache, PageTable};
 use crate::config::{ConfigError, ModelConfig, Module, Norm};
@@ -104,6 +105,28 @@ impl Decoder {
             })
             .collect();
         Ok(weights::write(&dir.join("model.safetensors"), &tensors, stored)?)
+    }
+
+    /// A copy on another device of the same kind.
+    pub(crate) fn on(&self, device: &Device) -> Self {
+        let mut copy = self.clone();
+        let burn = &device.burn;
+        copy.embedding = copy.embedding.to_device(burn);
+        copy.norm = copy.norm.to_device(burn);
+        copy.head = copy.head.map(|head| head.to_device(burn));
+        for layer in &mut copy.layers {
+            for norm in layer.norms.iter_mut().flatten() {
+                *norm = norm.clone().to_device(burn);
+            }
+            for linear in &mut layer.linears {
+                linear.weight = linear.weight.on(device);
+                linear.bias = linear.bias.take().map(|bias| bias.to_device(burn));
+            }
+        }
+        // A table stays on the device that asks first.
+        copy.ropes = rope_tables(&self.config);
+        copy.device = device.clone();
+        copy
     }
 
     /// Shape of the model.

@@ -107,7 +107,8 @@ impl LoraConfig {
         model.layers() * self.r * widths.sum::<usize>()
     }
 
-    fn scale(&self) -> f32 {
+    /// Factor of the delta.
+    pub(crate) fn scale(&self) -> f32 {
         let r = self.r as f32;
         self.alpha / if self.rslora { r.sqrt() } else { r }
     }
@@ -338,6 +339,15 @@ impl Adapter {
         let path = dir.join(CONFIG);
         std::fs::write(&path, format!("{value:#}\n"))
             .map_err(|error| AdapterError::File { path, reason: error.to_string() })
+    }
+
+    /// A copy on another device.
+    pub(crate) fn on(&self, device: &Device) -> Self {
+        let mut copy = self.clone();
+        for factor in copy.tensors_mut() {
+            *factor = factor.clone().to_device(&device.burn);
+        }
+        copy
     }
 
     /// Rank, scale and targets.

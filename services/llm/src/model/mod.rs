@@ -2,6 +2,8 @@
 
 mod block;
 mod build;
+#[cfg(feature = "cuda")]
+mod decode;
 mod decoder;
 mod linear;
 mod lora;
@@ -9,6 +11,8 @@ mod merge;
 mod weight;
 
 pub(crate) use block::{Layer, Saved};
+#[cfg(feature = "cuda")]
+pub(crate) use decode::{Speaking, Steps};
 pub(crate) use decoder::Run;
 pub use decoder::{Decoder, ModelError};
 pub(crate) use linear::{Backward, Linear, LinearGradients};

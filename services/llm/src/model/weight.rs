@@ -21,7 +21,7 @@ pub(crate) enum Weight {
 /// A quantised matrix, and where it is computed with.
 #[derive(Debug)]
 pub(crate) struct Packed {
-    values: Quantized,
+    values: Arc<Quantized>,
     device: Device,
     /// The same on a GPU, once it was asked for.
     #[cfg(feature = "cuda")]
@@ -43,13 +43,25 @@ impl Packed {
 impl Weight {
     pub(crate) fn new(values: Vec<f32>, shape: [usize; 2], how: Quantization, device: &Device) -> Self {
         match Quantized::new(&values, shape, how) {
-            Some(values) => Self::Packed(Arc::new(Packed {
-                values,
-                device: device.clone(),
-                #[cfg(feature = "cuda")]
-                codes: std::sync::OnceLock::new(),
-            })),
+            Some(values) => Self::packed(Arc::new(values), device),
             None => Self::dense(device.weight(values, shape)),
+        }
+    }
+
+    fn packed(values: Arc<Quantized>, device: &Device) -> Self {
+        Self::Packed(Arc::new(Packed {
+            values,
+            device: device.clone(),
+            #[cfg(feature = "cuda")]
+            codes: std::sync::OnceLock::new(),
+        }))
+    }
+
+    /// A copy on another device.
+    pub(crate) fn on(&self, device: &Device) -> Self {
+        match self {
+            Self::Dense(tensor) => Self::dense(tensor.as_ref().clone().to_device(&device.burn)),
+            Self::Packed(packed) => Self::packed(Arc::clone(&packed.values), device),
         }
     }
 

@@ -9,10 +9,32 @@ use super::{to_vec, update, view};
 /// Rows of logits that exist at once.
 const CHUNK: usize = 256;
 
+/// A sum of losses: on an accelerator it is read when the step's work is given, not before.
+#[derive(Debug, Default)]
+pub(crate) struct LossSum {
+    known: f64,
+    /// Losses that a device is computing.
+    coming: Vec<Tensor<1>>,
+}
+
+impl LossSum {
+    /// Waits for it.
+    pub(crate) fn value(self) -> f64 {
+        let coming = self.coming.into_iter().flat_map(to_vec).map(f64::from);
+        self.known + coming.sum::<f64>()
+    }
+}
+
+impl From<f64> for LossSum {
+    fn from(known: f64) -> Self {
+        Self { known, coming: Vec::new() }
+    }
+}
+
 /// What the head gives for the rows that carry loss.
 pub(crate) struct HeadLoss {
     /// Sum of the rows' negative log-likelihoods, nats.
-    pub(crate) sum: f64,
+    pub(crate) sum: LossSum,
     /// Gradient of the weighted sum for the hidden rows `[m, d]`.
     pub(crate) dhidden: Tensor<2>,
     /// The same for the head `[v, d]`, if asked for.
@@ -29,21 +51,17 @@ pub(crate) fn loss_and_gradients(
 ) -> HeadLoss {
     #[cfg(feature = "cuda")]
     if let Some(loss) = (!with_head).then(|| cuda::loss::loss_and_gradient(hidden, head, targets, weights)).flatten() {
-        // Read at the end and at once.
-        let sum = match loss.losses.is_empty() {
-            true => 0.0,
-            false => to_vec(Tensor::cat(loss.losses, 0)).into_iter().map(f64::from).sum(),
-        };
+        let sum = LossSum { known: 0.0, coming: loss.losses };
         return HeadLoss { sum, dhidden: loss.dhidden, dhead: None };
     }
-    let mut out = HeadLoss { sum: 0.0, dhidden: hidden.clone(), dhead: None };
+    let mut out = HeadLoss { sum: LossSum::default(), dhidden: hidden.clone(), dhead: None };
     let mut pieces = Vec::new();
     for (index, (targets, weights)) in targets.chunks(CHUNK).zip(weights.chunks(CHUNK)).enumerate() {
         let rows = hidden.clone().slice([index * CHUNK..index * CHUNK + targets.len()]);
         let logits = rows.clone().matmul(head.clone().transpose()).cast(DType::F32);
         let (loss, dlogits) = softmax_loss(logits, targets, weights);
         let dlogits = dlogits.cast(rows.dtype());
-        out.sum += loss;
+        out.sum.known += loss;
         pieces.push(dlogits.clone().matmul(head.clone()));
         if with_head {
             let gradient = dlogits.transpose().matmul(rows);

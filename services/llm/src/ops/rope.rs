@@ -109,14 +109,18 @@ impl RopeTable {
 
 #[cfg(feature = "cuda")]
 impl RopeTable {
-    /// [`Self::apply`] by one kernel, where the device has it.
-    fn fused(&self, x: &Tensor<2>, positions: &Positions<'_>, inverse: bool, device: &BurnDevice) -> Option<Tensor<2>> {
+    /// Cosines and sines `[context, head_dim / 2]` on a GPU.
+    pub(crate) fn arrays(&self, device: &BurnDevice) -> Option<&[Array; 2]> {
         let load = |values: &[f32]| {
             let data = TensorData::new(values.to_vec(), [values.len() / self.half, self.half]);
             Array::of(&Tensor::<2>::from_data(data, device))
         };
-        let made = self.arrays.get_or_init(|| Some([load(&self.cos)?, load(&self.sin)?]));
-        let [cos, sin] = made.as_ref()?;
+        self.arrays.get_or_init(|| Some([load(&self.cos)?, load(&self.sin)?])).as_ref()
+    }
+
+    /// [`Self::apply`] by one kernel, where the device has it.
+    fn fused(&self, x: &Tensor<2>, positions: &Positions<'_>, inverse: bool, device: &BurnDevice) -> Option<Tensor<2>> {
+        let [cos, sin] = self.arrays(device)?;
         cuda::rope::apply(x, [cos, sin], positions.array.as_ref()?, inverse)
     }
 }

@@ -33,12 +33,14 @@ pub(crate) struct Model<'a> {
     pub(crate) adapter: Option<&'a Adapter>,
     /// Of the packed block that is computed; none but in a step.
     pub(crate) dropout: Option<Dropout>,
+    /// The backward computes each block's forward again.
+    pub(crate) recompute: bool,
 }
 
 impl<'a> Model<'a> {
     /// As it is measured: without dropout.
     pub(crate) fn new(decoder: &'a Decoder, adapter: Option<&'a Adapter>) -> Self {
-        Self { decoder, adapter, dropout: None }
+        Self { decoder, adapter, dropout: None, recompute: false }
     }
 
     /// Its block `index`.

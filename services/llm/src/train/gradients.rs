@@ -7,13 +7,14 @@ use super::pack::Block;
 use super::preference::{PairLogs, PairState, Preference, StepSizes};
 use crate::model::{Decoder, LinearGradients};
 use crate::ops::attention::Documents;
+use crate::ops::cross_entropy::LossSum;
 use crate::ops::rope::Positions;
 use crate::ops::{cross_entropy, norm, tensor, to_vec};
 
 /// What one block gives.
 pub(crate) struct BlockResult {
     /// The block's part of the loss: for likelihood, the sum of negative log-likelihoods, nats.
-    pub(crate) loss: f64,
+    pub(crate) loss: LossSum,
     /// Gradient, flat, in the parameters' order.
     pub(crate) gradient: Tensor<1>,
     /// Log-probabilities or rewards of the block's pairs, if it holds pairs.
@@ -116,8 +117,8 @@ pub(crate) fn pair_gradients(
         let dhidden = slopes.matmul(score.clone()).cast(tape.hidden.dtype());
         let mut parts = pass.backward_blocks(tape, dhidden).parts;
         parts.push(dscore.flatten::<1>(0, 1));
-        let loss = losses.iter().map(|pair| pair.loss).sum();
-        return BlockResult { loss, gradient: Tensor::cat(parts, 0), pairs };
+        let loss: f64 = losses.iter().map(|pair| pair.loss).sum();
+        return BlockResult { loss: loss.into(), gradient: Tensor::cat(parts, 0), pairs };
     }
     let tape = pass.forward(&block.rows);
     let logs = cross_entropy::log_probabilities(&tape.hidden, model.decoder.head_weight(), &block.targets);
@@ -131,7 +132,7 @@ pub(crate) fn pair_gradients(
         }
     }
     let (_, gradient) = pass.backward(tape, &weights);
-    BlockResult { loss, gradient, pairs }
+    BlockResult { loss: loss.into(), gradient, pairs }
 }
 
 /// One block through the model.
@@ -140,11 +141,17 @@ struct Pass<'a> {
     block: &'a Block,
 }
 
+/// What a block's backward needs of its forward, or what it is computed from.
+enum Held {
+    All(Box<Kept>),
+    Input(Box<Tensor<2>>),
+}
+
 /// What the backward needs of the forward.
 struct Tape<'a> {
     documents: Documents<'a>,
     positions: Positions<'a>,
-    kept: Vec<Kept>,
+    kept: Vec<Held>,
     /// Residual stream after the last block.
     x: Tensor<2>,
     /// Which of its rows the loss is computed from.
@@ -171,8 +178,12 @@ impl<'a> Pass<'a> {
         let documents = decoder.documents(&block.documents, &x);
         let positions = Positions::new(&block.positions, &decoder.device.burn);
         for index in 0..decoder.layers.len() {
+            let input = self.model.recompute.then(|| x.clone());
             let (y, saved) = self.model.block(index).forward(x, &documents, &positions);
-            kept.push(saved);
+            kept.push(match input {
+                Some(input) => Held::Input(Box::new(input)),
+                None => Held::All(Box::new(saved)),
+            });
             x = y;
         }
         let last = x.clone().select(0, select(rows, decoder));
@@ -181,7 +192,7 @@ impl<'a> Pass<'a> {
     }
 
     /// Sum of the loss tokens' negative log-likelihoods, and the gradient of their sum with these weights.
-    fn backward(&self, tape: Tape<'_>, weights: &[f32]) -> (f64, Tensor<1>) {
+    fn backward(&self, tape: Tape<'_>, weights: &[f32]) -> (LossSum, Tensor<1>) {
         let (decoder, block, full) = (self.model.decoder, self.block, self.model.adapter.is_none());
         let head =
             cross_entropy::loss_and_gradients(&tape.hidden, decoder.head_weight(), &block.targets, weights, full);
@@ -215,6 +226,10 @@ impl<'a> Pass<'a> {
         let mut layers = Vec::with_capacity(tape.kept.len());
         for (index, kept) in tape.kept.into_iter().enumerate().rev() {
             let block = self.model.block(index);
+            let kept = match kept {
+                Held::All(kept) => *kept,
+                Held::Input(x) => block.forward(*x, &tape.documents, &tape.positions).1,
+            };
             let (gradient, parameters) = block.backward(dx, kept, &tape.documents, &tape.positions, full);
             dx = gradient;
             layers.push(parameters);

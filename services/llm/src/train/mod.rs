@@ -8,6 +8,7 @@ mod memory;
 mod pack;
 pub mod plain;
 mod preference;
+mod replica;
 mod schedule;
 mod speed;
 mod tuner;

@@ -18,7 +18,7 @@ pub fn autodiff(decoder: &Decoder, adapter: Option<&Adapter>, block: &Block, wei
 
 /// What `loss` gives, and its gradient.
 pub(crate) fn gradients(model: Model<'_>, loss: impl FnOnce(Model<'_>) -> Tensor<1>) -> (f64, Vec<f32>) {
-    let Model { decoder, adapter, dropout } = model;
+    let Model { decoder, adapter, .. } = model;
     let device = decoder.device.burn.clone().autodiff();
     let mut tracked = decoder.clone();
     tracked.device.burn = device.clone();
@@ -29,7 +29,7 @@ pub(crate) fn gradients(model: Model<'_>, loss: impl FnOnce(Model<'_>) -> Tensor
     for factor in factors.iter_mut().flat_map(Adapter::tensors_mut) {
         *factor = Tensor::<2>::from_data(factor.clone().into_data(), &device).require_grad();
     }
-    let loss = loss(Model { decoder: &tracked, adapter: factors.as_ref(), dropout });
+    let loss = loss(Model { decoder: &tracked, adapter: factors.as_ref(), ..model });
     let gradients = loss.clone().backward();
     let gradient = match &factors {
         Some(factors) => factors.tensors().filter_map(|factor| factor.grad(&gradients)).flat_map(to_vec).collect(),

@@ -4,12 +4,13 @@ use std::path::Path;
 
 use burn::tensor::Tensor;
 
-use super::adamw::{AdamW, AdamWConfig};
+use super::adamw::AdamWConfig;
 use super::block::Model;
 use super::dropout::Dropout;
-use super::gradients::{BlockResult, block_gradients, pair_gradients, pairs, scored};
+use super::gradients::{block_gradients, pair_gradients, pairs, scored};
 use super::pack::Block;
 use super::preference::{PairLogs, PairState, Preference, StepSizes};
+use super::replica::{self, Replica, Sum};
 use crate::model::{Adapter, Decoder, ModelError};
 use crate::ops::{tensor, to_vec};
 use crate::weights::{self, NamedTensor, StoredType, Weights, WeightsError};
@@ -52,108 +53,103 @@ pub struct TunerConfig {
     /// Blocks whose activations exist side by side, at most; `None`: one for each worker of a CPU, and what keeps an
     /// accelerator busy.
     pub parallel_blocks: Option<usize>,
-}
-
-/// What the blocks of an update add up to, in their order.
-#[derive(Default)]
-struct Sum {
-    loss: f64,
-    gradient: Option<Tensor<1>>,
-    pairs: Vec<PairLogs>,
-}
-
-impl Sum {
-    fn add(&mut self, block: BlockResult) {
-        self.loss += block.loss;
-        self.pairs.extend(block.pairs);
-        self.gradient = Some(match self.gradient.take() {
-            Some(sum) => sum + block.gradient,
-            None => block.gradient,
-        });
-    }
+    /// Keep of each layer only its input, and compute the rest again in the backward: a third more work, a fraction of the memory
+    /// (Chen et al. 2016, "Training deep nets with sublinear memory cost"). Changes no bit.
+    pub recompute: bool,
 }
 
 /// Trains an adapter on a frozen decoder, or the decoder itself.
 #[derive(Debug)]
 pub struct Tuner {
-    decoder: Decoder,
-    adapter: Option<Adapter>,
-    parameters: Tensor<1>,
-    optimizer: AdamW,
+    /// One on each device, the first of which is measured and saved.
+    replicas: Vec<Replica>,
     workers: Workers,
     /// Blocks whose activations may exist at once on an accelerator.
     side_by_side: usize,
     /// Seed of the adapter's dropout.
     seed: u64,
+    recompute: bool,
     /// The decoder before training: what DPO refers to, where there is no adapter to leave out.
     untrained: Option<Decoder>,
 }
 
 impl Tuner {
-    /// Trains `adapter` if there is one, else all weights of the decoder.
+    /// Trains `adapter` if there is one, else all weights of the decoder. An adapter is trained on all of the decoder's devices.
     pub fn new(decoder: Decoder, adapter: Option<Adapter>, config: &TunerConfig) -> Self {
-        let parameters = match &adapter {
-            Some(adapter) => {
-                Tensor::cat(adapter.tensors().map(|factor| factor.clone().flatten::<1>(0, 1)).collect(), 0)
-            }
-            None => decoder.flat(),
-        };
         let workers = decoder.device.workers();
         let workers = Workers::new(config.parallel_blocks.map_or(workers, |most| workers.min(most)));
-        let optimizer = AdamW::new(config.optimizer, &parameters);
         let untrained = (adapter.is_none() && config.keep_reference).then(|| decoder.clone());
-        let side_by_side = config.parallel_blocks.unwrap_or(usize::MAX);
-        Self { decoder, adapter, parameters, optimizer, workers, side_by_side, seed: config.seed, untrained }
+        let others = if adapter.is_some() { decoder.device.others() } else { Vec::new() };
+        let first = Replica::new(decoder, adapter, config.optimizer);
+        let others: Vec<_> = others.iter().map(|device| first.on(device, config.optimizer)).collect();
+        let replicas = std::iter::once(first).chain(others).collect();
+        let (side_by_side, seed) = (config.parallel_blocks.unwrap_or(usize::MAX), config.seed);
+        Self { replicas, workers, side_by_side, seed, recompute: config.recompute, untrained }
+    }
+
+    fn first(&self) -> &Replica {
+        &self.replicas[0]
     }
 
     /// One optimiser step on these blocks. Blocks compute in parallel; their gradients are added in the blocks' order,
-    /// so that the result does not depend on the number of workers.
+    /// so that the result does not depend on the number of workers. Devices take blocks in turn, and add their sums.
     pub fn step(&mut self, blocks: &[Block], learning_rate: f64) -> StepReport {
         let joined = self.joined(blocks);
         let blocks = joined.as_deref().unwrap_or(blocks);
         let loss_tokens: usize = blocks.iter().map(Block::loss_tokens).sum();
         let weight = 1.0 / loss_tokens.max(1) as f32;
-        let mut sum = Sum::default();
+        let mut sums: Vec<Sum> = self.replicas.iter().map(|_| Sum::default()).collect();
         for blocks in numbered(blocks).chunks(self.at_once()) {
             let results = self.workers.map(blocks, |(at, block)| block_gradients(self.model(*at), block, weight));
-            results.into_iter().for_each(|result| sum.add(result));
+            for ((at, _), result) in blocks.iter().zip(results) {
+                sums[at % self.replicas.len()].add(result);
+            }
         }
-        let loss = sum.loss;
-        let grad_norm = self.update(sum, learning_rate);
+        let grad_norm = replica::update(&mut self.replicas, &mut sums, learning_rate);
+        let loss: f64 = sums.iter_mut().map(Sum::loss).sum();
         StepReport { loss: loss / loss_tokens.max(1) as f64, grad_norm, tokens: blocks.iter().map(Block::tokens).sum() }
     }
 
-    /// One optimiser step on these blocks of pairs.
+    /// One optimiser step on these blocks of pairs, as [`Self::step`]. The host looks at each block's log-probabilities before its
+    /// backward, so several devices gain little.
     pub fn step_pairs(&mut self, blocks: &[Block], objective: Preference, learning_rate: f64) -> PairReport {
         let answers = || blocks.iter().flat_map(|block| block.loss_rows.chunks_exact(2));
         let chosen_tokens = answers().map(|pair| pair[0].len()).sum();
         let sizes = StepSizes { pairs: answers().count().max(1), chosen_tokens };
-        let base = Model::new(self.untrained.as_ref().unwrap_or(&self.decoder), None);
-        let (mut sum, mut reference) = (Sum::default(), Vec::new());
+        let mut sums: Vec<Sum> = self.replicas.iter().map(|_| Sum::default()).collect();
+        let (mut logs, mut reference) = (Vec::new(), Vec::new());
         let work = |(at, block): &(usize, &Block)| {
+            let base = self.untrained.as_ref().unwrap_or(&self.replica(*at).decoder);
             let reference = match objective.needs_reference() {
-                true => pairs(base, block),
+                true => pairs(Model::new(base, None), block),
                 false => vec![PairLogs::default(); block.loss_rows.len() / 2],
             };
             (pair_gradients(self.model(*at), block, objective, &reference, sizes), reference)
         };
         for blocks in numbered(blocks).chunks(self.at_once()) {
-            for (result, of) in self.workers.map(blocks, work) {
-                sum.add(result);
+            for ((at, _), (mut result, of)) in blocks.iter().zip(self.workers.map(blocks, work)) {
+                logs.append(&mut result.pairs);
                 reference.extend(of);
+                sums[at % self.replicas.len()].add(result);
             }
         }
-        let (loss, pairs) = (sum.loss, std::mem::take(&mut sum.pairs));
-        let grad_norm = self.update(sum, learning_rate);
+        let grad_norm = replica::update(&mut self.replicas, &mut sums, learning_rate);
+        let loss = sums.iter_mut().map(Sum::loss).sum();
         let step = StepReport { loss, grad_norm, tokens: blocks.iter().map(Block::tokens).sum() };
-        PairReport { step, pairs, reference }
+        PairReport { step, pairs: logs, reference }
+    }
+
+    /// Who computes the block of an update at a place.
+    fn replica(&self, at: usize) -> &Replica {
+        &self.replicas[at % self.replicas.len()]
     }
 
     /// What is trained, for the block of an update at a place.
     fn model(&self, at: usize) -> Model<'_> {
-        let rate = self.adapter.as_ref().map_or(0.0, |adapter| adapter.config().dropout);
-        let dropout = Dropout::new(rate, self.seed, self.optimizer.step, at);
-        Model { dropout, ..Model::new(&self.decoder, self.adapter.as_ref()) }
+        let Replica { decoder, adapter, optimizer, .. } = self.replica(at);
+        let rate = adapter.as_ref().map_or(0.0, |adapter| adapter.config().dropout);
+        let dropout = Dropout::new(rate, self.seed, optimizer.step, at);
+        Model { dropout, recompute: self.recompute, ..Model::new(decoder, adapter.as_ref()) }
     }
 
     /// The objective on blocks of pairs that are not trained on, without dropout.
@@ -161,9 +157,10 @@ impl Tuner {
     /// # Errors
     /// None of the blocks' ids may be unknown to the model.
     pub fn held_out_pairs(&self, blocks: &[Block], objective: Preference) -> Result<HeldOutPairs, ModelError> {
-        let logs = compare(&self.decoder, self.adapter.as_ref(), blocks)?;
+        let Replica { decoder, adapter, .. } = self.first();
+        let logs = compare(decoder, adapter.as_ref(), blocks)?;
         let reference = match objective.needs_reference() {
-            true => compare(self.untrained.as_ref().unwrap_or(&self.decoder), None, blocks)?,
+            true => compare(self.untrained.as_ref().unwrap_or(decoder), None, blocks)?,
             false => vec![PairLogs::default(); logs.len()],
         };
         let rows = blocks.iter().flat_map(|block| block.loss_rows.chunks_exact(2));
@@ -181,51 +178,30 @@ impl Tuner {
     /// The blocks in pieces that keep a GPU busy; `None` on a CPU, where each worker takes one, and where attention would
     /// write the scores of a whole piece.
     fn joined(&self, blocks: &[Block]) -> Option<Vec<Block>> {
-        self.decoder.attends_by_kernel().then(|| Block::join(blocks, self.side_by_side, JOINED_TOKENS))
+        let tokens: usize = blocks.iter().map(Block::tokens).sum();
+        // Each device has its share.
+        let most = JOINED_TOKENS.min(tokens.div_ceil(self.replicas.len()));
+        self.decoder().attends_by_kernel().then(|| Block::join(blocks, self.side_by_side, most))
     }
 
     /// Blocks whose gradients exist side by side: a few for each worker, however many an update has.
     fn at_once(&self) -> usize {
-        4 * self.workers.count()
-    }
-
-    /// Applies the sum of the blocks' gradients; gives its norm before clipping.
-    fn update(&mut self, sum: Sum, learning_rate: f64) -> f64 {
-        let gradient = sum.gradient.unwrap_or_else(|| self.parameters.zeros_like());
-        let parameters = std::mem::replace(&mut self.parameters, Tensor::empty([1], &self.decoder.device.burn));
-        let (parameters, grad_norm) = self.optimizer.step(parameters, gradient, learning_rate);
-        self.set_parameters(parameters);
-        grad_norm
-    }
-
-    fn set_parameters(&mut self, parameters: Tensor<1>) {
-        match &mut self.adapter {
-            Some(adapter) => {
-                let mut at = 0;
-                for factor in adapter.tensors_mut() {
-                    let [rows, columns] = factor.dims();
-                    *factor = parameters.clone().slice([at..at + rows * columns]).reshape([rows, columns]);
-                    at += rows * columns;
-                }
-            }
-            None => self.decoder.set_flat(&parameters),
-        }
-        self.parameters = parameters;
+        4 * self.workers.count() * self.replicas.len()
     }
 
     /// Steps done.
     pub fn steps(&self) -> u64 {
-        self.optimizer.step
+        self.first().optimizer.step
     }
 
     /// The decoder: frozen under an adapter.
     pub fn decoder(&self) -> &Decoder {
-        &self.decoder
+        &self.first().decoder
     }
 
     /// The adapter, if one is trained.
     pub fn adapter(&self) -> Option<&Adapter> {
-        self.adapter.as_ref()
+        self.first().adapter.as_ref()
     }
 
     /// Writes parameters and optimiser state to one file, exactly.
@@ -239,11 +215,12 @@ impl Tuner {
             values: to_vec(tensor.clone()),
         };
         // A u64 in two exact f32 halves of 24 bits: more steps than any run has.
-        let step = [self.optimizer.step & 0xFF_FFFF, self.optimizer.step >> 24].map(|half| half as f32);
+        let Replica { parameters, optimizer, .. } = self.first();
+        let step = [optimizer.step & 0xFF_FFFF, optimizer.step >> 24].map(|half| half as f32);
         let tensors = [
-            named("parameters", &self.parameters),
-            named("first_moment", &self.optimizer.first),
-            named("second_moment", &self.optimizer.second),
+            named("parameters", parameters),
+            named("first_moment", &optimizer.first),
+            named("second_moment", &optimizer.second),
             NamedTensor { name: "step".to_owned(), shape: vec![2], values: step.to_vec() },
         ];
         weights::write(path, &tensors, StoredType::F32)
@@ -255,20 +232,26 @@ impl Tuner {
     /// The file can't be read, or belongs to another model.
     pub fn load_state(&mut self, path: &Path) -> Result<(), WeightsError> {
         let file = Weights::open_file(path)?;
-        let shape = self.parameters.dims();
-        let read = |name: &str| Ok(tensor(file.read_shaped(name, &shape)?, shape, &self.decoder.device.burn));
-        let (parameters, first, second) = (read("parameters")?, read("first_moment")?, read("second_moment")?);
+        let shape = self.first().parameters.dims();
+        let read = |name: &str| file.read_shaped(name, &shape);
+        let values = [read("parameters")?, read("first_moment")?, read("second_moment")?];
         let step = file.read_shaped("step", &[2])?;
-        self.optimizer.first = first;
-        self.optimizer.second = second;
-        self.optimizer.step = step[0] as u64 + ((step[1] as u64) << 24);
-        self.set_parameters(parameters);
+        for replica in &mut self.replicas {
+            let device = &replica.decoder.device.burn;
+            let [parameters, first, second] = [0, 1, 2].map(|at| tensor(values[at].clone(), shape, device));
+            replica.optimizer.first = first;
+            replica.optimizer.second = second;
+            replica.optimizer.step = step[0] as u64 + ((step[1] as u64) << 24);
+            replica.set_parameters(parameters);
+        }
         Ok(())
     }
 
     /// Gives the trained parts back.
     pub fn into_parts(self) -> (Decoder, Option<Adapter>) {
-        (self.decoder, self.adapter)
+        let mut replicas = self.replicas;
+        let Replica { decoder, adapter, .. } = replicas.swap_remove(0);
+        (decoder, adapter)
     }
 }
 

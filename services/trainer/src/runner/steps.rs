@@ -53,6 +53,7 @@ impl Runner {
             keep_reference: settings.preference.is_some_and(|preference| preference.needs_reference()),
             seed: hyper.seed,
             parallel_blocks: self.parallel_blocks(&job.spec.spec, &model, &plan)?,
+            ..TunerConfig::default()
         };
         let first = job.spec.spec.adapter_dir(self.stage.local_root())?;
         let (sender, receiver) = mpsc::channel(train::MESSAGES);

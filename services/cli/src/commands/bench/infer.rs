@@ -86,11 +86,15 @@ pub(super) fn run(args: &InferArgs) -> Result<()> {
                 "arch": args.arch, "parameters": config.parameters(), "seq": args.seq, "batch": batch,
                 "adapters": args.adapters, "rank": args.rank, "median_step_seconds": median, "tokens_per_second": speed,
                 "prefill_tokens_per_second": prefill_speed, "first_step_seconds": first_seconds,
-                "peak_memory_bytes": firn_kit::memory::peak(),
+                "peak_memory_bytes": firn_kit::memory::peak(), "device_memory_bytes": device.reserved_memory(),
+                "unrecorded": cache.unrecorded(),
             })
         );
     } else {
         println!("{speed:.0} tokens/s, {:.2} ms a step, prompts at {prefill_speed:.0} tokens/s", median * 1e3);
+        if let Some(reason) = cache.unrecorded() {
+            println!("steps are launched kernel by kernel: {reason}");
+        }
     }
     Ok(())
 }

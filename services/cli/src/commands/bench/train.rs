@@ -30,10 +30,13 @@ pub(super) struct TrainArgs {
     /// How the frozen weights are kept: none, int8, int4 or int4-double.
     #[arg(long, default_value = "none", value_parser = str::parse::<Quantization>)]
     quantization: Quantization,
+    /// Keep each layer's input alone, and compute the rest again in the backward: less memory, a third more work.
+    #[arg(long)]
+    recompute: bool,
     /// Steps that are timed, after one that is not.
     #[arg(long, default_value_t = 10)]
     steps: usize,
-    /// auto, cpu, cuda:N, cuda:N:f32 or vulkan.
+    /// auto, cpu, cuda:N, cuda:N:f32, cuda:N-M (GPUs N to M together) or vulkan.
     #[arg(long, default_value = "auto", value_parser = str::parse::<DeviceSpec>)]
     device: DeviceSpec,
     /// What the device could do, TFLOP/s: mfu is measured against it.
@@ -58,7 +61,8 @@ pub(super) fn run(args: &TrainArgs) -> Result<()> {
     };
     let documents: Vec<_> = (0..args.batch).map(|_| document()).collect();
     let blocks = pack(&documents, args.seq);
-    let mut tuner = Tuner::new(decoder, Some(adapter), &TunerConfig::default());
+    let tuning = TunerConfig { recompute: args.recompute, ..TunerConfig::default() };
+    let mut tuner = Tuner::new(decoder, Some(adapter), &tuning);
     let ready_seconds = begin.elapsed().as_secs_f64();
     let first = tuner.step(&blocks, 1e-4);
     let first_seconds = begin.elapsed().as_secs_f64();

@@ -1,7 +1,7 @@
 //! Tensors as kernels see them: contiguous memory of an accelerator.
 
 use burn::backend::{BackendTensor, DispatchAutodiffContext, DispatchTensor, DispatchTensorKind};
-use burn::tensor::{DType, Int, Shape, Tensor, TensorData};
+use burn::tensor::{Bytes, DType, Int, Shape, Tensor, TensorData};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
@@ -76,6 +76,20 @@ impl Array {
     pub(crate) fn matrix(&self) -> [usize; 2] {
         let shape = self.0.meta.shape();
         [shape[0], shape[1]]
+    }
+
+    /// Overwrites an array of whole numbers with as many others.
+    pub(crate) fn write(&self, values: Vec<i32>) {
+        debug_assert_eq!(values.len(), self.len());
+        self.0.client.write(&self.0.handle, Bytes::from_elems(values));
+    }
+
+    /// The values of an array of i32, once they are computed.
+    pub(crate) fn whole_numbers(self) -> Vec<i32> {
+        let kind = DispatchTensorKind::Cube(BackendTensor::Int(self.0));
+        let tensor = DispatchTensor { kind, autodiff: DispatchAutodiffContext::Disabled };
+        let data = Tensor::<1, Int>::from_dispatch(tensor).into_data();
+        data.try_into_vec().unwrap_or_default()
     }
 
     /// Number of values.

@@ -5,7 +5,9 @@ use std::cell::RefCell;
 use burn::tensor::{DType, Int, Tensor};
 
 use super::Array;
+use super::adapters::Expanded;
 use super::launch::{Kernel, Source};
+use crate::config::Activation;
 
 const MATVEC: Source = Source { name: "matvec.cu", text: include_str!("kernels/matvec.cu") };
 /// Rows from which on the kernels for many rows are faster.
@@ -21,35 +23,85 @@ thread_local! {
     static ARRIVED: RefCell<Option<Array>> = const { RefCell::new(None) };
 }
 
+/// Up to three weights `[out, in]` that share their input, and what becomes of their products.
+#[derive(Debug, Default)]
+pub(crate) struct Group<'a> {
+    pub(crate) weights: &'a [Array],
+    /// f32 `[out]`, of all weights or of none.
+    pub(crate) biases: &'a [Array],
+    /// What each row's own adapter adds.
+    pub(crate) expanded: Option<Expanded<'a>>,
+    /// Of two weights: the activation of the first product times the second is the one result.
+    pub(crate) glu: Option<Activation>,
+}
+
 /// `x·Wᵀ` `[rows, out]`, for at most [`MOST_ROWS`] rows; a row's bits do not depend on the others.
 pub(crate) fn product(x: &Array, weight: &Array) -> Option<Array> {
-    let ([rows, width], [out, _]) = (x.matrix(), weight.matrix());
+    let group = Group { weights: std::slice::from_ref(weight), ..Group::default() };
+    products(x, &group).map(|mut results| results.remove(0))
+}
+
+/// The products of a group, or their one result; `None` if it has too many rows, or widths that the kernel can't read.
+pub(crate) fn products(x: &Array, group: &Group<'_>) -> Option<Vec<Array>> {
+    let [rows, width] = x.matrix();
     if rows > MOST_ROWS || !width.is_multiple_of(8) {
         return None;
     }
     let batch = rows.next_power_of_two().max(8);
-    let tiles = out.div_ceil(2 * batch);
+    let outs: Vec<usize> = group.weights.iter().map(|weight| weight.matrix()[0]).collect();
+    let results = if group.glu.is_some() { &outs[..1] } else { &outs[..] };
+    let tile = if group.glu.is_some() { batch } else { 2 * batch };
+    let tiles: usize = results.iter().map(|out| out.div_ceil(tile)).sum();
     let most = batch / 8;
     let mut splits = if batch == 64 { 2 } else { 1 };
     while splits < most && tiles * splits < BUSY {
         splits *= 2;
     }
-    let y = x.empty([rows, out], DType::BF16);
-    let kernel = Kernel::new(&MATVEC, "product", &[("BATCH", batch), ("SPLITS", splits)], 256, SHARED);
-    let words = [rows, width, out, 0, 0, 0].map(|word| word as u64);
+    let glu = match group.glu {
+        None => 0,
+        Some(Activation::Silu) => 1,
+        Some(Activation::GeluTanh) => 2,
+    };
+    let mut defines = vec![("BATCH", batch), ("SPLITS", splits)];
+    defines.extend([("WEIGHTS", outs.len()), ("GLU", glu), ("BIAS", usize::from(!group.biases.is_empty()))]);
+    let mut words = [rows, width, 0, 0, 0, 0, 0, 0, 0].map(|word| word as u64);
+    for (word, out) in words[2..5].iter_mut().zip(&outs) {
+        *word = *out as u64;
+    }
+    let mut arrays: Vec<&Array> = vec![x];
+    arrays.extend(group.weights);
+    arrays.extend(group.biases);
+    if let Some(expanded) = &group.expanded {
+        defines.extend([("LORA", 1), ("RANKS", expanded.factors.ranks)]);
+        arrays.extend([expanded.rows.adapters, expanded.rows.ranks, expanded.rows.scales]);
+        arrays.extend([&expanded.factors.pool, expanded.inner]);
+        words[5] = expanded.factors.slot as u64;
+        for (word, second) in words[6..].iter_mut().zip(expanded.second) {
+            *word = *second as u64;
+        }
+    }
+    let y: Vec<Array> = results.iter().map(|out| x.empty([rows, *out], DType::BF16)).collect();
+    arrays.extend(&y);
+    let kernel = Kernel::new(&MATVEC, "product", &defines, 256, SHARED);
     let grid = [tiles * splits, 1, 1];
     if splits == 1 {
-        kernel.launch(grid, &[x, weight, &y], &words);
+        kernel.launch(grid, &arrays, &words);
         return Some(y);
     }
     let partial = x.empty([tiles * splits * 2 * batch * batch], DType::F32);
+    let arrived = arrived(x, tiles)?;
+    arrays.extend([&partial, &arrived]);
+    kernel.launch(grid, &arrays, &words);
+    Some(y)
+}
+
+/// The thread's counts of arrived blocks, for at least so many tiles.
+fn arrived(x: &Array, tiles: usize) -> Option<Array> {
     ARRIVED.with_borrow_mut(|slot| {
-        let arrived = match slot.take().filter(|arrived| arrived.len() >= tiles && arrived.beside(x)) {
-            Some(arrived) => arrived,
-            None => Array::of_whole(&Tensor::<1, Int>::zeros([tiles.next_power_of_two()], (&x.device(), DType::I32)))?,
-        };
-        kernel.launch(grid, &[x, weight, &y, &partial, &arrived], &words);
-        *slot = Some(arrived);
-        Some(y)
+        if !slot.as_ref().is_some_and(|arrived| arrived.len() >= tiles && arrived.beside(x)) {
+            let zeros = Tensor::<1, Int>::zeros([tiles.next_power_of_two()], (&x.device(), DType::I32));
+            *slot = Some(Array::of_whole(&zeros)?);
+        }
+        slot.clone()
     })
 }

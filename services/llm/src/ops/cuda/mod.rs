@@ -4,10 +4,13 @@
 //! Text rather than CubeCL's own language, because that has no way to Hopper's tensor cores (wgmma) with NVRTC.
 
 pub(crate) mod adamw;
+pub(crate) mod adapters;
 mod array;
 pub(crate) mod attention;
+pub(crate) mod decode;
 pub(crate) mod few;
 pub(crate) mod glu;
+pub(crate) mod graph;
 mod launch;
 pub(crate) mod linear;
 pub(crate) mod loss;

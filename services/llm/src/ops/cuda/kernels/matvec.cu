@@ -22,14 +22,8 @@
 #ifndef STAGES
 #define STAGES 4  // Steps of 24 KB in shared memory.
 #endif
-#ifndef INTERLEAVE
-#define INTERLEAVE 0  // 1: strands take turns along a row rather than an eighth of it each. Changes bits.
-#endif
-#ifndef FLOAT_OUT
-#define FLOAT_OUT 0  // 1: y is f32, for logits.
-#endif
 #ifndef RANKS
-#define RANKS 64  // Room for a row's x·Aᵀ, and the largest rank.
+#define RANKS 64  // The largest rank of an adapter.
 #endif
 
 #define SHARED_BYTES (STAGES * 24576)
@@ -134,35 +128,27 @@ __device__ __forceinline__ float rank_sum(const float* u, const bf16* b, int ran
     return sum;
 }
 
-/// What a row's adapter adds to column `o` of module `m`; zero without one. `u` is [rows, modules, RANKS].
+/// What a row's adapter adds to column `o` of module `m`, whose second factor lies at `second` in the adapter's slot; zero
+/// without an adapter. `u` is [rows, WEIGHTS, RANKS].
 __device__ __forceinline__ float adapter_sum(
-    const int* adapters, const int* ranks, const float* scales, const word* factors, const float* u, word count, int modules,
+    const int* adapters, const int* ranks, const float* scales, const bf16* pool, const float* u, word slot, word second,
     long long row, int m, long long o) {
     const int adapter = adapters[row];
     if (adapter < 0) return 0.0f;
-    const bf16* b = reinterpret_cast<const bf16*>(factors[m * count + adapter]);
-    if (b == nullptr) return 0.0f;
-    const int rank = ranks[adapter];
-    return scales[adapter] * rank_sum(u + (row * modules + m) * RANKS, b + o * rank, rank);
+    const int rank = ranks[row];
+    return scales[row] * rank_sum(u + (row * WEIGHTS + m) * RANKS, pool + adapter * slot + second + o * rank, rank);
 }
 
-#if FLOAT_OUT
-typedef float Out;
-__device__ __forceinline__ float rounded(float v) { return v; }
-#else
-typedef bf16 Out;
-__device__ __forceinline__ bf16 rounded(float v) { return __float2bfloat16_rn(v); }
-#endif
-
-struct ProductP { word rows, in, out0, out1, out2, adapters; };
+struct ProductP { word rows, in, out0, out1, out2, slot, second0, second1, second2; };
 
 // y_i = x·W_iᵀ (+ bias_i) (+ scale·u·Bᵀ) for x [rows, in], W_i [out_i, in] and y_i [rows, out_i], or with GLU
 // y = act(x·W_0ᵀ) * (x·W_1ᵀ) [rows, out0]. `in` is a multiple of 8; out2 (out1) are 0 with fewer weights.
 //
 // Grid: (tiles · SPLITS, ⌈rows / BATCH⌉) with tiles = Σ_i ⌈out_i / (2·BATCH)⌉, with GLU ⌈out0 / BATCH⌉; 256 threads;
 // SHARED_BYTES = 24576·STAGES. Arguments in order, those of absent options left out:
-//   x, w0, w1, w2, [BIAS: bias0, bias1, bias2 bf16 [out_i]],
-//   [LORA: adapters i32 [rows], ranks i32 [adapters], scales f32 [adapters], factors u64 [WEIGHTS, adapters], u f32 [rows, WEIGHTS, RANKS]],
+//   x, w0, w1, w2, [BIAS: bias0, bias1, bias2 f32 [out_i]],
+//   [LORA: adapters i32 [rows] (a row's slot; −1: none), ranks i32 [rows], scales f32 [rows], pool bf16 [slots, slot]: an adapter's B_i
+//   [out_i, rank] begins at second_i of its slot, u f32 [rows, WEIGHTS, RANKS]: x·A_iᵀ],
 //   y0, y1, y2 (GLU: y0), [SPLITS > 1: partial f32 [⌈rows / BATCH⌉ · tiles · SPLITS · 2·BATCH·BATCH], arrived u32 [⌈rows / BATCH⌉ · tiles],
 //   zero before the first launch and again after each].
 //
@@ -181,24 +167,24 @@ extern "C" __global__ void __launch_bounds__(256) product(
     const bf16* __restrict__ w2,
 #endif
 #if BIAS
-    const bf16* __restrict__ bias0,
+    const float* __restrict__ bias0,
 #if WEIGHTS > 1
-    const bf16* __restrict__ bias1,
+    const float* __restrict__ bias1,
 #endif
 #if WEIGHTS > 2
-    const bf16* __restrict__ bias2,
+    const float* __restrict__ bias2,
 #endif
 #endif
 #if LORA
     const int* __restrict__ adapters, const int* __restrict__ ranks, const float* __restrict__ scales,
-    const word* __restrict__ factors, const float* __restrict__ u,
+    const bf16* __restrict__ pool, const float* __restrict__ u,
 #endif
-    Out* __restrict__ y0,
+    bf16* __restrict__ y0,
 #if WEIGHTS > 1 && !GLU
-    Out* __restrict__ y1,
+    bf16* __restrict__ y1,
 #endif
 #if WEIGHTS > 2
-    Out* __restrict__ y2,
+    bf16* __restrict__ y2,
 #endif
 #if SPLITS > 1
     float* __restrict__ partial, unsigned* __restrict__ arrived,
@@ -216,7 +202,7 @@ extern "C" __global__ void __launch_bounds__(256) product(
     [[maybe_unused]] int module = 0;
     int part = tile;
     const bf16* weight = w0;
-    Out* y = y0;
+    bf16* y = y0;
     int out = static_cast<int>(p.out0);
 #if WEIGHTS > 1 && !GLU
     const int tiles0 = (static_cast<int>(p.out0) + TILE_OUT - 1) / TILE_OUT;
@@ -246,13 +232,9 @@ extern "C" __global__ void __launch_bounds__(256) product(
 
     const int steps = (in + STEP - 1) / STEP;
     const int first = (split * GROUPS + group) * OWN;
-    auto start_of = [&](int strand) { return INTERLEAVE ? strand : steps * strand / STRANDS; };
-    auto steps_of = [&](int strand) {
-        return INTERLEAVE ? (steps + STRANDS - 1 - strand) / STRANDS : steps * (strand + 1) / STRANDS - steps * strand / STRANDS;
-    };
-    int left = 0;
-    for (int strand = first; strand < first + OWN; ++strand) left += steps_of(strand);
-    int next = start_of(first), reading = first;
+    auto start_of = [&](int strand) { return steps * strand / STRANDS; };
+    auto steps_of = [&](int strand) { return start_of(strand + 1) - start_of(strand); };
+    int next = start_of(first), left = start_of(first + OWN) - next;
 
     auto fetch = [&](int stage) {
         if (left > 0) {
@@ -271,8 +253,7 @@ extern "C" __global__ void __launch_bounds__(256) product(
                 copy_rows(to_rows + at + i * 512, here ? row + static_cast<long long>(4 * i) * in + k : x, here);
             }
             --left;
-            next += INTERLEAVE ? STRANDS : 1;
-            if (INTERLEAVE && next >= steps) next = ++reading;
+            ++next;
         }
         commit();
     };
@@ -353,27 +334,30 @@ extern "C" __global__ void __launch_bounds__(256) product(
 #endif
 #if BIAS
 #if GLU
-        result[0] += __bfloat162float(bias0[o]), result[1] += __bfloat162float(bias1[o]);
+        result[0] += bias0[o], result[1] += bias1[o];
 #else
-        const bf16* bias = bias0;
+        const float* bias = bias0;
 #if WEIGHTS > 1
         if (module == 1) bias = bias1;
 #endif
 #if WEIGHTS > 2
         if (module == 2) bias = bias2;
 #endif
-        result[0] += __bfloat162float(bias[o]);
+        result[0] += bias[o];
 #endif
 #endif
 #if LORA
 #pragma unroll
-        for (int m = 0; m <= (GLU ? 1 : 0); ++m)
-            result[m] += adapter_sum(adapters, ranks, scales, factors, u, p.adapters, WEIGHTS, batch + c, module + m, o);
+        for (int m = 0; m <= (GLU ? 1 : 0); ++m) {
+            const int which = module + m;
+            const word second = which == 0 ? p.second0 : which == 1 ? p.second1 : p.second2;
+            result[m] += adapter_sum(adapters, ranks, scales, pool, u, p.slot, second, batch + c, which, o);
+        }
 #endif
 #if GLU
-        y[(batch + c) * out + o] = rounded(activation(result[0]) * result[1]);
+        y[(batch + c) * out + o] = __float2bfloat16_rn(activation(result[0]) * result[1]);
 #else
-        y[(batch + c) * out + o] = rounded(result[0]);
+        y[(batch + c) * out + o] = __float2bfloat16_rn(result[0]);
 #endif
     }
 }

@@ -11,6 +11,9 @@
 #ifndef SPLIT
 #define SPLIT (HEAD_DIM == 256 ? 64 : 128)  // Tokens of a block of paged_attention: a multiple of 64.
 #endif
+#ifndef QK_NORM
+#define QK_NORM 0  // 1: rope_store norms queries and keys, head by head, before it turns them.
+#endif
 
 #define PAGE 16
 #define WARPS 4
@@ -57,6 +60,73 @@ extern "C" __global__ void __launch_bounds__(256) paged_store(
     const long long to = pool_at(slot, kv_heads, head % kv_heads) + index % (HEAD_DIM / 8) * 8;
     *reinterpret_cast<uint4*>(k_pool + to) = __ldg(reinterpret_cast<const uint4*>(k) + index);
     *reinterpret_cast<uint4*>(v_pool + to) = __ldg(reinterpret_cast<const uint4*>(v) + index);
+}
+
+struct RopeP { word rows, heads, kv_heads, context; double eps; };
+
+// Turns q bf16 [rows, heads·HEAD_DIM] in place and k into its pool by their rows' positions i32 [rows], in the half-split layout
+// (Su et al. 2021), and stores v: cos and sin f32 [context, HEAD_DIM / 2]. With QK_NORM each head of q and k is first divided by its
+// root mean square and multiplied by the weight f32 [HEAD_DIM]. Rows with a negative slot store nothing; positions
+// are clamped to the tables, so rows that only fill a batch up may hold anything.
+// Grid: ⌈rows·(heads + 2·kv_heads)·(HEAD_DIM / 16) / 256⌉; 256 threads: one takes eight numbers of each half of a head.
+// Arguments: k, v, cos, sin, positions, slots, [QK_NORM: q_weight, k_weight], q, k_pool, v_pool.
+extern "C" __global__ void __launch_bounds__(256) rope_store(
+    const bf16* __restrict__ k, const bf16* __restrict__ v, const float* __restrict__ cos, const float* __restrict__ sin,
+    const int* __restrict__ positions, const int* __restrict__ slots,
+#if QK_NORM
+    const float* __restrict__ q_weight, const float* __restrict__ k_weight,
+#endif
+    bf16* __restrict__ q, bf16* __restrict__ k_pool, bf16* __restrict__ v_pool, const __grid_constant__ RopeP p) {
+    constexpr int LANES = HEAD_DIM / 16, HALF = HEAD_DIM / 2;
+    const long long index = static_cast<long long>(blockIdx.x) * 256 + threadIdx.x;
+    const int heads = static_cast<int>(p.heads), kv_heads = static_cast<int>(p.kv_heads), all = heads + 2 * kv_heads;
+    const int lane = static_cast<int>(index % LANES), head = static_cast<int>(index / LANES % all);
+    const long long row = index / LANES / all;
+    const bool active = row < static_cast<long long>(p.rows);
+    const bool of_q = head < heads, of_k = !of_q && head < heads + kv_heads;
+    const int kv = of_k ? head - heads : head - heads - kv_heads;
+    const long long slot = active ? slots[row] : -1;
+    const bf16* from = nullptr;
+    if (active) from = of_q ? q + (row * heads + head) * HEAD_DIM : (of_k ? k : v) + (row * kv_heads + kv) * HEAD_DIM;
+    uint4 first = make_uint4(0, 0, 0, 0), second = first;
+    if (active) first = *reinterpret_cast<const uint4*>(from + lane * 8), second = *reinterpret_cast<const uint4*>(from + HALF + lane * 8);
+    float a[8], b[8];
+    unpack(first, a);
+    unpack(second, b);
+#if QK_NORM
+    // All lanes of a warp take part, those of v and of no row for nothing.
+    float squares = 0.0f;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) squares = fmaf(a[i], a[i], squares), squares = fmaf(b[i], b[i], squares);
+#pragma unroll
+    for (int step = LANES / 2; step > 0; step /= 2) squares += __shfl_xor_sync(~0u, squares, step);
+    if (of_q || of_k) {
+        const float inverse = rsqrtf(squares / HEAD_DIM + static_cast<float>(p.eps));
+        const float* weight = (of_q ? q_weight : k_weight) + lane * 8;
+#pragma unroll
+        for (int i = 0; i < 8; ++i) a[i] *= inverse * weight[i], b[i] *= inverse * weight[HALF + i];
+    }
+#endif
+    if (!active || (!of_q && slot < 0)) return;
+    if (of_q || of_k) {
+        const long long position = min(max(static_cast<long long>(positions[row]), 0ll), static_cast<long long>(p.context) - 1);
+        const float *c = cos + position * HALF + lane * 8, *s = sin + position * HALF + lane * 8;
+#pragma unroll
+        for (int i = 0; i < 8; i += 4) {
+            const float4 cs = __ldg(reinterpret_cast<const float4*>(c + i)), sn = __ldg(reinterpret_cast<const float4*>(s + i));
+            const float by_cos[4] = {cs.x, cs.y, cs.z, cs.w}, by_sin[4] = {sn.x, sn.y, sn.z, sn.w};
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                const float x = a[i + j], y = b[i + j];
+                a[i + j] = x * by_cos[j] - y * by_sin[j];
+                b[i + j] = y * by_cos[j] + x * by_sin[j];
+            }
+        }
+        first = pack(a), second = pack(b);
+    }
+    bf16* to = of_q ? q + (row * heads + head) * HEAD_DIM : (of_k ? k_pool : v_pool) + pool_at(slot, kv_heads, kv);
+    *reinterpret_cast<uint4*>(to + lane * 8) = first;
+    *reinterpret_cast<uint4*>(to + HALF + lane * 8) = second;
 }
 
 /// c += a · b for 16 × 16 by 16 × 8.

@@ -1,0 +1,319 @@
+//! A decoding step on a GPU: one token of each of several sequences through all blocks, recorded once for each size.
+//!
+//! The host takes longer to launch a step's kernels than the GPU to run them. A recorded step is one launch. Its size is that of
+//! the batch and of the longest sequence, both rounded up: rows that only fill the batch up see nothing and store nothing.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::thread::ThreadId;
+
+use burn::tensor::{DType, Int, Tensor};
+
+use super::{Adapter, Decoder, Weight};
+use crate::cache::PageTable;
+use crate::config::{Activation, Module, Norm};
+use crate::device::BurnDevice;
+use crate::generate::Next;
+use crate::ops::attention::Heads;
+use crate::ops::cuda::adapters::{Expanded, Factors, Placed, Pool, Rows};
+use crate::ops::cuda::decode::{self, Inputs, packed_words};
+use crate::ops::cuda::few::{self, Group, MOST_ROWS};
+use crate::ops::cuda::graph::{Output, Recorded};
+use crate::ops::cuda::{Array, paged};
+use crate::ops::to_vec;
+
+/// Sizes that are kept recorded. Each holds its own memory for what lies between its kernels.
+const MOST_RECORDED: usize = 24;
+/// Parts of the shortest sequence that a step is recorded for.
+const FEWEST_SPLITS: usize = 4;
+
+/// A row: the next token of a sequence, for which its last page has room.
+pub(crate) struct Speaking<'a> {
+    pub(crate) id: u32,
+    pub(crate) table: &'a PageTable,
+    pub(crate) adapter: Option<&'a Adapter>,
+    /// The most probable token is enough.
+    pub(crate) plain: bool,
+}
+
+/// A model's weights as the kernels read them.
+#[derive(Debug)]
+struct Weights {
+    embedding: Array,
+    embedding_scale: f32,
+    blocks: Vec<Block>,
+    norm: Array,
+    head: Array,
+    eps: f32,
+    activation: Activation,
+}
+
+#[derive(Debug)]
+struct Block {
+    /// By [`Norm::index`].
+    norms: [Option<Array>; 6],
+    /// Queries, keys and values; output; gate and up; down.
+    groups: [Layers; 4],
+    heads: Heads,
+    rope: [Array; 2],
+    pools: [Array; 2],
+}
+
+/// Linear layers with one input.
+#[derive(Debug)]
+struct Layers {
+    modules: &'static [Module],
+    weights: Vec<Array>,
+    biases: Vec<Array>,
+}
+
+const GROUPS: [&[Module]; 4] =
+    [&[Module::Q, Module::K, Module::V], &[Module::O], &[Module::Gate, Module::Up], &[Module::Down]];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Size {
+    rows: usize,
+    splits: usize,
+    adapted: bool,
+}
+
+/// The recorded steps of one model and its cache.
+#[derive(Debug)]
+pub(crate) struct Steps {
+    /// `None`: a step of this model can't be recorded.
+    weights: Option<Arc<Weights>>,
+    adapters: Pool,
+    recorded: HashMap<Size, Recorded>,
+    /// Whose stream they were recorded on.
+    thread: ThreadId,
+    /// Why the launches of the last size are given one by one, if they are.
+    failure: Option<String>,
+}
+
+impl Steps {
+    /// For a model whose keys and values lie in these pools.
+    pub(crate) fn new(model: &Decoder, pools: &[[Tensor<2>; 2]]) -> Self {
+        Self {
+            weights: Weights::new(model, pools).map(Arc::new),
+            adapters: Pool::default(),
+            recorded: HashMap::new(),
+            thread: std::thread::current().id(),
+            failure: None,
+        }
+    }
+
+    /// Why steps are not recorded, if they are not.
+    pub(crate) fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
+    }
+
+    /// What comes next in each row; `None` if the step can't be recorded.
+    pub(crate) fn run(&mut self, model: &Decoder, rows: &[Speaking<'_>]) -> Option<Vec<Next>> {
+        let mut all = Vec::with_capacity(rows.len());
+        for rows in rows.chunks(MOST_ROWS) {
+            all.extend(self.run_few(model, rows)?);
+        }
+        Some(all)
+    }
+
+    fn run_few(&mut self, model: &Decoder, rows: &[Speaking<'_>]) -> Option<Vec<Next>> {
+        let weights = Arc::clone(self.weights.as_ref()?);
+        let heads = weights.blocks.first()?.heads;
+        let longest = rows.iter().map(|row| row.table.len() + 1).max()?;
+        let splits = longest.div_ceil(paged::split(heads.dim)).next_power_of_two().max(FEWEST_SPLITS);
+        let wanted: Vec<&Adapter> = rows.iter().filter_map(|row| row.adapter).collect();
+        let size = Size { rows: rows.len().next_power_of_two(), splits, adapted: !wanted.is_empty() };
+        if !paged::fits_at_once(size.rows, splits, heads) {
+            return None;
+        }
+        let mut placed = Vec::new();
+        if size.adapted {
+            let (places, renewed) = self.adapters.place(&wanted, model.config(), model.device())?;
+            if renewed {
+                self.recorded.retain(|size, _| !size.adapted);
+            }
+            placed = places;
+        }
+        let thread = std::thread::current().id();
+        if self.thread != thread || (self.recorded.len() >= MOST_RECORDED && !self.recorded.contains_key(&size)) {
+            self.recorded.clear();
+            self.thread = thread;
+        }
+        let pages = splits * paged::split(heads.dim) / crate::cache::PAGE_TOKENS;
+        let inputs = packed(rows, &placed, size.rows, pages);
+        let recorded = match self.recorded.entry(size) {
+            std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
+            std::collections::hash_map::Entry::Vacant(entry) => {
+                let array = Array::whole(inputs.clone(), &model.device().burn)?;
+                let factors = self.adapters.factors().filter(|_| size.adapted).cloned();
+                let recorded = record(weights, factors, array, size, pages, &model.device().burn)?;
+                self.failure = recorded.failure();
+                entry.insert(recorded)
+            }
+        };
+        let output = recorded.run(inputs);
+        Some(next(output, rows, model.config().vocab))
+    }
+}
+
+/// A step's inputs as [`Inputs::new`] takes them, for `count` rows.
+fn packed(rows: &[Speaking<'_>], placed: &[Placed], count: usize, pages: usize) -> Vec<i32> {
+    // Ids, lengths, pages and slots are far below 2³¹.
+    let mut words = vec![0; packed_words(count, pages)];
+    words[2 * count..3 * count].fill(-1);
+    let mut placed = placed.iter();
+    for (at, row) in rows.iter().enumerate() {
+        words[at] = row.id as i32;
+        words[count + at] = row.table.len() as i32 + 1;
+        if let Some(placed) = row.adapter.and_then(|_| placed.next()) {
+            words[2 * count + at] = placed.slot as i32;
+            words[3 * count + at] = placed.rank as i32;
+            words[4 * count + at] = placed.scale.to_bits() as i32;
+        }
+        let table = &mut words[5 * count + at * pages..][..pages];
+        for (word, page) in table.iter_mut().zip(row.table.pages()) {
+            *word = *page as i32;
+        }
+    }
+    words
+}
+
+fn record(
+    weights: Arc<Weights>,
+    factors: Option<Factors>,
+    inputs: Array,
+    size: Size,
+    pages: usize,
+    device: &BurnDevice,
+) -> Option<Recorded> {
+    let packed = inputs.clone();
+    // Once by itself: a step that can't be made is not recorded.
+    weights.step(&packed, factors.as_ref(), size, pages)?;
+    let step = move || match weights.step(&packed, factors.as_ref(), size, pages) {
+        Some(output) => output,
+        None => unreachable!("the same step was made before"),
+    };
+    Some(Recorded::new(inputs, device, Box::new(step)))
+}
+
+/// Brings to the host what the rows ask for.
+fn next(output: &Output, rows: &[Speaking<'_>], vocab: usize) -> Vec<Next> {
+    let ids = || output.best.clone().whole_numbers();
+    if rows.iter().all(|row| row.plain) {
+        return ids().into_iter().take(rows.len()).map(|id| Next::Id(id as u32)).collect();
+    }
+    let ids = if rows.iter().any(|row| row.plain) { ids() } else { Vec::new() };
+    let wanted: Vec<i64> = (0i64..).zip(rows).filter(|(_, row)| !row.plain).map(|(at, _)| at).collect();
+    let logits = output.logits.clone().tensor::<2>();
+    let chosen = Tensor::<1, Int>::from_data(wanted.as_slice(), &logits.device());
+    let logits = to_vec(logits.select(0, chosen).cast(DType::F32));
+    let mut logits = logits.chunks_exact(vocab);
+    let of = |(at, row): (usize, &Speaking<'_>)| match row.plain {
+        true => ids.get(at).map(|id| Next::Id(*id as u32)),
+        false => logits.next().map(|logits| Next::Logits(logits.to_vec())),
+    };
+    rows.iter().enumerate().filter_map(of).collect()
+}
+
+impl Weights {
+    fn new(model: &Decoder, pools: &[[Tensor<2>; 2]]) -> Option<Self> {
+        let config = model.config();
+        let half = |tensor: &Tensor<2>| Array::half(tensor);
+        let widths = [config.hidden, config.intermediate, config.heads * config.head_dim];
+        if !decode::norms_fit(config.hidden) || widths.iter().any(|width| !width.is_multiple_of(8)) {
+            return None;
+        }
+        let mut blocks = Vec::with_capacity(config.layers());
+        for (index, (layer, [keys, values])) in model.layers.iter().zip(pools).enumerate() {
+            let mut groups = Vec::with_capacity(GROUPS.len());
+            for modules in GROUPS {
+                let linears = modules.iter().map(|module| &layer.linears[module.index()]);
+                let weights = linears
+                    .clone()
+                    .map(|linear| match &linear.weight {
+                        Weight::Dense(weight) => half(weight),
+                        Weight::Packed(_) => None,
+                    })
+                    .collect::<Option<Vec<_>>>()?;
+                let biases = linears.filter_map(|linear| linear.bias.as_ref()).map(Array::of);
+                let biases = biases.collect::<Option<Vec<_>>>()?;
+                if !biases.is_empty() && biases.len() != modules.len() {
+                    return None;
+                }
+                groups.push(Layers { modules, weights, biases });
+            }
+            let mut norms: [Option<Array>; 6] = Default::default();
+            for (slot, norm) in norms.iter_mut().zip(&layer.norms) {
+                if let Some(weight) = norm {
+                    *slot = Some(Array::of(weight)?);
+                }
+            }
+            let of = |norm: Norm| norms[norm.index()].is_some();
+            if !of(Norm::Attention) || !of(Norm::Mlp) || of(Norm::Query) != of(Norm::Key) {
+                return None;
+            }
+            let rope = model.ropes[index].arrays(&model.device.burn)?.clone();
+            let (heads, pools) = (model.heads(index), [half(keys)?, half(values)?]);
+            blocks.push(Block { norms, groups: groups.try_into().ok()?, heads, rope, pools });
+        }
+        Some(Self {
+            embedding: half(&model.embedding)?,
+            embedding_scale: config.embedding_scale,
+            blocks,
+            norm: Array::of(&model.norm)?,
+            head: half(model.head_weight())?,
+            eps: config.rms_eps,
+            activation: config.activation,
+        })
+    }
+
+    /// All launches of a step.
+    fn step(&self, packed: &Array, factors: Option<&Factors>, size: Size, pages: usize) -> Option<Output> {
+        let inputs = Inputs::new(packed, size.rows, pages);
+        let x = decode::embed(&self.embedding, &inputs.ids, self.embedding_scale);
+        // What the block before gives to the stream, and the norm of its own that it may have.
+        let mut delta: Option<(Array, Option<&Array>)> = None;
+        for (index, block) in self.blocks.iter().enumerate() {
+            let group = |which: usize, x: &Array, glu: Option<Activation>| {
+                block.groups[which].products(x, factors, &inputs, index, glu)
+            };
+            let norm = |norm: Norm| block.norms[norm.index()].as_ref();
+            let before = delta.as_ref().map(|(delta, after)| (delta, *after));
+            let h = decode::norm_add(before, norm(Norm::Attention)?, &x, self.eps);
+            let [q, k, v] = <[Array; 3]>::try_from(group(0, &h, None)?).ok()?;
+            let scales = norm(Norm::Query).zip(norm(Norm::Key)).map(|(q, k)| [q, k]);
+            let [rope, pools] = [&block.rope, &block.pools].map(|[a, b]| [a, b]);
+            paged::rope_store([&q, &k, &v], rope, scales, self.eps, &inputs, pools, block.heads);
+            let o = paged::attend_rows(&q, pools, &inputs, size.splits, block.heads);
+            let o = group(1, &o, None)?.remove(0);
+            let middle = decode::norm_add(Some((&o, norm(Norm::AfterAttention))), norm(Norm::Mlp)?, &x, self.eps);
+            let activation = group(2, &middle, Some(self.activation))?.remove(0);
+            delta = Some((group(3, &activation, None)?.remove(0), norm(Norm::AfterMlp)));
+        }
+        let last = delta.as_ref().map(|(delta, after)| (delta, *after));
+        let hidden = decode::norm_add(last, &self.norm, &x, self.eps);
+        let logits = few::product(&hidden, &self.head)?;
+        let best = decode::greedy(&logits);
+        Some(Output { logits, best })
+    }
+}
+
+impl Layers {
+    /// The layers' outputs with each row's own adapter.
+    fn products(
+        &self,
+        x: &Array,
+        factors: Option<&Factors>,
+        inputs: &Inputs,
+        layer: usize,
+        glu: Option<Activation>,
+    ) -> Option<Vec<Array>> {
+        let Self { modules, weights, biases } = self;
+        let second = factors.map(|factors| factors.second(layer, modules)).unwrap_or_default();
+        let inner = factors.map(|factors| factors.shrink(x, inputs, layer, modules));
+        let rows = Rows { adapters: &inputs.adapters, ranks: &inputs.ranks, scales: &inputs.scales };
+        let expanded = factors.zip(inner.as_ref());
+        let expanded = expanded.map(|(factors, inner)| Expanded { rows, factors, inner, second: &second });
+        few::products(x, &Group { weights, biases, expanded, glu })
+    }
+}

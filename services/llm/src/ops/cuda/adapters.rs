@@ -1,0 +1,196 @@
+//! Adapters side by side in one pool, so that rows of one batch are each adapted by their own in one launch.
+
+use burn::tensor::DType;
+
+use super::Array;
+use super::decode::{DECODE, Inputs};
+use super::launch::Kernel;
+use crate::config::{ModelConfig, Module};
+use crate::device::Device;
+use crate::model::Adapter;
+
+/// Slots that a pool grows to before it gives one adapter's to another, though fewer are asked for at once.
+const KEPT: usize = 8;
+
+/// Numbers of `x·Aᵀ` that a block of `lora_shrink` computes.
+const SIDE: usize = 4;
+
+/// Where factors lie, in bf16 values. An adapter has a slot; in it all modules follow each other, block by block, A before B, with
+/// room for the largest rank.
+#[derive(Clone, Debug)]
+pub(crate) struct Factors {
+    /// bf16 `[slots · slot]`.
+    pub(crate) pool: Array,
+    pub(crate) slot: usize,
+    /// The largest rank.
+    pub(crate) ranks: usize,
+    /// Where A and B of each block's modules begin in a slot.
+    places: Vec<[[usize; 2]; 7]>,
+}
+
+/// The adapters of a batch's rows, `[rows]`: slots (−1: none), ranks and scales.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rows<'a> {
+    pub(crate) adapters: &'a Array,
+    pub(crate) ranks: &'a Array,
+    pub(crate) scales: &'a Array,
+}
+
+/// `x·Aᵀ` of modules that share `x`, and what is needed to add `s·(x·Aᵀ)·Bᵀ` to their products.
+#[derive(Debug)]
+pub(crate) struct Expanded<'a> {
+    pub(crate) rows: Rows<'a>,
+    pub(crate) factors: &'a Factors,
+    /// f32 `[rows, modules, ranks]`.
+    pub(crate) inner: &'a Array,
+    /// Where B of each module begins in a slot.
+    pub(crate) second: &'a [usize],
+}
+
+impl Factors {
+    /// Where B of a block's modules begins.
+    pub(crate) fn second(&self, layer: usize, modules: &[Module]) -> Vec<usize> {
+        modules.iter().map(|module| self.places[layer][module.index()][1]).collect()
+    }
+
+    /// `x·Aᵀ` f32 `[rows, modules, ranks]` of a block's modules, at most three, by each row's own adapter.
+    pub(crate) fn shrink(&self, x: &Array, inputs: &Inputs, layer: usize, modules: &[Module]) -> Array {
+        let [rows, width] = x.matrix();
+        let inner = x.empty([rows * modules.len() * self.ranks], DType::F32);
+        let mut words = [rows, width, self.slot, 0, 0, 0].map(|word| word as u64);
+        for (word, module) in words[3..].iter_mut().zip(modules) {
+            *word = self.places[layer][module.index()][0] as u64;
+        }
+        Kernel::new(&DECODE, "lora_shrink", &[("MODULES", modules.len()), ("RANKS", self.ranks)], 256, 0).launch(
+            [self.ranks.div_ceil(SIDE), modules.len(), rows],
+            &[x, &inputs.adapters, &inputs.ranks, &self.pool, &inner],
+            &words,
+        );
+        inner
+    }
+}
+
+/// The adapters that a model's batches use.
+#[derive(Debug, Default)]
+pub(crate) struct Pool {
+    factors: Option<Factors>,
+    /// Whose each slot is, by [`Adapter::id`], and when it was last asked for.
+    slots: Vec<Option<(u64, u64)>>,
+    now: u64,
+}
+
+/// An adapter that is in the pool.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Placed {
+    pub(crate) slot: usize,
+    pub(crate) rank: usize,
+    pub(crate) scale: f32,
+}
+
+impl Pool {
+    /// Where the adapters lie, if there are any.
+    pub(crate) fn factors(&self) -> Option<&Factors> {
+        self.factors.as_ref()
+    }
+
+    /// Brings adapters into the pool, each in a slot of its own. True if the pool is another one than before: what was
+    /// recorded with the old one must be forgotten. `None` if they can't be read by the kernels.
+    pub(crate) fn place(
+        &mut self,
+        wanted: &[&Adapter],
+        config: &ModelConfig,
+        device: &Device,
+    ) -> Option<(Vec<Placed>, bool)> {
+        self.now += 1;
+        let ids: Vec<u64> = wanted.iter().map(|adapter| adapter.id()).collect();
+        let mut distinct = ids.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        let rank = wanted.iter().map(|adapter| adapter.config().r).max()?;
+        let ranks = self.factors.as_ref().map_or(8, |factors| factors.ranks).max(rank.next_multiple_of(8));
+        let unknown = distinct.iter().filter(|id| self.slot_of(**id).is_none()).count();
+        let free = self.slots.iter().filter(|slot| slot.is_none()).count();
+        let short = unknown > free && (self.slots.len() < KEPT || distinct.len() > self.slots.len());
+        let renewed = short || self.factors.as_ref().is_none_or(|factors| factors.ranks < ranks);
+        if renewed {
+            let count = (self.slots.len() - free + unknown).min(KEPT.max(distinct.len())).next_power_of_two();
+            self.factors = Some(Factors::new(count.max(self.slots.len()), ranks, config, device)?);
+            self.slots = vec![None; count.max(self.slots.len())];
+        }
+        let mut placed = Vec::with_capacity(wanted.len());
+        for (adapter, id) in wanted.iter().zip(&ids) {
+            let slot = match self.slot_of(*id) {
+                Some(slot) => slot,
+                None => {
+                    let in_use = |slot: &Option<(u64, u64)>| slot.is_some_and(|(id, _)| distinct.contains(&id));
+                    let oldest = |at: &usize| self.slots[*at].map_or(0, |(_, used)| used);
+                    let slot = (0..self.slots.len()).filter(|at| !in_use(&self.slots[*at])).min_by_key(oldest)?;
+                    self.factors.as_ref()?.fill(slot, adapter)?;
+                    slot
+                }
+            };
+            self.slots[slot] = Some((*id, self.now));
+            placed.push(Placed { slot, rank: adapter.config().r, scale: adapter.config().scale() });
+        }
+        Some((placed, renewed))
+    }
+
+    fn slot_of(&self, id: u64) -> Option<usize> {
+        self.slots.iter().position(|slot| slot.is_some_and(|(of, _)| of == id))
+    }
+}
+
+impl Factors {
+    fn new(slots: usize, ranks: usize, config: &ModelConfig, device: &Device) -> Option<Self> {
+        let mut slot = 0;
+        let mut place = |width: usize| {
+            slot += width * ranks;
+            slot - width * ranks
+        };
+        let mut places = Vec::with_capacity(config.layers());
+        for _ in 0..config.layers() {
+            places.push(Module::ALL.map(|module| {
+                let [output, input] = config.linear_shape(module);
+                [place(input), place(output)]
+            }));
+        }
+        let pool = Array::half(&device.zeros([slots * slot]))?;
+        Some(Self { pool, slot, ranks, places })
+    }
+
+    /// Copies an adapter into a slot; modules that it leaves alone get zeros.
+    fn fill(&self, slot: usize, adapter: &Adapter) -> Option<()> {
+        let kernel = Kernel::new(&DECODE, "store_factor", &[], 256, 0);
+        for (layer, places) in self.places.iter().enumerate() {
+            for module in Module::ALL {
+                let pair = adapter.pair(layer, module);
+                for (which, place) in places[module.index()].iter().enumerate() {
+                    let at = (slot * self.slot + place) as u64;
+                    match pair.map(|pair| if which == 0 { &pair.a } else { &pair.b }) {
+                        Some(factor) => {
+                            let factor = Array::of(factor)?;
+                            let count = factor.len();
+                            kernel.launch([count.div_ceil(256), 1, 1], &[&factor, &self.pool], &[count as u64, at, 1]);
+                        }
+                        None => {
+                            let next = self.end(layer, module, which);
+                            let count = next - place;
+                            kernel.launch(
+                                [count.div_ceil(256), 1, 1],
+                                &[&self.pool, &self.pool],
+                                &[count as u64, at, 0],
+                            );
+                        }
+                    }
+                }
+            }
+        }
+        Some(())
+    }
+
+    /// Where a factor's room ends.
+    fn end(&self, layer: usize, module: Module, which: usize) -> usize {
+        let all = self.places.iter().flatten().flatten().copied();
+        all.skip(14 * layer + 2 * module.index() + which + 1).next().unwrap_or(self.slot)
+    }
+}
