@@ -15,7 +15,8 @@ use tonic::{Code, Status, TimeoutExpired};
 use tracing::Instrument as _;
 
 use crate::deadline::{self, DeadlineBody};
-use crate::mesh::{MeshToken, MeshTokenError};
+use crate::mesh::MeshToken;
+use crate::secret::SecretError;
 use crate::tls::{Tls, TlsError};
 use crate::{connection, handshake, trace};
 
@@ -57,7 +58,7 @@ pub enum ChannelError {
     },
     /// The stack's secret can't be had.
     #[error(transparent)]
-    Token(#[from] MeshTokenError),
+    Token(#[from] SecretError),
     /// The certificates can't be had.
     #[error(transparent)]
     Tls(#[from] TlsError),

@@ -18,7 +18,7 @@ pub(crate) trait Source: fmt::Debug {
     /// What the files hold.
     type Content: PartialEq;
     /// What is made of it.
-    type Value: Clone;
+    type Value;
     /// Why there is none; it must show nothing of what the files hold.
     type Error: Error;
 
@@ -49,7 +49,10 @@ impl<S: Source> Renewed<S> {
     }
 
     /// The value; the last good one, and a warning for each change, where the files hold none.
-    pub(crate) fn get(&self) -> S::Value {
+    pub(crate) fn get(&self) -> S::Value
+    where
+        S::Value: Clone,
+    {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.looked.elapsed() >= FRESH {
             last.looked = Instant::now();
@@ -101,7 +104,22 @@ pub(crate) fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tracing_subscriber::layer::{Context, SubscriberExt as _};
+
     use super::*;
+
+    /// Counts warnings.
+    #[derive(Clone, Default)]
+    struct Warnings(Arc<AtomicUsize>);
+
+    impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Warnings {
+        fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+            self.0.fetch_add(usize::from(*event.metadata().level() == tracing::Level::WARN), Ordering::SeqCst);
+        }
+    }
 
     /// A file that holds a number.
     #[derive(Debug)]
@@ -123,6 +141,9 @@ mod tests {
 
     #[test]
     fn a_change_counts_once_it_is_whole_and_nothing_else_does() {
+        let warnings = Warnings::default();
+        let _here = tracing::subscriber::set_default(tracing_subscriber::registry().with(warnings.clone()));
+        let warned = || warnings.0.swap(0, Ordering::SeqCst);
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("number");
         assert!(Renewed::new(Number(path.clone())).is_err(), "there must be one at first");
@@ -137,13 +158,17 @@ mod tests {
         assert_eq!(later(), 2);
         for broken in ["", "x", "123456789"] {
             std::fs::write(&path, broken).unwrap();
-            assert_eq!(later(), 2, "{broken}");
+            assert_eq!((later(), later(), warned()), (2, 2, 1), "{broken}");
         }
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(later(), 2);
+        assert_eq!((later(), later()), (2, 2));
+        // It could not be read before either: too long.
+        assert_eq!(warned(), 0);
         std::fs::write(&path, "2").unwrap();
-        assert_eq!(later(), 2);
+        assert_eq!((later(), warned()), (2, 0));
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!((later(), later(), warned()), (2, 2, 1));
         std::fs::write(&path, "3").unwrap();
-        assert_eq!(later(), 3);
+        assert_eq!((later(), warned()), (3, 0));
     }
 }

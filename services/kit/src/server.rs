@@ -22,9 +22,10 @@ use tonic_health::pb::health_server::HealthServer;
 use crate::config::ServerArgs;
 use crate::connection::{self, Tasks};
 use crate::health::{self, HealthService, Readiness};
-use crate::mesh::{MeshToken, MeshTokenError};
+use crate::mesh::MeshToken;
 use crate::methods::Methods;
 use crate::rpc::Rpc;
+use crate::secret::SecretError;
 use crate::tls::{Tls, TlsError};
 
 /// Most connections at once; others wait in the kernel's queue. Far above what services and probes open.
@@ -60,7 +61,7 @@ pub enum BindError {
     },
     /// The stack's secret can't be had.
     #[error(transparent)]
-    Token(#[from] MeshTokenError),
+    Token(#[from] SecretError),
     /// The certificates can't be had.
     #[error(transparent)]
     Tls(#[from] TlsError),

@@ -70,6 +70,8 @@ impl Mounted {
     }
 }
 
+/// After it, whoever uses certificates looks at their files again.
+const LATER: Duration = Duration::from_millis(1100);
 const HERE: [&str; 2] = ["localhost", "127.0.0.1"];
 
 async fn serve(mounted: &Mounted) -> Running {
@@ -174,11 +176,11 @@ async fn certificates_that_change_on_disk_count_for_new_connections() {
     // A key that is not the certificate's, as in the middle of a renewal: what was read before goes on to count.
     let [renewed, key] = new.issue(&HERE);
     std::fs::write(served.file("cert.pem"), &renewed).unwrap();
-    tokio::time::sleep(Duration::from_millis(1100)).await;
+    tokio::time::sleep(LATER).await;
     call(channel(&server, "localhost", Some(own.tls()))).await.unwrap();
 
     served.write(&new.pem, &renewed, &key);
-    tokio::time::sleep(Duration::from_millis(1100)).await;
+    tokio::time::sleep(LATER).await;
     let status = call(channel(&server, "localhost", Some(own.tls()))).await.unwrap_err();
     assert!(status.message().contains("UnknownIssuer"), "{status:?}");
     let [cert, key] = new.issue(&["gateway"]);
