@@ -77,7 +77,7 @@ struct RenderArgs {
     /// Instance family of the compute pool. Default: GPU_NV_M for a service, GPU_NV_S for the others.
     #[arg(long, value_name = "FAMILY", value_parser = family)]
     instance_family: Option<&'static Family>,
-    /// A registry of another service, for inference. Default: one of its own, that reads the stage once.
+    /// A registry of another service, for inference. Default: one of its own, that follows what others write to the stage.
     #[arg(long, value_name = "URL")]
     registry_endpoint: Option<String>,
     /// A secret as a variable of a container; again for each.

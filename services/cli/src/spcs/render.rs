@@ -137,6 +137,10 @@ fn inference(order: &Order) -> Result<Vec<Container>> {
     let free = free(order, small, 1)?;
     let mut containers = small.iter().map(|name| moving(order, name)).collect::<Result<Vec<_>>>()?;
     containers.push(computing(order, "inference", share(free, 0.9), free)?);
+    for container in containers.iter_mut().filter(|container| container.name == "model-registry") {
+        // A job, or another service, writes: one registry of a stage may.
+        container.env.insert("FIRN_REGISTRY_FOLLOW_SECONDS".to_owned(), "5".to_owned());
+    }
     if let Some(endpoint) = &order.registry_endpoint {
         for container in &mut containers {
             container.env.insert("FIRN_REGISTRY_ENDPOINT".to_owned(), endpoint.clone());
