@@ -139,3 +139,40 @@ impl Follower {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use firn_kit::Clock;
+    use firn_stage::Stage;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_cannot_be_read_is_told_once_until_it_can() {
+        let stage = Stage::memory();
+        for (path, content) in [
+            ("models/m/versions/1/manifest.json", "{\"files"),
+            ("models/m/versions/2/version.json", "{}"),
+            ("models/m/aliases/000001.json", "{}\n"),
+            ("models/m/aliases/000002.json", "{"),
+            ("models/X/versions/1/manifest.json", "{"),
+        ] {
+            stage.put(path, content.into()).await.unwrap();
+        }
+        let catalog = Arc::new(Catalog::following(stage.clone(), Clock::system()));
+        let mut follower = Follower::begin(catalog, Duration::from_secs(1)).await.unwrap();
+        // A version without a manifest is being written, and nothing to tell of.
+        let told = ["models/m/versions/1", "models/m/aliases/000001.json", "models/m/aliases/000002.json"];
+        assert_eq!(follower.failing, told.map(str::to_owned).into());
+        follower.look().await.unwrap();
+        assert_eq!(follower.failing, told.map(str::to_owned).into());
+
+        // Whole now, but its version is still not there.
+        stage.delete("models/m/aliases/000002.json").await.unwrap();
+        let record = "{\"alias\":\"a\",\"version\":1,\"time\":\"2026-01-01T00:00:00Z\"}\n";
+        stage.put("models/m/aliases/000002.json", record.into()).await.unwrap();
+        follower.look().await.unwrap();
+        let [version, first, _] = told.map(str::to_owned);
+        assert_eq!(follower.failing, [version, first].into());
+    }
+}
