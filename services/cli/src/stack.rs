@@ -91,7 +91,8 @@ impl Stack {
         let base = locate_base(&stage, base, &hub, shutdown).await?;
         let shutdown = shutdown.child_token();
         let args = |listen| ServerArgs { listen, ..ServerArgs::loopback() };
-        let url = |addr: SocketAddr| format!("http://{addr}");
+        let scheme = firn_kit::scheme()?;
+        let url = |addr: SocketAddr| format!("{scheme}://{addr}");
         let data_prep = DataPrep::bind_with(&args(addresses.data_prep), stage.clone()).await?;
         let registry = Registry::bind_with(args(addresses.registry), stage.clone()).await?;
         let (data_prep_endpoint, registry_endpoint) = (url(data_prep.local_addr()), url(registry.local_addr()));

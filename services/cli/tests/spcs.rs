@@ -161,6 +161,13 @@ fn arguments_go_where_they_belong() {
     for part in ["objectName: firn.app.hub", "envVarName: HF_TOKEN", "firn-trainer-cuda:7", "\"@a.b.c/d\""] {
         assert!(text.contains(part), "{part}");
     }
+    let text = stdout(&spcs(&["render", "service", "--secret", "gateway:FIRN_MESH_TOKEN_FILE=firn.app.mesh_token"]));
+    for part in [
+        "FIRN_MESH_TOKEN_FILE: \"/secrets/firn_mesh_token/secret_string\"",
+        "- snowflakeSecret: {objectName: firn.app.mesh_token}\n      directoryPath: /secrets/firn_mesh_token\n    readinessProbe",
+    ] {
+        assert!(text.contains(part), "{part} is not in {text}");
+    }
     let text = stdout(&spcs(&["render", "inference", "--registry-endpoint", "http://firn:7003"]));
     assert!(
         text.contains("FIRN_REGISTRY_ENDPOINT: \"http://firn:7003\"") && !text.contains("firn-model-registry"),

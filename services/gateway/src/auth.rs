@@ -1,6 +1,6 @@
 //! Who may ask: a bearer token, a user whom the ingress names, or this machine alone.
 
-use std::{convert::Infallible, fmt, net::IpAddr, str::FromStr, sync::Arc};
+use std::{convert::Infallible, net::IpAddr, path::Path, str::FromStr, sync::Arc};
 
 use axum::{
     extract::{Request, State},
@@ -8,27 +8,39 @@ use axum::{
     middleware::Next,
     response::Response,
 };
+use firn_kit::{Secret, SecretError};
 use subtle::ConstantTimeEq as _;
 
 use crate::{error::ApiError, tenant::Tenant};
 
+/// Variable with the token itself; with `_FILE` behind it, with the path of a file that holds it.
+pub(crate) const TOKEN: &str = "FIRN_GATEWAY_TOKEN";
+
 /// A secret that callers send. It is never shown.
-#[derive(Clone)]
-pub struct Token(Arc<str>);
+#[derive(Clone, Debug)]
+pub struct Token(Secret<Arc<str>>);
 
 impl Token {
     /// Makes a token; an empty one is like none.
     pub fn new(secret: impl Into<Arc<str>>) -> Self {
-        Self(secret.into())
+        Self(Secret::given(secret.into()))
+    }
+
+    /// Takes the token from the file, which may be renewed while the process runs.
+    ///
+    /// # Errors
+    /// Fails if the file can't be read, or holds no line or more than one.
+    pub fn read(path: &Path) -> Result<Self, SecretError> {
+        Secret::read(TOKEN, path, line).map(Self)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.current().is_empty()
     }
 
     /// Compares in a time that does not depend on where the texts differ.
     fn matches(&self, given: &str) -> bool {
-        self.0.as_bytes().ct_eq(given.as_bytes()).into()
+        self.0.current().as_bytes().ct_eq(given.as_bytes()).into()
     }
 }
 
@@ -40,10 +52,11 @@ impl FromStr for Token {
     }
 }
 
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token(…)")
+fn line(text: &str) -> Result<Arc<str>, String> {
+    if text.is_empty() || text.contains(char::is_control) {
+        return Err("must be one line that is not empty".to_owned());
     }
+    Ok(text.into())
 }
 
 /// The rule for callers of all but the page, health and metrics.

@@ -2,9 +2,11 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
     time::Duration,
 };
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use firn_kit::TelemetryArgs;
 
 use crate::auth::Token;
@@ -74,6 +76,9 @@ pub struct Options {
     /// Callers of all but the page, health and metrics must send this as `Authorization: Bearer …`.
     #[arg(long, env = "FIRN_GATEWAY_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub token: Option<Token>,
+    /// File with that token, such as a mounted secret. It is read again when it changes.
+    #[arg(long, env = "FIRN_GATEWAY_TOKEN_FILE", value_name = "FILE", value_parser = path())]
+    pub token_file: Option<PathBuf>,
     /// Listen beyond this machine without a token: something in front checks callers.
     #[arg(long, env = "FIRN_NO_AUTH", value_parser = clap::builder::BoolishValueParser::new())]
     pub no_auth: bool,
@@ -106,6 +111,7 @@ impl Default for Options {
             function_patience: Duration::from_secs(20),
             grace: Duration::from_secs(20),
             token: None,
+            token_file: None,
             no_auth: false,
             trust_ingress_user: false,
             requests_per_minute: 0,
@@ -116,6 +122,11 @@ impl Default for Options {
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| format!("`{text}` is not a number of seconds"))?;
     Duration::try_from_secs_f64(seconds).map_err(|_| format!("`{text}` is not a length of time"))
+}
+
+/// An empty path is like none, as an empty token is: so are variables that a composition passes on.
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
 }
 
 /// More than none: a pause of no length would be a busy loop.
@@ -152,5 +163,11 @@ mod tests {
         let config = Config::try_parse_from(["firn-gateway", "--token=hush-hush"]).unwrap();
         assert!(config.options.token.is_some());
         assert!(!format!("{config:?}").contains("hush"));
+    }
+
+    #[test]
+    fn an_empty_path_is_one_that_is_not_given() {
+        let config = Config::try_parse_from(["firn-gateway", "--token-file="]).unwrap();
+        assert_eq!(config.options.token_file, Some(PathBuf::new()));
     }
 }

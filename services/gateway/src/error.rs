@@ -7,7 +7,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use firn_kit::ChannelError;
+use firn_kit::{ChannelError, SecretError};
 use serde_json::{Value, json};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -20,13 +20,16 @@ use crate::names::Names;
 pub enum StartError {
     /// It would listen beyond this machine, and anyone could ask.
     #[error(
-        "{address} can be reached from elsewhere: set FIRN_GATEWAY_TOKEN, or give --no-auth if something in front \
-         checks callers, or --trust-ingress-user behind Snowflake's ingress"
+        "{address} can be reached from elsewhere: set FIRN_GATEWAY_TOKEN or FIRN_GATEWAY_TOKEN_FILE, or give --no-auth if \
+         something in front checks callers, or --trust-ingress-user behind Snowflake's ingress"
     )]
     Unguarded {
         /// The address.
         address: std::net::SocketAddr,
     },
+    /// The token can't be had.
+    #[error(transparent)]
+    Token(#[from] SecretError),
     /// The address can't be used.
     #[error("cannot listen on {address}: {source}; choose another with {flag}")]
     Listen {

@@ -5,13 +5,14 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Parser as _;
 use firn_gateway::{Config, Gateway};
+use firn_kit::status::chain;
 
 #[tokio::main]
 async fn main() -> ExitCode {
     match serve(Config::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("firn-gateway: {error:#}");
+            eprintln!("firn-gateway: {}", chain(error.as_ref()));
             ExitCode::FAILURE
         }
     }

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, extract::State, http::StatusCode, routing::get};
-use firn_kit::Channel;
+use firn_kit::{Channel, SecretError};
 use firn_proto::{
     dataprep::v1::{data_prep_service_client::DataPrepServiceClient, file_service_client::FileServiceClient},
     inference::v1::inference_service_client::InferenceServiceClient,
@@ -18,7 +18,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     app::App,
-    auth::Access,
+    auth::{Access, TOKEN, Token},
     config::{Config, Options},
     connections::{self, Routers},
     error::StartError,
@@ -60,6 +60,11 @@ impl Gateway {
     /// As [`Self::bind`].
     pub async fn bind_with(options: Options) -> Result<Self, StartError> {
         let token = options.token.filter(|token| !token.is_empty());
+        let token = match (token, options.token_file.filter(|path| !path.as_os_str().is_empty())) {
+            (Some(_), Some(_)) => return Err(SecretError::Both { variable: TOKEN }.into()),
+            (None, Some(path)) => Some(Token::read(&path)?),
+            (token, None) => token,
+        };
         let access = match token {
             _ if options.trust_ingress_user => Access::Ingress,
             Some(token) => Access::Bearer(token),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use hyper_util::client::legacy::connect::HttpConnector;
 use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::transport::Endpoint;
@@ -14,8 +15,10 @@ use tonic::{Code, Status, TimeoutExpired};
 use tracing::Instrument as _;
 
 use crate::deadline::{self, DeadlineBody};
-use crate::mesh::{MeshToken, MeshTokenError};
-use crate::{connection, trace};
+use crate::mesh::MeshToken;
+use crate::secret::SecretError;
+use crate::tls::{Tls, TlsError};
+use crate::{connection, handshake, trace};
 
 /// Domain of what a client says about a service that did not answer.
 pub(crate) const DOMAIN: &str = "client.firn.dev";
@@ -35,28 +38,66 @@ pub enum ChannelError {
         /// What was given.
         endpoint: String,
     },
+    /// The address says plain text, and the environment names certificates.
+    #[error(
+        "`{endpoint}` is an address for plain text, and FIRN_TLS_CA, FIRN_TLS_CERT and FIRN_TLS_KEY name certificates: \
+         write https:// in the address, or unset the three"
+    )]
+    Plain {
+        /// What was given.
+        endpoint: String,
+    },
+    /// The address says TLS, and the environment names no certificates.
+    #[error(
+        "`{endpoint}` is an address for TLS, which needs certificates: set FIRN_TLS_CA, FIRN_TLS_CERT and FIRN_TLS_KEY, or \
+         write http:// in the address"
+    )]
+    NoCertificates {
+        /// What was given.
+        endpoint: String,
+    },
     /// The stack's secret can't be had.
     #[error(transparent)]
-    Token(#[from] MeshTokenError),
+    Token(#[from] SecretError),
+    /// The certificates can't be had.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
-/// Makes a channel to the service at `endpoint`, such as `http://127.0.0.1:7001`.
+/// Makes a channel to the service at `endpoint`, such as `http://127.0.0.1:7001`; `https://…` where the environment names
+/// certificates.
 ///
-/// Calls carry the stack's secret, if the environment names one. It connects when it is first used, and again whenever the connection is lost, so that services may start in any
-/// order; until then calls fail as UNAVAILABLE.
+/// Calls carry the stack's secret, if the environment names one. It connects when it is first used, and again whenever the
+/// connection is lost, so that services may start in any order; until then calls fail as UNAVAILABLE.
 ///
 /// # Errors
-/// Fails if `endpoint` is not an http URL with a host, or the environment names a secret that is none.
+/// Fails if `endpoint` is no URL with a host, its scheme is not the one that goes with the environment's certificates, or
+/// the environment names a secret or certificates that are none.
 ///
 /// # Panics
 /// Panics outside a tokio runtime.
 pub fn channel(endpoint: &str) -> Result<Channel, ChannelError> {
-    let wrong = || ChannelError::Endpoint { endpoint: endpoint.to_owned() };
-    let uri: http::Uri = endpoint.parse().map_err(|_| wrong())?;
-    if uri.scheme_str() != Some("http") || uri.host().is_none_or(str::is_empty) {
-        return Err(wrong());
+    channel_with(endpoint, Tls::from_env()?)
+}
+
+/// The same with these certificates, or none, instead of the environment's.
+///
+/// # Errors
+/// As [`channel()`].
+///
+/// # Panics
+/// As [`channel()`].
+pub fn channel_with(endpoint: &str, tls: Option<Tls>) -> Result<Channel, ChannelError> {
+    let given = || endpoint.to_owned();
+    let uri: http::Uri = endpoint.parse().map_err(|_| ChannelError::Endpoint { endpoint: given() })?;
+    let has_host = uri.host().is_some_and(|host| !host.is_empty());
+    match (uri.scheme_str().filter(|_| has_host), &tls) {
+        (Some("http"), None) | (Some("https"), Some(_)) => {}
+        (Some("http"), Some(_)) => return Err(ChannelError::Plain { endpoint: given() }),
+        (Some("https"), None) => return Err(ChannelError::NoCertificates { endpoint: given() }),
+        _ => return Err(ChannelError::Endpoint { endpoint: given() }),
     }
-    let inner = Endpoint::from(uri)
+    let transport = Endpoint::from(uri)
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
         .tcp_keepalive(Some(TCP_KEEP_ALIVE))
@@ -64,8 +105,17 @@ pub fn channel(endpoint: &str) -> Result<Channel, ChannelError> {
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
         .initial_stream_window_size(connection::STREAM_WINDOW)
-        .initial_connection_window_size(connection::CONNECTION_WINDOW)
-        .connect_lazy();
+        .initial_connection_window_size(connection::CONNECTION_WINDOW);
+    let inner = match tls {
+        Some(tls) => {
+            let mut http = HttpConnector::new();
+            http.enforce_http(false);
+            http.set_nodelay(true);
+            http.set_keepalive(Some(TCP_KEEP_ALIVE));
+            transport.connect_with_connector_lazy(handshake::connector(http, tls))
+        }
+        None => transport.connect_lazy(),
+    };
     Ok(Channel { inner, endpoint: endpoint.into(), domain: DOMAIN.into(), token: MeshToken::from_env()? })
 }
 
@@ -141,9 +191,11 @@ mod tests {
     async fn only_http_addresses_make_a_channel() {
         assert!(channel("http://127.0.0.1:7001").is_ok());
         assert!(channel("http://trainer:7001").is_ok());
-        for bad in ["", "127.0.0.1:7001", "https://x:1", "http://", "/x", "not an address"] {
+        for bad in ["", "127.0.0.1:7001", "ftp://x:1", "http://", "/x", "not an address"] {
             let error = channel(bad).unwrap_err().to_string();
             assert!(error.contains("http://127.0.0.1:7001"), "{bad}: {error}");
         }
+        let error = channel("https://trainer:7001").unwrap_err().to_string();
+        assert!(error.contains("https://trainer:7001") && error.contains("set FIRN_TLS_CA"), "{error}");
     }
 }

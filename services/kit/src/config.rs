@@ -5,7 +5,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 /// Where and how a service listens. Callers must know the stack's secret where `FIRN_MESH_TOKEN` holds one or
-/// `FIRN_MESH_TOKEN_FILE` names its file.
+/// `FIRN_MESH_TOKEN_FILE` names its file, and come over TLS with a certificate where `FIRN_TLS_CA`, `FIRN_TLS_CERT` and
+/// `FIRN_TLS_KEY` name the service's own.
 #[derive(clap::Args, Clone, Debug)]
 pub struct ServerArgs {
     /// Address for gRPC.

@@ -2,21 +2,18 @@
 //!
 //! Servers and channels take it from the same variables, so that no service has the one without the other.
 
-use std::fmt;
-use std::io::Read as _;
-use std::path::PathBuf;
+use std::path::Path;
 
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 use subtle::ConstantTimeEq as _;
 use tonic::{Code, Status};
 
+use crate::secret::{Secret, SecretError};
 use crate::status;
 
-/// Variable with the secret itself.
+/// Variable with the secret itself; with `_FILE` behind it, with the path of a file that holds it.
 const TOKEN: &str = "FIRN_MESH_TOKEN";
-/// Variable with the path of a file that holds it.
-const TOKEN_FILE: &str = "FIRN_MESH_TOKEN_FILE";
 /// Shortest secret in bytes: what is shorter can be guessed.
 const LEAST: usize = 16;
 /// Longest secret in bytes.
@@ -25,46 +22,24 @@ const MOST: usize = 4096;
 const SCHEME: &str = "Bearer ";
 
 /// A secret that calls carry as `authorization: Bearer …`. It is never shown.
-#[derive(Clone)]
-pub struct MeshToken(HeaderValue);
-
-/// Why there is no secret.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum MeshTokenError {
-    /// Two secrets are named.
-    #[error("{TOKEN} and {TOKEN_FILE} are both set: keep one of them")]
-    Both,
-    /// The file can't be read.
-    #[error("cannot read {path}, which {TOKEN_FILE} names: {source}", path = path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        source: std::io::Error,
-    },
-    /// The secret is too short, too long or can't be sent.
-    #[error(
-        "the secret in {TOKEN} or {TOKEN_FILE} must have {LEAST} to {MOST} ASCII characters without spaces; \
-         `openssl rand -hex 32` makes one"
-    )]
-    Unfit,
-}
+#[derive(Clone, Debug)]
+pub struct MeshToken(Secret<HeaderValue>);
 
 impl MeshToken {
-    /// Takes a secret of 16 to 4096 visible ASCII characters. Space around it, such as a file's last line end, does not
-    /// count.
+    /// Takes a secret of 16 to 4096 visible ASCII characters. Space around it does not count.
     ///
     /// # Errors
     /// Fails if it is none.
-    pub fn new(secret: &str) -> Result<Self, MeshTokenError> {
-        let secret = secret.trim();
-        if !(LEAST..=MOST).contains(&secret.len()) || !secret.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(MeshTokenError::Unfit);
-        }
-        let mut value = HeaderValue::try_from(format!("{SCHEME}{secret}")).map_err(|_| MeshTokenError::Unfit)?;
-        value.set_sensitive(true);
-        Ok(Self(value))
+    pub fn new(secret: &str) -> Result<Self, SecretError> {
+        Secret::parse(TOKEN, secret, header).map(Self)
+    }
+
+    /// Takes the secret from the file, which may be renewed while the process runs.
+    ///
+    /// # Errors
+    /// Fails if the file can't be read, or holds none.
+    pub fn read(path: &Path) -> Result<Self, SecretError> {
+        Secret::read(TOKEN, path, header).map(Self)
     }
 
     /// Takes the secret from `FIRN_MESH_TOKEN`, or from the file that `FIRN_MESH_TOKEN_FILE` names; `None` where neither
@@ -72,55 +47,48 @@ impl MeshToken {
     ///
     /// # Errors
     /// Fails if both are set, the file can't be read, or the secret is none.
-    pub fn from_env() -> Result<Option<Self>, MeshTokenError> {
-        let set = |variable| std::env::var_os(variable).filter(|value| !value.is_empty());
-        match (set(TOKEN), set(TOKEN_FILE)) {
-            (None, None) => Ok(None),
-            (Some(_), Some(_)) => Err(MeshTokenError::Both),
-            (Some(secret), None) => Self::new(secret.to_str().ok_or(MeshTokenError::Unfit)?).map(Some),
-            (None, Some(path)) => Self::read(path.into()).map(Some),
-        }
-    }
-
-    fn read(path: PathBuf) -> Result<Self, MeshTokenError> {
-        let mut secret = Vec::new();
-        // Room for a line end; what is longer is refused and not taken for its beginning.
-        let read = std::fs::File::open(&path).and_then(|file| file.take(2 * MOST as u64).read_to_end(&mut secret));
-        read.map_err(|source| MeshTokenError::Read { path, source })?;
-        Self::new(std::str::from_utf8(&secret).map_err(|_| MeshTokenError::Unfit)?)
+    pub fn from_env() -> Result<Option<Self>, SecretError> {
+        Ok(Secret::from_env(TOKEN, header)?.map(Self))
     }
 
     /// Puts the secret into a call's headers.
     pub(crate) fn sign(&self, headers: &mut HeaderMap) {
-        headers.insert(AUTHORIZATION, self.0.clone());
+        headers.insert(AUTHORIZATION, self.0.current());
     }
 
     /// Refuses a call whose headers do not hold the secret.
     pub(crate) fn check(&self, domain: &str, headers: &HeaderMap) -> Result<(), Status> {
+        let wanted = self.0.current();
         if let (Some((scheme, ours)), Some((other, given))) =
-            (parts(&self.0), headers.get(AUTHORIZATION).and_then(parts))
+            (parts(&wanted), headers.get(AUTHORIZATION).and_then(parts))
             && scheme.eq_ignore_ascii_case(other)
             && bool::from(ours.ct_eq(given))
         {
             return Ok(());
         }
         let message = format!(
-            "the services of this stack share a secret that the call does not carry: set {TOKEN} or {TOKEN_FILE} as \
+            "the services of this stack share a secret that the call does not carry: set {TOKEN} or {TOKEN}_FILE as \
              they have it"
         );
         Err(status::status(Code::Unauthenticated, domain, "WRONG_MESH_TOKEN", message))
     }
 }
 
+/// The header of a secret.
+fn header(secret: &str) -> Result<HeaderValue, String> {
+    let unfit =
+        || format!("must have {LEAST} to {MOST} ASCII characters without spaces; `openssl rand -hex 32` makes one");
+    if !(LEAST..=MOST).contains(&secret.len()) || !secret.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(unfit());
+    }
+    let mut value = HeaderValue::try_from(format!("{SCHEME}{secret}")).map_err(|_| unfit())?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
 /// The scheme with its space, and the secret.
 fn parts(value: &HeaderValue) -> Option<(&[u8], &[u8])> {
     value.as_bytes().split_at_checked(SCHEME.len())
-}
-
-impl fmt::Debug for MeshToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("MeshToken(…)")
-    }
 }
 
 #[cfg(test)]
@@ -170,17 +138,5 @@ mod tests {
         token.sign(&mut headers);
         assert!(!format!("{token:?} {headers:?}").contains("0123456789"));
         token.check("trainer.firn.dev", &headers).unwrap();
-    }
-
-    #[test]
-    fn a_file_holds_it_with_a_line_end() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("token");
-        let error = MeshToken::read(path.clone()).unwrap_err().to_string();
-        assert!(error.contains(&path.display().to_string()) && error.contains(TOKEN_FILE), "{error}");
-        std::fs::write(&path, "0123456789abcdef\n").unwrap();
-        assert_eq!(MeshToken::read(path.clone()).unwrap().0, "Bearer 0123456789abcdef");
-        std::fs::write(&path, "x".repeat(3 * MOST)).unwrap();
-        assert!(matches!(MeshToken::read(path), Err(MeshTokenError::Unfit)));
     }
 }

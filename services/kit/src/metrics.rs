@@ -5,7 +5,7 @@
 
 use std::sync::LazyLock;
 
-use opentelemetry::metrics::Histogram;
+use opentelemetry::metrics::{Counter, Histogram};
 use opentelemetry::{KeyValue, StringValue, global};
 use tonic::Code;
 
@@ -20,6 +20,11 @@ static CALLS: LazyLock<Histogram<f64>> =
     LazyLock::new(|| histogram("rpc.server.call.duration", "How long calls take, by method and status."));
 static REQUESTS: LazyLock<Histogram<f64>> =
     LazyLock::new(|| histogram("http.server.request.duration", "How long requests take, by route and status."));
+static HANDSHAKES: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    let meter = global::meter("firn");
+    let builder = meter.u64_counter("tls.server.handshake.failures");
+    builder.with_description("Connections that were refused before a call, by cause.").build()
+});
 
 fn histogram(name: &'static str, description: &'static str) -> Histogram<f64> {
     let meter = global::meter("firn");
@@ -40,6 +45,11 @@ pub(crate) fn call(method: Option<&str>, code: Code, seconds: f64) {
         attributes.push(KeyValue::new("error.type", name));
     }
     CALLS.record(seconds, &attributes);
+}
+
+/// Counts a connection that was refused; `cause` must be of a limited number.
+pub(crate) fn handshake_failed(cause: &'static str) {
+    HANDSHAKES.add(1, &[KeyValue::new("error.type", cause)]);
 }
 
 /// Counts an HTTP request whose answer has begun; `route` must be of a limited number.

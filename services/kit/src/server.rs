@@ -22,9 +22,11 @@ use tonic_health::pb::health_server::HealthServer;
 use crate::config::ServerArgs;
 use crate::connection::{self, Tasks};
 use crate::health::{self, HealthService, Readiness};
-use crate::mesh::{MeshToken, MeshTokenError};
+use crate::mesh::MeshToken;
 use crate::methods::Methods;
 use crate::rpc::Rpc;
+use crate::secret::SecretError;
+use crate::tls::{Tls, TlsError};
 
 /// Most connections at once; others wait in the kernel's queue. Far above what services and probes open.
 const MAX_CONNECTIONS: usize = 1024;
@@ -59,7 +61,10 @@ pub enum BindError {
     },
     /// The stack's secret can't be had.
     #[error(transparent)]
-    Token(#[from] MeshTokenError),
+    Token(#[from] SecretError),
+    /// The certificates can't be had.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 /// Why a server does not run.
@@ -85,6 +90,7 @@ pub struct GrpcServer {
     names: BTreeSet<&'static str>,
     readiness: Readiness,
     token: Option<MeshToken>,
+    tls: Option<Tls>,
 }
 
 impl std::fmt::Debug for GrpcServer {
@@ -99,12 +105,13 @@ impl std::fmt::Debug for GrpcServer {
 
 impl GrpcServer {
     /// Binds the addresses. `service` is the role, such as `trainer`. From here on `/livez` answers; calls wait until
-    /// [`run`](Self::run), and must then carry the stack's secret, if the environment names one.
+    /// [`run`](Self::run), and must then carry the stack's secret, if the environment names one, and come over TLS, if it
+    /// names certificates.
     ///
     /// # Errors
-    /// Fails if an address can't be bound, and names it, or the environment names a secret that is none.
+    /// Fails if an address can't be bound, and names it, or the environment names a secret or certificates that are none.
     pub async fn bind(service: &'static str, args: &ServerArgs) -> Result<Self, BindError> {
-        let token = MeshToken::from_env()?;
+        let (token, tls) = (MeshToken::from_env()?, Tls::from_env()?);
         let (listener, local_addr) = listen(args.listen, "--listen").await?;
         let readiness = Readiness::new();
         let health = match args.health_listen {
@@ -124,6 +131,7 @@ impl GrpcServer {
             names: BTreeSet::new(),
             readiness,
             token,
+            tls,
         })
     }
 
@@ -158,6 +166,12 @@ impl GrpcServer {
         Self { token, ..self }
     }
 
+    /// Asks for certificates as these, or for none, instead of the environment's.
+    #[must_use]
+    pub fn with_tls(self, tls: Option<Tls>) -> Self {
+        Self { tls, ..self }
+    }
+
     /// The switch between ready and not ready.
     #[must_use]
     pub fn readiness(&self) -> Readiness {
@@ -169,7 +183,7 @@ impl GrpcServer {
     /// # Errors
     /// Fails before the first call if the protocol's descriptors can't be read.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), ServeError> {
-        let Self { service, args, listener, local_addr, health, routes, names, readiness, token } = self;
+        let Self { service, args, listener, local_addr, health, routes, names, readiness, token, tls } = self;
 
         let mut reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(firn_proto::FILE_DESCRIPTOR_SET)
@@ -195,14 +209,14 @@ impl GrpcServer {
         // Whoever drops this future, instead of using the token, leaves no task behind either.
         let _cut = tasks.hard.clone().drop_guard();
         let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        tracing::info!(service, address = %local_addr, "serving");
+        tracing::info!(service, address = %local_addr, tls = tls.is_some(), "serving");
         loop {
             let (stream, slot) = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
                 accepted = accept(&listener, &slots) => accepted,
             };
-            let connection = connection::serve(stream, tasks.clone(), Arc::clone(&rpc), routes.clone());
+            let connection = connection::serve(stream, tls.clone(), tasks.clone(), Arc::clone(&rpc), routes.clone());
             tasks.spawn(async move {
                 connection.await;
                 drop(slot);

@@ -16,8 +16,8 @@ use crate::{
     error::{AliasError, CreateError, ReadError, WriteError},
     index::{Index, ModelView, Pointer, VersionView},
     record::{
-        AliasRecord, MODELS, NewVersion, VERSION_FILE, Version, VersionRecord, aliases_path, version_path,
-        versions_path,
+        AliasRecord, MODELS, NewVersion, VERSION_FILE, Version, VersionRecord, aliases_path, version_number,
+        version_path, versions_path,
     },
 };
 
@@ -32,6 +32,8 @@ pub(crate) struct Catalog {
     /// A write outlives its caller: a deadline in the middle of a large copy must not leave half of it.
     tasks: TaskTracker,
     permits: Arc<Semaphore>,
+    /// Another registry writes, and this one takes up what it does.
+    follows: bool,
 }
 
 /// Puts a model's writes in order. Versions and aliases apart, so that an alias can move while a version is copied.
@@ -52,7 +54,16 @@ impl Catalog {
             }
             load_model(&stage, &mut index, &model).await?;
         }
-        Ok(Self {
+        Ok(Self::new(stage, clock, index, false))
+    }
+
+    /// One that knows nothing yet and writes nothing: a [`Follower`](crate::follow::Follower) fills it.
+    pub(crate) fn following(stage: Stage, clock: Clock) -> Self {
+        Self::new(stage, clock, Index::default(), true)
+    }
+
+    fn new(stage: Stage, clock: Clock, index: Index, follows: bool) -> Self {
+        Self {
             stage,
             clock,
             index: RwLock::new(index),
@@ -60,7 +71,8 @@ impl Catalog {
             moves: broadcast::Sender::new(WATCH_QUEUE),
             tasks: TaskTracker::new(),
             permits: Arc::new(Semaphore::new(MAX_WRITES)),
-        })
+            follows,
+        }
     }
 
     /// Copies a finished folder into a new version and moves the alias, if one is named. A request that was seen before
@@ -116,6 +128,27 @@ impl Catalog {
         Ok(self.stage.read_stream(&path, offset).await?)
     }
 
+    pub(crate) fn stage(&self) -> &Stage {
+        &self.stage
+    }
+
+    /// Takes up a version that is on the stage.
+    pub(crate) fn learn(&self, version: Version) {
+        self.write().insert(version);
+    }
+
+    /// Takes up a move that is on the stage, and tells the watchers unless a later one is known. Returns where the alias
+    /// points; nothing if the version is not known.
+    pub(crate) fn moved(&self, model: &str, record: &AliasRecord, sequence: u64) -> Option<Pointer> {
+        let mut index = self.write();
+        let pointer = index.point(model, record, sequence)?;
+        if pointer.alias.sequence == sequence {
+            // Under the lock, so that a watcher that begins now gets it once. Nobody may be watching.
+            let _ = self.moves.send(pointer.clone());
+        }
+        Some(pointer)
+    }
+
     /// Waits for the writes whose callers have gone away.
     pub(crate) async fn finish_writes(&self) {
         self.tasks.close();
@@ -167,7 +200,7 @@ impl Catalog {
             }
         };
         tracing::info!(version = path, source = record.request.source, "version registered");
-        self.write().insert(Version { record, files: written.files });
+        self.learn(Version { record, files: written.files });
         Ok(number)
     }
 
@@ -210,11 +243,7 @@ impl Catalog {
         let record = AliasRecord { alias: alias.to_owned(), version, time: self.clock.now() };
         let sequence = log.append(&record).await.map_err(WriteError::from)?;
         tracing::info!(model, alias, version, sequence, "alias moved");
-        let mut index = self.write();
-        let pointer = index.point(model, &record, sequence).ok_or_else(missing)?;
-        // Under the lock, so that a watcher that begins now gets it once. Nobody may be watching.
-        let _ = self.moves.send(pointer.clone());
-        Ok(pointer)
+        self.moved(model, &record, sequence).ok_or_else(missing)
     }
 
     /// Runs a write to its end, even if the caller goes away.
@@ -222,6 +251,9 @@ impl Catalog {
         &self,
         work: impl Future<Output = T> + Send + 'static,
     ) -> Result<T, WriteError> {
+        if self.follows {
+            return Err(WriteError::Follows);
+        }
         let busy = |_| WriteError::Busy { limit: MAX_WRITES };
         let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(busy)?;
         let task = async move {
@@ -263,7 +295,7 @@ fn source_error(error: StageError) -> CreateError {
 
 async fn load_model(stage: &Stage, index: &mut Index, model: &str) -> Result<(), StageError> {
     for name in stage.list_dirs(&versions_path(model)).await? {
-        let Some(number) = name.parse().ok().filter(|number: &u64| number.to_string() == name) else { continue };
+        let Some(number) = version_number(&name) else { continue };
         match load_version(stage, model, number).await {
             Ok(version) => index.insert(version),
             // One bad folder must not hide all other models.
@@ -282,7 +314,7 @@ async fn load_model(stage: &Stage, index: &mut Index, model: &str) -> Result<(),
     Ok(())
 }
 
-async fn load_version(stage: &Stage, model: &str, number: u64) -> Result<Version, StageError> {
+pub(crate) async fn load_version(stage: &Stage, model: &str, number: u64) -> Result<Version, StageError> {
     let path = version_path(model, number);
     let files = stage.manifest(&path).await?.files;
     let path = format!("{path}/{VERSION_FILE}");

@@ -1,5 +1,7 @@
 //! The process's configuration.
 
+use std::time::Duration;
+
 use clap::Parser;
 use firn_kit::{ServerArgs, TelemetryArgs};
 
@@ -22,6 +24,17 @@ pub struct Config {
     /// The stage: a folder, the same for all services.
     #[arg(long, env = "FIRN_STAGE", value_name = "FOLDER")]
     pub stage: String,
+    /// Only read what another registry writes, and look for it as often: every 5 seconds if no number is given. At most
+    /// one registry of a stage writes; it is the one without this.
+    #[arg(
+        long = "follow-seconds",
+        env = "FIRN_REGISTRY_FOLLOW_SECONDS",
+        value_name = "SECONDS",
+        num_args = 0..=1,
+        default_missing_value = "5",
+        value_parser = some_seconds
+    )]
+    pub follow: Option<Duration>,
     /// Where and how to listen.
     #[command(flatten)]
     pub server: ServerArgs,
@@ -30,9 +43,30 @@ pub struct Config {
     pub telemetry: TelemetryArgs,
 }
 
+/// More than none: a pause of no length would be a busy loop.
+fn some_seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    seconds.filter(|seconds| !seconds.is_zero()).ok_or_else(|| format!("`{text}` must be a number of seconds above 0"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_follower_looks_every_five_seconds_or_as_often_as_it_is_told() {
+        let follow = |more: &[&str]| {
+            let args = ["firn-model-registry", "--stage", "/stage"].iter().chain(more);
+            Config::try_parse_from(args).map(|config| config.follow)
+        };
+        assert_eq!(follow(&[]).unwrap(), None);
+        assert_eq!(follow(&["--follow-seconds"]).unwrap(), Some(Duration::from_secs(5)));
+        assert_eq!(follow(&["--follow-seconds", "0.5"]).unwrap(), Some(Duration::from_millis(500)));
+        for bad in ["0", "often", "-1", "NaN", "inf"] {
+            let error = follow(&[&format!("--follow-seconds={bad}")]).unwrap_err().to_string();
+            assert!(error.contains("above 0"), "{error}");
+        }
+    }
 
     #[test]
     fn only_the_stage_must_be_given() {

@@ -57,6 +57,11 @@ pub(crate) enum AliasError {
 /// The stage did not take what was to be written.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WriteError {
+    #[error(
+        "this registry only reads what another one writes: ask that one, or, if there is none, start this one without \
+         FIRN_REGISTRY_FOLLOW_SECONDS"
+    )]
+    Follows,
     #[error("{limit} writes are waiting already; try again")]
     Busy { limit: usize },
     #[error("the write was interrupted")]
@@ -102,6 +107,7 @@ impl From<AliasError> for Status {
 impl From<WriteError> for Status {
     fn from(error: WriteError) -> Self {
         match error {
+            WriteError::Follows => failed_precondition(DOMAIN, "READ_ONLY", error.to_string()),
             WriteError::Busy { .. } => resource_exhausted(DOMAIN, "TOO_MANY_WRITES", error.to_string(), RETRY_AFTER),
             WriteError::Interrupted(error) => internal(DOMAIN, &error),
             WriteError::Stage(error) => stage_status(error),

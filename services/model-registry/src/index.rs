@@ -71,14 +71,17 @@ impl Index {
         model.versions.insert(version.number(), version);
     }
 
-    /// Moves an alias. Returns nothing if there is no such version.
+    /// Moves an alias, unless a later move is known, and returns where it points. Returns nothing if there is no such
+    /// version.
     pub(crate) fn point(&mut self, model: &str, record: &AliasRecord, sequence: u64) -> Option<Pointer> {
         let found = self.models.get_mut(model)?;
         if !found.versions.contains_key(&record.version) {
             return None;
         }
         found.moved.insert((record.alias.clone(), record.version));
-        found.aliases.insert(record.alias.clone(), Target { version: record.version, sequence });
+        if found.aliases.get(&record.alias).is_none_or(|target| target.sequence < sequence) {
+            found.aliases.insert(record.alias.clone(), Target { version: record.version, sequence });
+        }
         self.pointer(model, &record.alias)
     }
 

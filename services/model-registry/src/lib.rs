@@ -10,11 +10,13 @@
 //! ```
 //!
 //! What is in memory is a cache: it is read from the stage at every start. The registry alone writes below `models/`, and
-//! one process of it runs at a time. It deletes no version.
+//! one process of it writes at a time. It deletes no version. Where another one writes, a registry can follow it: it reads
+//! what is new every few seconds, and refuses writes.
 
 mod catalog;
 mod config;
 mod error;
+mod follow;
 mod index;
 mod record;
 mod rpc;

@@ -80,6 +80,11 @@ pub(crate) fn version_path(model: &str, version: u64) -> String {
     format!("{MODELS}/{model}/versions/{version}")
 }
 
+/// The number that a version's folder is called by; nothing if it is another folder.
+pub(crate) fn version_number(folder: &str) -> Option<u64> {
+    folder.parse().ok().filter(|number: &u64| number.to_string() == folder)
+}
+
 pub(crate) fn versions_path(model: &str) -> String {
     format!("{MODELS}/{model}/versions")
 }

@@ -5,12 +5,13 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use firn_kit::{Clock, GrpcServer, ServerArgs};
 use firn_proto::registry::v1::registry_service_server::RegistryServiceServer;
 use firn_stage::Stage;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     catalog::Catalog,
     config::{Config, MAX_REQUEST},
     error::Error,
+    follow::Follower,
     rpc::Rpc,
 };
 
@@ -19,6 +20,8 @@ use crate::{
 pub struct Registry {
     server: GrpcServer,
     catalog: Arc<Catalog>,
+    /// Reads what another registry writes, if this one does not.
+    follower: Option<Follower>,
     stopping: CancellationToken,
     /// What writes get whose callers went away, after the last call has ended.
     grace: Duration,
@@ -30,7 +33,11 @@ impl Registry {
     /// # Errors
     /// If the stage cannot be read or the address is taken.
     pub async fn bind(config: Config) -> Result<Self, Error> {
-        Self::bind_with(config.server, Stage::open(&config.stage)?).await
+        let stage = Stage::open(&config.stage)?;
+        match config.follow {
+            Some(every) => Self::follow_with(config.server, stage, every).await,
+            None => Self::bind_with(config.server, stage).await,
+        }
     }
 
     /// As [`Self::bind`], for a process that has the stage already.
@@ -40,10 +47,26 @@ impl Registry {
     pub async fn bind_with(args: ServerArgs, stage: Stage) -> Result<Self, Error> {
         let server = GrpcServer::bind("registry", &args).await?;
         let catalog = Arc::new(Catalog::load(stage, Clock::system()).await?);
+        Ok(Self::new(server, catalog, None, args.grace))
+    }
+
+    /// As [`Self::bind_with`], but writes nothing, and takes up what another registry writes to the stage: it looks for it
+    /// as often as `every` says.
+    ///
+    /// # Errors
+    /// As [`Self::bind`].
+    pub async fn follow_with(args: ServerArgs, stage: Stage, every: Duration) -> Result<Self, Error> {
+        let server = GrpcServer::bind("registry", &args).await?;
+        let catalog = Arc::new(Catalog::following(stage, Clock::system()));
+        let follower = Follower::begin(Arc::clone(&catalog), every).await?;
+        Ok(Self::new(server, catalog, Some(follower), args.grace))
+    }
+
+    fn new(server: GrpcServer, catalog: Arc<Catalog>, follower: Option<Follower>, grace: Duration) -> Self {
         let stopping = CancellationToken::new();
         let rpc = Rpc { catalog: Arc::clone(&catalog), stopping: stopping.clone() };
         let service = RegistryServiceServer::new(rpc).max_decoding_message_size(MAX_REQUEST);
-        Ok(Self { server: server.add_service(service), catalog, stopping, grace: args.grace })
+        Self { server: server.add_service(service), catalog, follower, stopping, grace }
     }
 
     /// The address that it listens on.
@@ -63,10 +86,12 @@ impl Registry {
     /// # Errors
     /// If the server fails.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
-        let Self { server, catalog, stopping, grace } = self;
+        let Self { server, catalog, follower, stopping, grace } = self;
         server.readiness().set(true);
         // However this ends, no watch outlives it.
         let _stop = stopping.clone().drop_guard();
+        let stop = stopping.clone();
+        let _following = follower.map(|follower| AbortOnDropHandle::new(tokio::spawn(follower.run(stop))));
         let mut serving = std::pin::pin!(server.run(stopping.clone()));
         tokio::select! {
             served = &mut serving => served?,

@@ -87,16 +87,35 @@ impl Log {
         Ok(records)
     }
 
-    async fn read<T: for<'de> Deserialize<'de>>(&self, number: u64) -> Result<Option<T>, StageError> {
+    /// Returns the numbers of all records, torn ones too, in order.
+    ///
+    /// # Errors
+    /// If the store does not answer.
+    pub async fn numbers(&self) -> Result<Vec<u64>, StageError> {
+        numbers(&self.stage, &self.path).await
+    }
+
+    /// Returns one record; nothing if it is torn, or is just being written and so may be whole the next time.
+    ///
+    /// # Errors
+    /// As [`Self::last`], and [`StageError::NotFound`].
+    pub async fn get<T: for<'de> Deserialize<'de>>(&self, number: u64) -> Result<Option<T>, StageError> {
         let path = file(&self.path, number);
         let bytes = self.stage.get(&path).await?;
         if bytes.last() != Some(&b'\n') {
-            tracing::warn!(path, "torn record skipped");
             return Ok(None);
         }
         serde_json::from_slice(&bytes)
             .map(Some)
             .map_err(|error| StageError::Damaged { path, reason: error.to_string() })
+    }
+
+    async fn read<T: for<'de> Deserialize<'de>>(&self, number: u64) -> Result<Option<T>, StageError> {
+        let record = self.get(number).await?;
+        if record.is_none() {
+            tracing::warn!(path = file(&self.path, number), "torn record skipped");
+        }
+        Ok(record)
     }
 }
 

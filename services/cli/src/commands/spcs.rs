@@ -77,10 +77,11 @@ struct RenderArgs {
     /// Instance family of the compute pool. Default: GPU_NV_M for a service, GPU_NV_S for the others.
     #[arg(long, value_name = "FAMILY", value_parser = family)]
     instance_family: Option<&'static Family>,
-    /// A registry of another service, for inference. Default: one of its own, that reads the stage once.
+    /// A registry of another service, for inference. Default: one of its own, that follows what others write to the stage.
     #[arg(long, value_name = "URL")]
     registry_endpoint: Option<String>,
-    /// A secret as a variable of a container; again for each.
+    /// A secret as a variable of a container, or as a file that the variable names if it ends with _FILE: a file is renewed
+    /// while the container runs. Again for each.
     #[arg(long, value_name = "CONTAINER:VARIABLE=DB.SCHEMA.SECRET")]
     secret: Vec<String>,
     /// Make the images' paths variables of a specification template.

@@ -82,12 +82,21 @@ struct Container {
     image: String,
     args: Vec<String>,
     env: BTreeMap<String, String>,
-    secrets: Vec<(String, String)>,
+    secrets: Vec<Secret>,
     health: Option<u16>,
     stage: bool,
     request: Share,
     limit: Share,
     gpus: u8,
+}
+
+/// A secret of the account as a container gets it.
+#[derive(Debug, Serialize)]
+struct Secret {
+    object: String,
+    variable: String,
+    /// Where its file is, if the variable names one.
+    folder: Option<String>,
 }
 
 /// The specification as YAML.
@@ -137,6 +146,10 @@ fn inference(order: &Order) -> Result<Vec<Container>> {
     let free = free(order, small, 1)?;
     let mut containers = small.iter().map(|name| moving(order, name)).collect::<Result<Vec<_>>>()?;
     containers.push(computing(order, "inference", share(free, 0.9), free)?);
+    for container in containers.iter_mut().filter(|container| container.name == "model-registry") {
+        // A job, or another service, writes: one registry of a stage may.
+        container.env.insert("FIRN_REGISTRY_FOLLOW_SECONDS".to_owned(), "5".to_owned());
+    }
     if let Some(endpoint) = &order.registry_endpoint {
         for container in &mut containers {
             container.env.insert("FIRN_REGISTRY_ENDPOINT".to_owned(), endpoint.clone());
@@ -266,7 +279,12 @@ fn with_secrets(order: &Order, mut containers: Vec<Container>) -> Result<Vec<Con
         let (variable, object) = rest.split_once('=').with_context(form)?;
         let found = containers.iter_mut().find(|found| found.name == container);
         let found = found.with_context(|| format!("--secret {secret}: there is no container `{container}`"))?;
-        found.secrets.push((object.to_owned(), variable.to_owned()));
+        // The account renews files while a container runs, and variables never.
+        let folder = variable.strip_suffix("_FILE").map(|name| format!("/secrets/{}", name.to_lowercase()));
+        if let Some(folder) = &folder {
+            found.env.insert(variable.to_owned(), format!("{folder}/secret_string"));
+        }
+        found.secrets.push(Secret { object: object.to_owned(), variable: variable.to_owned(), folder });
     }
     Ok(containers)
 }

@@ -30,6 +30,38 @@ async fn a_token_is_asked_for_where_there_is_one() {
 }
 
 #[tokio::test]
+async fn a_token_that_changes_on_disk_counts_without_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("token");
+    std::fs::write(&path, "s3cret\n").unwrap();
+    let running = Running::start_with(Options { token_file: Some(path.clone()), ..Options::default() }).await;
+    let ask = async |token: &str| {
+        let request = Request::get("/v1/models").header("authorization", format!("Bearer {token}"));
+        running.send(request.body(Body::default()).unwrap()).await.status().as_u16()
+    };
+    assert_eq!((ask("s3cret").await, ask("n3xt").await), (200, 401));
+    // A file that is empty for a moment, or gone, lets nobody in and locks nobody out.
+    for content in [Some("n3xt"), Some(""), None] {
+        match content {
+            Some(content) => std::fs::write(&path, content).unwrap(),
+            None => std::fs::remove_file(&path).unwrap(),
+        }
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        assert_eq!((ask("s3cret").await, ask("n3xt").await, ask("").await), (401, 200, 401), "{content:?}");
+    }
+    running.stop().await;
+
+    let start = async |token: Option<&str>, file: &str| {
+        let options = Options { token: token.map(Token::new), token_file: Some(file.into()), ..Options::default() };
+        let options = Options { http: "0.0.0.0:0".parse().unwrap(), ..options };
+        Gateway::bind_with(options).await.unwrap_err().to_string()
+    };
+    assert!(start(None, "/nowhere/token").await.contains("/nowhere/token"));
+    assert!(start(Some("s3cret"), "/nowhere/token").await.contains("FIRN_GATEWAY_TOKEN_FILE are both set"));
+    assert!(start(None, "").await.contains("can be reached from elsewhere"), "an empty path is none");
+}
+
+#[tokio::test]
 async fn without_a_token_it_answers_this_machine_alone() {
     let open = |options| Gateway::bind_with(Options { http: "0.0.0.0:0".parse().unwrap(), ..options });
     let error = open(Options::default()).await.unwrap_err();

@@ -15,7 +15,7 @@ use opentelemetry_proto::tonic::collector::metrics::v1::{ExportMetricsServiceReq
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
-use opentelemetry_proto::tonic::metrics::v1::{HistogramDataPoint, metric::Data};
+use opentelemetry_proto::tonic::metrics::v1::{HistogramDataPoint, metric::Data, number_data_point};
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -30,10 +30,12 @@ const ADDRESS: &str = "FIRN_TEST_ADDRESS";
 
 /// Spans and numbers, each with the service that sent it.
 #[derive(Clone, Default)]
-struct Received {
+pub(crate) struct Received {
     spans: Arc<Mutex<Vec<(String, Span)>>>,
     /// With the metric's name between them.
     points: Arc<Mutex<Vec<(String, String, HistogramDataPoint)>>>,
+    /// What is only counted: the metric's name, what kind of error it is of, and how many.
+    pub(crate) counts: Arc<Mutex<Vec<(String, String, i64)>>>,
 }
 
 /// An attribute's text; empty where there is none.
@@ -74,10 +76,21 @@ impl MetricsService for Received {
         for of_resource in request.into_inner().resource_metrics {
             let service = service(of_resource.resource);
             for metric in of_resource.scope_metrics.into_iter().flat_map(|scope| scope.metrics) {
-                let Some(Data::Histogram(histogram)) = metric.data else { panic!("{} is no histogram", metric.name) };
-                let of_metric = histogram.data_points.into_iter();
-                let points = of_metric.map(|point| (service.clone(), metric.name.clone(), point));
-                self.points.lock().unwrap().extend(points);
+                match metric.data {
+                    Some(Data::Histogram(histogram)) => {
+                        let of_metric = histogram.data_points.into_iter();
+                        let points = of_metric.map(|point| (service.clone(), metric.name.clone(), point));
+                        self.points.lock().unwrap().extend(points);
+                    }
+                    Some(Data::Sum(sum)) => {
+                        let counts = sum.data_points.into_iter().map(|point| {
+                            let Some(number_data_point::Value::AsInt(count)) = point.value else { panic!("{point:?}") };
+                            (metric.name.clone(), text(&point.attributes, "error.type"), count)
+                        });
+                        self.counts.lock().unwrap().extend(counts);
+                    }
+                    other => panic!("{} is {other:?}", metric.name),
+                }
             }
         }
         Ok(Response::new(ExportMetricsServiceResponse::default()))
@@ -85,7 +98,7 @@ impl MetricsService for Received {
 }
 
 /// A collector on a port of its own, and its address without a scheme.
-async fn collect() -> (Received, String, AbortOnDropHandle<()>) {
+pub(crate) async fn collect() -> (Received, String, AbortOnDropHandle<()>) {
     let received = Received::default();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use firn_kit::{Channel, GrpcServer, MeshToken, Readiness, ServeError, ServerArgs};
+use firn_kit::{Channel, GrpcServer, MeshToken, Readiness, ServeError, ServerArgs, Tls};
 use firn_proto::inference::v1::inference_service_client::InferenceServiceClient;
 use firn_proto::inference::v1::inference_service_server::{InferenceService, InferenceServiceServer};
 use firn_proto::inference::v1::{
@@ -124,11 +124,15 @@ impl Running {
         Self::start_with(args, None).await
     }
 
-    pub(crate) async fn start_with(mut args: ServerArgs, token: Option<MeshToken>) -> Self {
+    pub(crate) async fn start_with(args: ServerArgs, token: Option<MeshToken>) -> Self {
+        Self::start_as(args, token, None).await
+    }
+
+    pub(crate) async fn start_as(mut args: ServerArgs, token: Option<MeshToken>, tls: Option<Tls>) -> Self {
         args.health_listen = Some("127.0.0.1:0".parse().unwrap());
         let fake = Fake::default();
         let server = GrpcServer::bind("inference", &args).await.unwrap();
-        let server = server.with_token(token).add_service(InferenceServiceServer::new(fake.clone()));
+        let server = server.with_token(token).with_tls(tls).add_service(InferenceServiceServer::new(fake.clone()));
         let (address, health, readiness) = (server.local_addr(), server.health_addr().unwrap(), server.readiness());
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(server.run(shutdown.clone()));

@@ -6,6 +6,7 @@ mod collector;
 mod fake;
 mod mesh;
 mod telemetry;
+mod tls;
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,7 @@
 //! The secret that services share.
 
+use std::time::Duration;
+
 use firn_kit::{GrpcServer, MeshToken, ServerArgs};
 use firn_proto::inference::v1::inference_service_client::InferenceServiceClient;
 use tonic::Code;
@@ -12,6 +14,8 @@ use crate::fake::{Running, generate, score};
 use crate::telemetry::{child, in_child};
 
 const SECRET: &str = "correct-horse-battery-staple";
+/// After it, whoever uses a secret looks at its file again.
+const LATER: Duration = Duration::from_millis(1100);
 
 fn token(secret: &str) -> Option<MeshToken> {
     Some(MeshToken::new(secret).unwrap())
@@ -39,6 +43,39 @@ async fn only_calls_that_carry_the_secret_are_answered_and_probes_need_none() {
     let request = futures_util::stream::iter([ServerReflectionRequest::default()]);
     let status = ServerReflectionClient::new(channel).server_reflection_info(request).await.unwrap_err();
     assert_eq!(status.code(), Code::Unauthenticated);
+}
+
+#[tokio::test]
+async fn a_secret_that_changes_on_disk_counts_without_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("token");
+    std::fs::write(&path, format!("{SECRET}\n")).unwrap();
+    let mounted = || Some(MeshToken::read(&path).unwrap());
+    let server = Running::start_with(ServerArgs::loopback(), mounted()).await;
+    let renewed = server.channel().with_token(mounted());
+    let call = async |channel| InferenceServiceClient::new(channel).score(score("ok")).await.map(drop);
+    let with = |secret| server.channel().with_token(token(secret));
+    call(renewed.clone()).await.unwrap();
+    call(with(SECRET)).await.unwrap();
+
+    // What can't be a secret, as in the middle of a renewal, leaves all as it was.
+    std::fs::write(&path, "").unwrap();
+    tokio::time::sleep(LATER).await;
+    call(renewed.clone()).await.unwrap();
+    call(with(SECRET)).await.unwrap();
+
+    const NEXT: &str = "quite-another-secret";
+    std::fs::write(&path, NEXT).unwrap();
+    tokio::time::sleep(LATER).await;
+    call(renewed.clone()).await.unwrap();
+    call(with(NEXT)).await.unwrap();
+    let status = call(with(SECRET)).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unauthenticated);
+    assert!(!status.message().contains("another-secret"), "{status:?}");
+
+    std::fs::remove_file(&path).unwrap();
+    tokio::time::sleep(LATER).await;
+    call(renewed).await.unwrap();
 }
 
 #[tokio::test]
@@ -83,7 +120,7 @@ fn the_environment_gives_servers_and_channels_the_secret() {
 /// A server and a channel as the services make them, in a process whose environment names the secret.
 async fn with_the_environments_secret() {
     let channel = firn_kit::channel("http://127.0.0.1:1").map_err(|error| error.to_string()).unwrap();
-    assert!(format!("{channel:?}").contains("MeshToken(…)"), "{channel:?}");
+    assert!(format!("{channel:?}").contains("MeshToken(Secret(…))"), "{channel:?}");
     let server = GrpcServer::bind("inference", &ServerArgs::loopback()).await.unwrap();
     let address = server.local_addr();
     tokio::spawn(server.run(tokio_util::sync::CancellationToken::new()));

@@ -112,6 +112,9 @@ pub(crate) fn child(test: &str) -> Command {
         .env_remove("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")
         .env_remove("FIRN_MESH_TOKEN")
         .env_remove("FIRN_MESH_TOKEN_FILE")
+        .env_remove("FIRN_TLS_CA")
+        .env_remove("FIRN_TLS_CERT")
+        .env_remove("FIRN_TLS_KEY")
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
     command

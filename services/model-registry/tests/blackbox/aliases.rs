@@ -4,12 +4,12 @@ use tonic::{Code, Streaming};
 
 use crate::{Client, Running, adapter, create, request, set, within};
 
-async fn watch(client: &mut Client) -> Streaming<AliasEvent> {
+pub(crate) async fn watch(client: &mut Client) -> Streaming<AliasEvent> {
     within(client.watch_aliases(WatchAliasesRequest {})).await.unwrap().into_inner()
 }
 
 /// Alias, version, number of the move, and `current`.
-async fn next(events: &mut Streaming<AliasEvent>) -> (String, u64, u64, bool) {
+pub(crate) async fn next(events: &mut Streaming<AliasEvent>) -> (String, u64, u64, bool) {
     let event = within(events.message()).await.unwrap().unwrap();
     let alias = event.alias.unwrap();
     let version = event.version.unwrap();

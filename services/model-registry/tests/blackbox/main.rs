@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod aliases;
+mod follower;
 mod versions;
 
 use std::{future::Future, time::Duration};

@@ -35,6 +35,11 @@ async fn a_torn_record_is_skipped_and_its_number_is_not_used_again() {
     assert_eq!(log.last::<Value>().await.unwrap(), Some(json!({"n": 1})));
     assert_eq!(log.append(&json!({"n": 4})).await.unwrap(), 4);
     assert_eq!(log.all_numbered::<Value>().await.unwrap(), [(1, json!({"n": 1})), (4, json!({"n": 4}))]);
+    assert_eq!(log.numbers().await.unwrap(), [1, 2, 3, 4]);
+    assert_eq!(log.get::<Value>(3).await.unwrap(), None);
+    fs::write(folder.path().join("log/000003.json"), b"{\"n\": 3}\n").unwrap();
+    assert_eq!(log.get::<Value>(3).await.unwrap(), Some(json!({"n": 3})), "it was just being written");
+    assert!(log.get::<Value>(5).await.unwrap_err().is_not_found());
 }
 
 #[tokio::test]
