@@ -1,6 +1,7 @@
-"""Compiles every kernel of services/llm/src/ops/cuda/kernels with NVRTC, for the GPUs that Firn is made for. Needs no GPU.
+"""Compiles every kernel of services/llm/src/ops/cuda/kernels, and what kernels that CubeCL writes include, with a toolkit's
+NVRTC and headers, for the GPUs that Firn is made for. Needs no GPU.
 
-  python3 compile.py        after pip install -r requirements.txt
+  python3 compile.py TOOLKIT        a folder that deploy/docker/cuda-toolkit laid out, as images have it, or /usr/local/cuda
 """
 import ctypes
 import glob
@@ -8,10 +9,11 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-import nvidia
-
 ARCHITECTURES = ["sm_80", "sm_86", "sm_89", "sm_90a"]
 KERNELS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../services/llm/src/ops/cuda/kernels")
+# What cubecl-cpp puts on top of a kernel, by what the kernel does.
+HEADERS = ["cuda/barrier", "cooperative_groups.h", "cooperative_groups/memcpy_async.h", "mma.h", "cuComplex.h"]
+HEADERS += ["cuda_fp16.h", "cuda_bf16.h", "cuda_fp8.h", "cuda_fp6.h", "cuda_fp4.h"]
 HEADS = [16, 32, 64, 96, 128, 256]
 
 
@@ -49,11 +51,15 @@ TEXTS = [
 ]
 
 
-def main():
-    site = list(nvidia.__path__)[0]
-    library = ctypes.CDLL(glob.glob(site + "/cuda_nvrtc/lib/libnvrtc.so.*[0-9]")[0])
-    includes = [f"-I{site}/cuda_runtime/include", f"-I{site}/cuda_cccl/include"]
-    jobs = []
+def main(toolkit):
+    libraries = sorted(glob.glob(f"{toolkit}/lib/libnvrtc.so*") + glob.glob(f"{toolkit}/lib64/libnvrtc.so*"))
+    if not libraries:
+        sys.exit(f"{toolkit} has no lib/libnvrtc.so: lay one out with deploy/docker/cuda-toolkit")
+    library = ctypes.CDLL(libraries[0])
+    # As cubecl-cuda has it.
+    options = [f"--include-path={toolkit}/include", "-lineinfo"]
+    includes = "".join(f"#include <{header}>\n" for header in HEADERS)
+    jobs = [("headers", includes + "__global__ void kernel() {}", {}, architecture) for architecture in ARCHITECTURES]
     for files, variants in TEXTS:
         text = "".join(open(os.path.join(KERNELS, file)).read() for file in files)
         # All architectures once, all constants on the newest.
@@ -62,7 +68,7 @@ def main():
                 jobs.append((files[-1], text, defines, architecture))
     failed = 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for (name, _, defines, architecture), log in zip(jobs, pool.map(lambda job: compile_text(library, *job, includes), jobs)):
+        for (name, _, defines, architecture), log in zip(jobs, pool.map(lambda job: compile_text(library, *job, options), jobs)):
             failed += log is not None
             if log is not None:
                 print(f"{name} {defines} {architecture}:\n{log}")
@@ -70,12 +76,12 @@ def main():
     return failed > 0
 
 
-def compile_text(library, name, text, defines, architecture, includes):
+def compile_text(library, name, text, defines, architecture, options):
     """The compiler's log if it refuses or warns, else None."""
     prelude = "".join(f"#define {key} {value}\n" for key, value in defines.items())
     program = ctypes.c_void_p()
     library.nvrtcCreateProgram(ctypes.byref(program), (prelude + text).encode(), name.encode(), 0, None, None)
-    options = [f"--gpu-architecture={architecture}", "--std=c++17", *includes]
+    options = [f"--gpu-architecture={architecture}", *options]
     array = (ctypes.c_char_p * len(options))(*[option.encode() for option in options])
     status = library.nvrtcCompileProgram(program, len(options), array)
     size = ctypes.c_size_t()
@@ -88,4 +94,6 @@ def compile_text(library, name, text, defines, architecture, includes):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    sys.exit(main(os.path.abspath(sys.argv[1])))

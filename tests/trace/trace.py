@@ -1,8 +1,10 @@
-"""Asks a running stack for one fine-tuning, and draws the request's trace: trace.py BINARIES FOLDER PICTURE."""
+"""Asks a running stack for one fine-tuning and one answer, holds the spans of both against what a trace must be, and draws
+the fine-tuning's: trace.py BINARIES FOLDER PICTURE."""
 
 import json
 import sys
 import time
+from xml.etree import ElementTree
 
 from collector import Collector
 from picture import draw
@@ -10,7 +12,8 @@ from stack import Stack
 
 JOB_SECONDS = 600
 # Through these a fine-tuning goes; inference has the version afterwards, by itself.
-SERVICES = {"gateway", "trainer", "data-prep", "model-registry"}
+FINE_TUNING = {"gateway", "trainer", "data-prep", "model-registry"}
+ANSWER = {"gateway", "inference"}
 
 
 def form(name, content):
@@ -43,11 +46,33 @@ def fine_tune(stack):
     return job
 
 
-def of_job(spans, job):
-    """The spans of the request that made the job, and of the work on it, if that is a trace of its own."""
-    made = {span.trace for span in spans if span.attributes.get("path") == "/v1/fine_tuning/jobs" and span.name == "POST"}
-    worked = {span.trace for span in spans if span.name == "job.run" and span.attributes.get("job") == job}
-    return [span for span in spans if span.trace in made | worked], made | worked
+def ask(stack):
+    """Asks the base for a few words."""
+    stack.http("/v1/chat/completions", {"model": "base", "max_tokens": 4, "messages": [{"role": "user", "content": "Sell."}]})
+
+
+def of_request(spans, path, job=None):
+    """The spans of what was asked at a path and, should that be another trace, of the work on a job."""
+    traces = {span.trace for span in spans if span.name == "POST" and span.attributes.get("path") == path}
+    traces |= {span.trace for span in spans if span.name == "job.run" and span.attributes.get("job") == job}
+    return [span for span in spans if span.trace in traces]
+
+
+def check(what, spans, services):
+    """Ends with the reason if the spans are not one tree that goes through the services."""
+    missing = services - {span.service for span in spans}
+    if missing:
+        raise SystemExit(f"{what}: there are no spans of {', '.join(sorted(missing))}")
+    traces = {span.trace for span in spans}
+    if len(traces) > 1:
+        raise SystemExit(f"{what} and the work that it asked for are {len(traces)} traces: {', '.join(sorted(traces))}")
+    roots = [span for span in spans if not span.parent]
+    if [(root.service, root.name) for root in roots] != [("gateway", "POST")]:
+        raise SystemExit(f"{what}: not the gateway's POST alone has no parent: {roots}")
+    known = {span.id for span in spans}
+    orphans = [span for span in spans if span.parent and span.parent not in known]
+    if orphans:
+        raise SystemExit(f"{what}: the parents of {len(orphans)} spans were not sent: {orphans}")
 
 
 def main(binaries, work, picture):
@@ -55,20 +80,21 @@ def main(binaries, work, picture):
     stack = Stack(binaries, work, collector.port)
     try:
         job = fine_tune(stack)
+        ask(stack)
         stack.stop()
     finally:
         stack.kill()
-    spans, traces = of_job(collector.spans(), job["id"])
     collector.stop()
-    services = {span.service for span in spans}
+    spans = of_request(collector.spans(), "/v1/fine_tuning/jobs", job["id"])
+    check("the fine-tuning", spans, FINE_TUNING)
+    check("the answer", of_request(collector.spans(), "/v1/chat/completions"), ANSWER)
+    drawn = draw(f"One fine-tuning request, {job['id']}", spans)
+    bars = ElementTree.fromstring(drawn).findall("{*}rect/{*}title")
+    if len(bars) != len(spans):
+        raise SystemExit(f"the picture has {len(bars)} bars for {len(spans)} spans")
     with open(picture, "w") as file:
-        file.write(draw(f"One fine-tuning request, {job['id']}", spans))
-    print(f"{picture}: {len(spans)} spans of {', '.join(sorted(services))}")
-    missing = SERVICES - services
-    if missing:
-        raise SystemExit(f"there are no spans of {', '.join(sorted(missing))}")
-    if len(traces) > 1:
-        raise SystemExit(f"the request and the work that it asked for are {len(traces)} traces: {', '.join(traces)}")
+        file.write(drawn)
+    print(f"{picture}: {len(spans)} spans of {', '.join(sorted({span.service for span in spans}))}")
 
 
 main(*sys.argv[1:])
