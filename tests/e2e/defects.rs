@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use firn_tests::{binary, firn, workspace};
+use firn_tests::{Work, binary, firn, workspace};
 use serde_json::Value;
 
 fn llama() -> String {
@@ -12,8 +12,8 @@ fn llama() -> String {
 }
 
 /// A folder with twelve rows of text.
-fn work() -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
+fn work() -> Work {
+    let dir = Work::new().unwrap();
     let rows: String = (0..12).map(|row| format!("\"Good morning number {row}, Salt Haven.\"\n")).collect();
     std::fs::write(dir.path().join("train.csv"), format!("text\n{rows}")).unwrap();
     dir
@@ -58,10 +58,12 @@ fn files(dir: &Path, found: &mut Vec<PathBuf>) {
 fn a_flags_of_both_generations_are_taken_with_a_notice() {
     let dir = work();
     // The tutorial's own line, with local paths.
-    let stage = dir.path().join("stage");
-    std::fs::create_dir_all(&stage).unwrap();
-    std::os::unix::fs::symlink(llama(), stage.join("base")).unwrap();
-    std::fs::copy(dir.path().join("train.csv"), stage.join("train.csv")).unwrap();
+    let base = dir.behind().join("base");
+    std::fs::create_dir_all(&base).unwrap();
+    for file in ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "model.safetensors"] {
+        std::fs::copy(workspace().join("tests/fixtures/llama").join(file), base.join(file)).unwrap();
+    }
+    std::fs::copy(dir.path().join("train.csv"), dir.behind().join("train.csv")).unwrap();
     let line = "llm --train --project-name stage/llama-2-ft --model stage/base --data-path stage/ --text_column text \
                 --use-peft --quantization int4 --lr 1e-4 --train-batch-size 4 --epochs 3 --trainer sft --token hf_x \
                 --merge_adapter";
@@ -72,7 +74,7 @@ fn a_flags_of_both_generations_are_taken_with_a_notice() {
         assert!(told.contains(note), "{note} is not in {told}");
     }
     for file in ["adapter_model.safetensors", "adapter_config.json", "merged/model.safetensors"] {
-        assert!(stage.join("llama-2-ft").join(file).is_file(), "{file}");
+        assert!(dir.stage().join("llama-2-ft").join(file).is_file(), "{file}");
     }
     // And the names of 0.8.
     let (steps, _) = trained(dir.path(), &["--peft", "--batch_size=4", "--eval_strategy", "no", "--padding", "right"]);
@@ -112,7 +114,7 @@ fn d_a_failed_run_fails_and_says_why() {
     assert!(!text(&output.stdout).contains("succeeded"));
     assert!(!dir.path().join("out").exists(), "nothing is left that could be taken for a result");
     let mut states = Vec::new();
-    files(&dir.path().join("stage/jobs"), &mut states);
+    files(&dir.stage().join("jobs"), &mut states);
     let failed = states.iter().any(|file| std::fs::read_to_string(file).is_ok_and(|text| text.contains("\"FAILED\"")));
     assert!(failed, "the stage has the terminal state");
 }
@@ -159,7 +161,7 @@ fn g_a_result_counts_once_it_is_whole() {
     let dir = work();
     trained(dir.path(), &[]);
     let mut all = Vec::new();
-    files(&dir.path().join("stage"), &mut all);
+    files(&dir.stage(), &mut all);
     let manifests: Vec<&PathBuf> = all.iter().filter(|file| file.ends_with("manifest.json")).collect();
     assert!(manifests.iter().any(|file| file.display().to_string().contains("/models/out/versions/1/")));
     for manifest in manifests {

@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::path::Path;
 
-use firn_tests::{binary, firn, workspace};
+use firn_tests::{Work, binary, firn, workspace};
 
 /// Runs `firn` and expects a failure whose message holds all of these.
 fn refused(folder: &Path, args: &[&str], names: &[&str]) {
@@ -24,7 +24,7 @@ fn train<'a>(extra: &[&'a str]) -> Vec<&'a str> {
 
 #[test]
 fn rows() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Work::new().unwrap();
     let write = |name: &str, text: &[u8]| std::fs::write(dir.path().join(name), text).unwrap();
     write("rows.csv", b"text\nGood morning\n");
     write("empty.csv", b"");
@@ -51,7 +51,7 @@ fn rows() {
 
 #[test]
 fn bases() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Work::new().unwrap();
     std::fs::write(dir.path().join("rows.csv"), "text\nGood morning\n").unwrap();
     let base = dir.path().join("base");
     std::fs::create_dir(&base).unwrap();
@@ -64,7 +64,7 @@ fn bases() {
 
 #[test]
 fn flags() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Work::new().unwrap();
     std::fs::write(dir.path().join("rows.csv"), "text\nGood morning\n").unwrap();
     refused(dir.path(), &train(&["--data-path", "rows.csv", "--push-to-hub"]), &["--push-to-hub"]);
     refused(dir.path(), &train(&["--data-path", "rows.csv", "--nonsense"]), &["--nonsense"]);
@@ -73,7 +73,7 @@ fn flags() {
 
 #[test]
 fn stages_and_ports() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Work::new().unwrap();
     std::fs::write(dir.path().join("file"), "").unwrap();
     refused(dir.path(), &["up", "--stage", "file"], &["file"]);
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();

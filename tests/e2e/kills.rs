@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 
-use firn_tests::{binary, workspace};
+use firn_tests::{Work, binary, workspace};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 /// Kills of which each must be survived.
@@ -23,8 +23,8 @@ fn command(dir: &Path, extra: &[&str]) -> Command {
     command
 }
 
-fn folder() -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
+fn folder() -> Work {
+    let dir = Work::new().unwrap();
     let rows: String = (0..24).map(|row| format!("\"Number {row} of the rows about Salt Haven, {row}.\"\n")).collect();
     std::fs::write(dir.path().join("rows.csv"), format!("text\n{rows}")).unwrap();
     dir

@@ -6,3 +6,4 @@ mod errors;
 mod journey;
 mod kills;
 mod reference;
+mod stages;

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use firn_tests::{firn, workspace};
+use firn_tests::{Work, firn, workspace};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
@@ -69,7 +69,7 @@ fn number(line: &Value, field: &str) -> Result<f64> {
 #[test]
 fn eight_steps_of_sft_are_those_of_peft() -> Result<()> {
     for family in FAMILIES {
-        let (fixture, work) = (Fixture::open(family)?, tempfile::tempdir()?);
+        let (fixture, work) = (Fixture::open(family)?, Work::new()?);
         let rows: Vec<Value> = fixture
             .rows("sft_ids")?
             .iter()
@@ -110,7 +110,7 @@ fn eight_steps_of_sft_are_those_of_peft() -> Result<()> {
 #[test]
 fn five_steps_of_dpo_are_those_of_the_reference() -> Result<()> {
     for family in FAMILIES {
-        let (fixture, work) = (Fixture::open(family)?, tempfile::tempdir()?);
+        let (fixture, work) = (Fixture::open(family)?, Work::new()?);
         let (chosen, rejected) = (fixture.rows("dpo_chosen")?, fixture.rows("dpo_rejected")?);
         let prompt = fixture.rows("dpo_mask")?[0].iter().take_while(|bit| **bit == 0).count();
         let rows: Vec<Value> = chosen
@@ -135,7 +135,7 @@ fn five_steps_of_dpo_are_those_of_the_reference() -> Result<()> {
 
 #[test]
 fn a_merged_project_proves_itself_and_a_quantised_base_learns() -> Result<()> {
-    let (fixture, work) = (Fixture::open("qwen3")?, tempfile::tempdir()?);
+    let (fixture, work) = (Fixture::open("qwen3")?, Work::new()?);
     let rows: Vec<Value> =
         fixture.rows("sft_ids")?.iter().map(|ids| json!({ "input_ids": ids, "labels": ids })).collect();
     let flags = ["--quantization", "int4", "--merge-adapter", "--epochs", "4", "--batch-size", "16", "--lr", "1e-2"];

@@ -1,4 +1,7 @@
 //! Starts Firn's five services as processes, from the env files that the containers use, and drives them as a user would.
+//! With `FIRN_TEST_STAGE=emulated` the stages of all tests are mounted, with the rules of a stage mount.
+
+mod work;
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -8,7 +11,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use tempfile::TempDir;
+
+pub use self::work::Work;
 
 /// The services, in the order in which rows go through them.
 pub const SERVICES: [&str; 5] = ["data-prep", "trainer", "model-registry", "inference", "gateway"];
@@ -48,7 +52,7 @@ pub fn firn(folder: &Path, args: &[&str]) -> Result<Output> {
 
 /// Five processes on one stage.
 pub struct Processes {
-    folder: TempDir,
+    work: Work,
     ports: BTreeMap<&'static str, [u16; 2]>,
     children: BTreeMap<&'static str, Child>,
 }
@@ -63,8 +67,8 @@ impl Processes {
         for service in SERVICES {
             ports.insert(service, [free_port()?, free_port()?]);
         }
-        let mut processes = Self { folder: tempfile::tempdir()?, ports, children: BTreeMap::new() };
-        let output = firn(processes.folder.path(), &["init", "--stage", "stage"])?;
+        let mut processes = Self { work: Work::new()?, ports, children: BTreeMap::new() };
+        let output = firn(processes.work.path(), &["init", "--stage", "stage"])?;
         ensure!(output.status.success(), "firn init: {}", String::from_utf8_lossy(&output.stderr));
         for service in SERVICES {
             processes.spawn(service)?;
@@ -77,7 +81,7 @@ impl Processes {
 
     /// Folder with the stage in it, and the services' logs.
     pub fn folder(&self) -> &Path {
-        self.folder.path()
+        self.work.path()
     }
 
     /// gRPC address of a service; the gateway's is HTTP.
@@ -136,7 +140,7 @@ impl Processes {
     }
 
     fn spawn(&mut self, service: &'static str) -> Result<()> {
-        let log = self.folder.path().join(format!("{service}.log"));
+        let log = self.work.path().join(format!("{service}.log"));
         let log = std::fs::File::options().create(true).append(true).open(log)?;
         let [port, health] = self.ports.get(service).copied().context("unknown service")?;
         let mut command = Command::new(binary(&format!("firn-{service}"))?);
@@ -156,9 +160,9 @@ impl Processes {
 
     /// A container's value, with this machine's folders and ports for the container's.
     fn here(&self, name: &str, value: &str, service: &str) -> String {
-        let folder = self.folder.path().display();
+        let folder = self.work.path().display();
         match name {
-            "FIRN_STAGE" => format!("{folder}/stage"),
+            "FIRN_STAGE" => self.work.stage().display().to_string(),
             "FIRN_WORK_DIR" => format!("{folder}/work-{service}"),
             "FIRN_DATA_PREP_ENDPOINT" => self.url("data-prep"),
             "FIRN_TRAINER_ENDPOINT" => self.url("trainer"),
@@ -176,7 +180,7 @@ impl Processes {
                 return Ok(());
             }
             if let Some(status) = self.children.get_mut(service).context("it does not run")?.try_wait()? {
-                let log = std::fs::read_to_string(self.folder.path().join(format!("{service}.log")))?;
+                let log = std::fs::read_to_string(self.work.path().join(format!("{service}.log")))?;
                 bail!("{service} ended with {status}:\n{log}");
             }
             std::thread::sleep(Duration::from_millis(50));

@@ -5,7 +5,7 @@ use std::{
     ffi::{OsStr, OsString},
     fs::{self, File, Metadata},
     io,
-    os::unix::fs::{FileExt as _, MetadataExt as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -18,7 +18,7 @@ use std::{
 use fuser::{Errno, FileAttr, FileHandle, FileType, INodeNo, LockOwner, OpenAccMode, OpenFlags};
 use nix::libc;
 
-use super::{Options, faults::Counters, nodes::Nodes, part::Write, spool::Spool, writer::Writer};
+use super::{Options, device::Device, faults::Counters, nodes::Nodes, part::Write, spool::Spool, writer::Writer};
 
 /// What a descriptor is open on.
 #[derive(Clone, Debug)]
@@ -40,6 +40,7 @@ pub(super) struct Entry {
 #[derive(Debug)]
 pub(super) struct Emulator {
     root: PathBuf,
+    pub(super) device: Device,
     pub(super) map_reads: bool,
     latency: Duration,
     faults: Counters,
@@ -60,9 +61,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Emulator {
-    pub(super) fn new(root: &Path, spool: Spool, options: &Options) -> Self {
+    pub(super) fn new(root: &Path, spool: Spool, device: Device, options: &Options) -> Self {
         Self {
             root: root.to_owned(),
+            device,
             map_reads: options.map_reads,
             latency: options.latency,
             faults: Counters::new(&options.faults),
@@ -269,8 +271,8 @@ impl Emulator {
         }
     }
 
-    /// Fills `buffer` from `offset`, less at the end of the file, and returns how many bytes it has.
-    pub(super) fn read(&self, handle: FileHandle, offset: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
+    /// What a read gets: how many bytes of which file, fewer than `size` at its end.
+    pub(super) fn read(&self, handle: FileHandle, offset: u64, size: u32) -> Result<(Arc<File>, usize), Errno> {
         self.pause();
         let Handle::Read(file) = self.handle(handle)? else { return Err(Errno::EBADF) };
         if self.faults.late_read.hit() {
@@ -279,21 +281,14 @@ impl Emulator {
         if self.faults.fail_read.hit() {
             return Err(Errno::EIO);
         }
+        let meta = file.metadata()?;
         // A read fetches what is at the path now, and this file was replaced or removed.
-        if file.metadata()?.nlink() == 0 {
+        if meta.nlink() == 0 {
             return Err(Errno::ESTALE);
         }
-        let wanted = if self.faults.short_read.hit() { buffer.len().div_ceil(2) } else { buffer.len() };
-        let mut len = 0;
-        while let Some(rest) = buffer.get_mut(len..wanted).filter(|rest| !rest.is_empty()) {
-            match file.read_at(rest, offset + len as u64) {
-                Ok(0) => break,
-                Ok(read) => len += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(len)
+        let wanted = if self.faults.short_read.hit() { size.div_ceil(2) } else { size };
+        let left = usize::try_from(meta.len().saturating_sub(offset)).unwrap_or(usize::MAX);
+        Ok((file, left.min(wanted as usize)))
     }
 
     pub(super) fn opendir(&self, ino: INodeNo) -> Result<FileHandle, Errno> {

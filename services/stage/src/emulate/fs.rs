@@ -1,6 +1,6 @@
 //! The kernel's side: hands requests to the emulator, and refuses what a stage mount refuses.
 
-use std::{cell::RefCell, ffi::OsStr, io, path::Path, time::Duration};
+use std::{cell::RefCell, ffi::OsStr, fs::File, io, mem, os::unix::fs::FileExt as _, path::Path, time::Duration};
 
 use fuser::{
     BsdFileFlags, Errno, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig,
@@ -12,8 +12,13 @@ use super::emulator::Emulator;
 
 /// The kernel must ask again each time: a stage mount caches nothing, and others change what is there.
 const NO_CACHE: Duration = Duration::ZERO;
-/// The largest request, in bytes: the kernel cuts a larger read or write.
-const MAX_REQUEST: u32 = 1 << 20;
+/// The largest request, in bytes: the kernel cuts a larger read or write. A MiB, less two pages: the pipe that answers a
+/// read has room for a MiB's pages, of which the header takes one, and bytes that begin within a page take one more.
+pub(super) const MAX_REQUEST: u32 = (1 << 20) - 2 * 4096;
+/// From so many bytes on a read is worth a pipe.
+const LARGE: usize = 128 << 10;
+/// The unit of what a stage is said to have free.
+const BLOCK: u32 = 1 << 20;
 /// What a list of names says instead of a number that nobody looked up.
 const UNKNOWN: INodeNo = INodeNo(0xffff_ffff);
 /// Past the page cache: a write arrives as it is made, and a read fetches.
@@ -92,7 +97,7 @@ impl Filesystem for Emulator {
 
     fn read(
         &self,
-        _: &Request,
+        request: &Request,
         _: INodeNo,
         handle: FileHandle,
         offset: u64,
@@ -101,12 +106,20 @@ impl Filesystem for Emulator {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        let (file, len) = match self.read(handle, offset, size) {
+            Ok(found) => found,
+            Err(errno) => return reply.error(errno),
+        };
+        if len >= LARGE && self.device.answer(request.unique(), &file, offset, len).is_ok() {
+            // It has its answer, and a reply that is dropped would give another. What this leaks is a count of those who
+            // use the device: the mount ends as ever, and the device's descriptor with the process.
+            return mem::forget(reply);
+        }
         BUFFER.with_borrow_mut(|buffer| {
-            buffer.resize((size as usize).max(buffer.len()), 0);
-            let read = buffer.get_mut(..size as usize).ok_or(Errno::EINVAL);
-            match read.and_then(|buffer| self.read(handle, offset, buffer)) {
-                Ok(len) => reply.data(&buffer[..len]),
-                Err(errno) => reply.error(errno),
+            buffer.resize(len.max(buffer.len()), 0);
+            match read_at(&file, buffer.get_mut(..len).unwrap_or_default(), offset) {
+                Ok(len) => reply.data(buffer.get(..len).unwrap_or_default()),
+                Err(error) => reply.error(error.into()),
             }
         });
     }
@@ -191,8 +204,8 @@ impl Filesystem for Emulator {
 
     /// A stage has no end: a petabyte is free.
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
-        let (block, blocks) = (MAX_REQUEST, 1 << 30);
-        reply.statfs(blocks, blocks, blocks, 0, 0, block, 255, block);
+        let blocks = 1 << 30;
+        reply.statfs(blocks, blocks, blocks, 0, 0, BLOCK, 255, BLOCK);
     }
 
     // What follows is refused. The kernel turns ENOSYS, which these have by default, into EOPNOTSUPP and does not ask
@@ -265,6 +278,20 @@ impl Filesystem for Emulator {
     ) {
         reply.error(Errno::EOPNOTSUPP);
     }
+}
+
+/// Fills a buffer from `offset`, less at the end of the file, and returns how many bytes it has.
+fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut len = 0;
+    while let Some(rest) = buffer.get_mut(len..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, offset + len as u64) {
+            Ok(0) => break,
+            Ok(read) => len += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(len)
 }
 
 fn done(result: Result<(), Errno>, reply: ReplyEmpty) {

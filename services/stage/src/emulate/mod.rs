@@ -33,6 +33,7 @@
 //!
 //! It runs on Linux, as root or with `fusermount3` (package `fuse3`), and needs `/dev/fuse`.
 
+mod device;
 mod emulator;
 mod faults;
 mod fs;
@@ -45,13 +46,14 @@ mod writer;
 
 use std::{
     io,
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
 };
 
-use fuser::{BackgroundSession, Config, MountOption};
+use fuser::{BackgroundSession, Config, MountOption, Session};
 
 pub use self::options::{Faults, Options};
-use self::{emulator::Emulator, spool::Spool};
+use self::{device::Device, emulator::Emulator, spool::Spool};
 
 /// How many requests are served at once: few threads keep the bytes that they copy in the processor's caches.
 const THREADS: usize = 4;
@@ -136,8 +138,11 @@ pub fn mount(dir: &Path, mountpoint: &Path, options: &Options) -> Result<Mounted
     config.mount_options = vec![MountOption::FSName("firn-stage".to_owned()), access];
     let sleeps = !options.latency.is_zero() || options.faults.late_reads.is_some();
     config.n_threads = Some(if sleeps { SLEEPERS } else { THREADS });
-    config.clone_fd = true;
-    let session = fuser::spawn_mount(Emulator::new(&dir, spool, options), &mountpoint, &config)
+    // Not `clone_fd`: what is answered past fuser must go where it was asked, and all threads ask at one device.
+    let device = Device::default();
+    let emulator = Emulator::new(&dir, spool, device.clone(), options);
+    let session = Session::new(emulator, &mountpoint, &config)
+        .and_then(|session| device.set(session.as_fd()).and_then(|()| session.spawn()))
         .map_err(|source| EmulateError::Fuse { path: mountpoint.clone(), source })?;
     tracing::debug!(dir = %dir.display(), mountpoint = %mountpoint.display(), "mounted");
     Ok(Mounted { mountpoint, session: Some(session) })

@@ -9,7 +9,7 @@ pub struct Options {
     pub read_only: bool,
     /// Files can be mapped for reading. A stage mount does not promise that, so the default refuses it.
     pub map_reads: bool,
-    /// What each request waits before it is served. Sixteen wait at once. A large read or write is a request a MiB.
+    /// What each request waits before it is served. Sixteen wait at once. A large read or write is about a request a MiB.
     pub latency: Duration,
     /// What goes wrong.
     pub faults: Faults,

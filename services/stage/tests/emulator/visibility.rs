@@ -2,10 +2,11 @@
 
 use std::{
     fs::{self, File},
-    io::Write as _,
+    io::{Read as _, Write as _},
     process::Command,
 };
 
+use firn_stage::WRITE_CHUNK;
 use rustix::io::Errno;
 
 use crate::{create, errno, names, plain};
@@ -118,4 +119,24 @@ fn a_folder_that_went_while_a_file_in_it_was_written_comes_back() {
     fs::remove_dir(emulated.at("a")).unwrap();
     drop(file);
     assert_eq!(fs::read_to_string(emulated.at("a/file")).unwrap(), "whole");
+}
+
+#[test]
+fn a_large_file_is_what_is_at_its_path_whatever_is_read_at_once() {
+    let Some(emulated) = plain() else { return };
+    let bytes: Vec<u8> = (0..2 * WRITE_CHUNK + 4321).map(|n| u8::try_from(n % 251).unwrap()).collect();
+    fs::write(emulated.behind("file"), &bytes).unwrap();
+    // The memory of some begins in the middle of a page, as do the bytes of others.
+    for (size, from) in [(WRITE_CHUNK, 0), (WRITE_CHUNK, 33), (1 << 20, 0), (777_777, 1)] {
+        let (mut file, mut buffer, mut read) = (File::open(emulated.at("file")).unwrap(), vec![0; from + size], vec![]);
+        while let Some(len) = Some(file.read(&mut buffer[from..]).unwrap()).filter(|len| *len > 0) {
+            read.extend_from_slice(&buffer[from..from + len]);
+        }
+        assert!(read == bytes, "{size} bytes at once");
+    }
+    let mut file = File::open(emulated.at("file")).unwrap();
+    let mut buffer = vec![0; WRITE_CHUNK];
+    file.read_exact(&mut buffer).unwrap();
+    fs::remove_file(emulated.behind("file")).unwrap();
+    assert_eq!(errno(file.read(&mut buffer)), Errno::STALE, "it is not there any more");
 }
