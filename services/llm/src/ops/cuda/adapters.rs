@@ -190,7 +190,7 @@ impl Factors {
 
     /// Where a factor's room ends.
     fn end(&self, layer: usize, module: Module, which: usize) -> usize {
-        let all = self.places.iter().flatten().flatten().copied();
-        all.skip(14 * layer + 2 * module.index() + which + 1).next().unwrap_or(self.slot)
+        let mut all = self.places.iter().flatten().flatten().copied();
+        all.nth(14 * layer + 2 * module.index() + which + 1).unwrap_or(self.slot)
     }
 }
