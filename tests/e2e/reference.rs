@@ -162,3 +162,36 @@ fn a_merged_project_proves_itself_and_a_quantised_base_learns() -> Result<()> {
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }
+
+#[test]
+fn chats_go_through_the_template_that_an_adapter_was_trained_with() -> Result<()> {
+    let (fixture, work) = (Fixture::open("llama")?, Work::new()?);
+    let adapter = work.path().join("adapter");
+    std::fs::create_dir(&adapter)?;
+    for file in ["adapter_config.json", "adapter_model.safetensors"] {
+        std::fs::copy(fixture.folder.join("adapter_init").join(file), adapter.join(file))?;
+    }
+    let messages = json!([{ "role": "user", "content": "Good morning" }]).to_string();
+    std::fs::write(work.path().join("rows.jsonl"), format!("{{\"messages\":{messages}}}\n"))?;
+    let (model, adapter_path) = (fixture.folder.display().to_string(), adapter.display().to_string());
+    let paths = ["--model", &model, "--adapter", &adapter_path];
+    let run = |args: &[&str]| -> Result<Value> {
+        let output = firn(work.path(), &[args, &paths].concat())?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(serde_json::from_slice(&output.stdout)?)
+    };
+    let both = || -> Result<(Value, Value)> {
+        let answer = run(&["generate", "--messages", &messages, "--max-tokens", "4", "--logprobs", "--json"])?;
+        Ok((run(&["score", "--input", "rows.jsonl"])?["ids"].clone(), answer["logprobs"].clone()))
+    };
+    let (own, answered) = both()?;
+    std::fs::write(adapter.join("chat_template.jinja"), "{% for m in messages %}{{ m['content'] }}{% endfor %}")?;
+    let (bare, answered_otherwise) = both()?;
+    std::fs::write(work.path().join("rows.jsonl"), "{\"text\":\"Good morning\"}\n")?;
+    let plain = run(&["score", "--input", "rows.jsonl"])?["ids"].clone();
+    let (bare, plain) = (bare.as_array().context("ids")?, plain.as_array().context("ids")?);
+    ensure!(plain.ends_with(bare) && !bare.is_empty(), "{bare:?} is not the end of {plain:?}");
+    ensure!(own.as_array().is_some_and(|own| own.len() > bare.len()), "{own}");
+    ensure!(answered != answered_otherwise, "the prompt was the same");
+    Ok(())
+}

@@ -83,6 +83,10 @@ pub struct Hyperparameters {
     /// Compute fewer blocks side by side if the machine has no memory for one a core. The result stays the same.
     #[prost(bool, tag = "20")]
     pub fit_memory: bool,
+    /// Keep all that the backward needs, although the memory suffices only for computing each layer again. Without it, a job
+    /// on a GPU, and one with `fit_memory`, computes them again where it must; the result stays the same.
+    #[prost(bool, tag = "21")]
+    pub keep_activations: bool,
 }
 /// What to train on what.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -295,7 +299,7 @@ pub struct JobPlan {
     /// Memory that is free, bytes; 0: not known.
     #[prost(uint64, tag = "14")]
     pub free_memory_bytes: u64,
-    /// Blocks that would compute side by side.
+    /// Blocks whose activations would exist at once.
     #[prost(uint32, tag = "15")]
     pub parallel_blocks: u32,
     /// Estimated seconds of all steps on the trainer's device, within a factor of two.
@@ -304,6 +308,9 @@ pub struct JobPlan {
     /// What will go otherwise than one may expect, a sentence each.
     #[prost(string, repeated, tag = "17")]
     pub warnings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Each layer's forward would be computed again in the backward, for want of memory.
+    #[prost(bool, tag = "18")]
+    pub recompute: bool,
 }
 /// Progress inside a state that has no steps.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

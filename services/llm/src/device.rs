@@ -124,6 +124,9 @@ pub struct Device {
     workers: usize,
     /// It computes in the machine's own memory.
     on_host: bool,
+    /// Index of the NVIDIA GPU that it is.
+    #[cfg(feature = "cuda")]
+    gpu: Option<usize>,
     /// Of weights and activations.
     dtype: DType,
 }
@@ -145,14 +148,22 @@ impl Device {
             DeviceSpec::Cuda { first, last, precision } => {
                 let dtype = if precision == Precision::Bf16 { DType::BF16 } else { DType::F32 };
                 let others = (first + 1..=last).map(BurnDevice::cuda).collect();
-                Ok(Self { burn: BurnDevice::cuda(first), others, workers: 1, on_host: false, dtype })
+                Ok(Self { burn: BurnDevice::cuda(first), others, workers: 1, on_host: false, gpu: Some(first), dtype })
             }
             #[cfg(not(feature = "cuda"))]
             DeviceSpec::Cuda { .. } => Err(DeviceError::NotBuilt { name: spec.to_string(), feature: "cuda" }),
             #[cfg(feature = "vulkan")]
             DeviceSpec::Vulkan => {
                 let burn = BurnDevice::wgpu(burn::tensor::DeviceKind::DefaultDevice);
-                Ok(Self { burn, others: Vec::new(), workers: 1, on_host: false, dtype: DType::F32 })
+                Ok(Self {
+                    burn,
+                    others: Vec::new(),
+                    workers: 1,
+                    on_host: false,
+                    #[cfg(feature = "cuda")]
+                    gpu: None,
+                    dtype: DType::F32,
+                })
             }
             #[cfg(not(feature = "vulkan"))]
             DeviceSpec::Vulkan => Err(DeviceError::NotBuilt { name: spec.to_string(), feature: "vulkan" }),
@@ -162,7 +173,15 @@ impl Device {
     /// The CPU, with a worker for each core.
     pub fn cpu() -> Self {
         let workers = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { burn: BurnDevice::flex(), others: Vec::new(), workers, on_host: true, dtype: DType::F32 }
+        Self {
+            burn: BurnDevice::flex(),
+            others: Vec::new(),
+            workers,
+            on_host: true,
+            #[cfg(feature = "cuda")]
+            gpu: None,
+            dtype: DType::F32,
+        }
     }
 
     /// The same device with all in f32: where all weights are trained, small updates would vanish in bf16.
@@ -188,6 +207,11 @@ impl Device {
         Tensor::from_data(data.convert_dtype(self.dtype), (&self.burn, self.dtype))
     }
 
+    /// Type of a weight or an activation.
+    pub(crate) fn dtype(&self) -> DType {
+        self.dtype
+    }
+
     /// Bytes of a weight or an activation.
     pub(crate) fn bytes(&self) -> usize {
         self.dtype.size()
@@ -209,10 +233,30 @@ impl Device {
         self.burn.memory_pool_usage().map(|usage| usage.bytes_reserved)
     }
 
-    /// Memory that may still be used, bytes: of the machine, and of the container around this process. `None` if that is
-    /// not known, as on an accelerator.
+    /// Memory that may still be used, bytes: of an NVIDIA GPU, or of the machine and the container around this process.
+    /// `None` if that is not known, as on other accelerators.
     pub fn free_memory(&self) -> Option<u64> {
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = self.gpu {
+            let context = cudarc::driver::CudaContext::new(gpu).ok()?;
+            let (free, _) = context.mem_get_info().ok()?;
+            // What the allocator holds and nothing uses is as good as free.
+            let idle = self.burn.memory_pool_usage().map_or(0, |pool| pool.bytes_reserved - pool.bytes_in_use);
+            return Some(free as u64 + idle);
+        }
         self.on_host.then(free_host_memory).flatten()
+    }
+
+    /// True if attention over heads of this width has a kernel, which keeps no scores.
+    pub(crate) fn attends_by_kernel(&self, head_dim: usize) -> bool {
+        #[cfg(feature = "cuda")]
+        let fits = self.halves() && crate::ops::cuda::attention::fits(head_dim);
+        #[cfg(not(feature = "cuda"))]
+        let fits = {
+            let _ = head_dim;
+            false
+        };
+        fits
     }
 
     /// Tensors lie in the machine's own memory.

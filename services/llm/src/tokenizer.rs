@@ -24,10 +24,12 @@ use crate::token_bytes::Notation;
 
 /// File of a checkpoint with its chat template.
 pub const TEMPLATE_FILE: &str = "chat_template.jinja";
+/// File with a checkpoint's special tokens, and its chat template where that has no file.
+const CONFIG_FILE: &str = "tokenizer_config.json";
 /// Files of a checkpoint that make text of tokens.
 pub const FILES: [&str; 8] = [
     "tokenizer.json",
-    "tokenizer_config.json",
+    CONFIG_FILE,
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
@@ -146,11 +148,7 @@ impl Tokenizer {
         }
         let inner = tokenizers::Tokenizer::from_file(&path)
             .map_err(|error| TokenizerError::Unreadable { path: path.clone(), reason: error.to_string() })?;
-        let config = read_json(&dir.join("tokenizer_config.json"))?;
-        let source = match read_text(&dir.join(TEMPLATE_FILE))? {
-            Some(text) => Some(text),
-            None => config.get("chat_template").and_then(Value::as_str).map(str::to_owned),
-        };
+        let config = read_json(&dir.join(CONFIG_FILE))?;
         let token = |key: &str| special_token(&config, key);
         let (bos_token, eos_token) = (token("bos_token"), token("eos_token"));
         let mut eos = Vec::new();
@@ -181,9 +179,23 @@ impl Tokenizer {
             eos,
             vocab_size,
         };
-        if let Some(source) = source {
+        if let Some(source) = template_of(dir, &config)? {
             this.set_template(&source)?;
         }
+        Ok(this)
+    }
+
+    /// The same tokenizer with the template that lies in `dir`, an adapter's folder; its own where none does.
+    ///
+    /// # Errors
+    /// A file can't be read, or the checkpoint lacks the token that ends a turn.
+    pub fn with_template_of(&self, dir: &Path) -> Result<Self, TokenizerError> {
+        let Some(source) = template_of(dir, &read_json(&dir.join(CONFIG_FILE))?)? else { return Ok(self.clone()) };
+        if let Some(known) = KnownTemplate::of_sha256(&hex(&Sha256::digest(&source))) {
+            return self.with_template(known);
+        }
+        let mut this = self.clone();
+        this.set_template(&source)?;
         Ok(this)
     }
 
@@ -307,6 +319,14 @@ fn read_json(path: &Path) -> Result<Value, TokenizerError> {
         .map_err(|error| TokenizerError::Unreadable { path: path.to_path_buf(), reason: error.to_string() })
 }
 
+/// The chat template of a folder whose tokenizer is configured by `config`.
+fn template_of(dir: &Path, config: &Value) -> Result<Option<String>, TokenizerError> {
+    Ok(match read_text(&dir.join(TEMPLATE_FILE))? {
+        Some(text) => Some(text),
+        None => config.get("chat_template").and_then(Value::as_str).map(str::to_owned),
+    })
+}
+
 /// A special token is a string, or an object with the string as `content`.
 fn special_token(config: &Value, key: &str) -> Option<String> {
     let value = config.get(key)?;
@@ -369,6 +389,21 @@ mod tests {
             let asked = tokenizer.render(&turns[..1], true).unwrap();
             assert!(rendered.text.starts_with(&asked.text) && rendered.ids.starts_with(&asked.ids), "{folder}");
         }
+    }
+
+    #[test]
+    fn an_adapters_folder_brings_its_template() {
+        let (own, dir) = (open("services/cli/base"), tempfile::tempdir().unwrap());
+        let same = own.with_template_of(dir.path()).unwrap();
+        assert_eq!(same.template_sha256(), own.template_sha256());
+        std::fs::write(dir.path().join(CONFIG_FILE), r#"{"chat_template": "{{ messages[0]['content'] }}?"}"#).unwrap();
+        let asks = own.with_template_of(dir.path()).unwrap();
+        assert_eq!(asks.render(&[Message::new("user", "Hi")], true).unwrap().text, "Hi?");
+        // A file comes first, and a template that comes along knows its end.
+        std::fs::write(dir.path().join(TEMPLATE_FILE), KnownTemplate::Zephyr.source()).unwrap();
+        let zephyr = own.with_template_of(dir.path()).unwrap();
+        assert_eq!(zephyr.template_sha256(), Some(KnownTemplate::Zephyr.sha256().as_str()));
+        assert_eq!(zephyr.eos_ids(), own.with_template(KnownTemplate::Zephyr).unwrap().eos_ids());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use firn_kit::Channel;
 use firn_llm::{
     config::ModelConfig,
     device::Device,
-    train::{MemoryEstimate, Schedule, seconds_per_token},
+    train::{Fit, Schedule, seconds_per_token},
 };
 use firn_proto::{dataprep::v1::data_prep_service_client::DataPrepServiceClient, trainer::v1::JobPlan};
 use firn_stage::Stage;
@@ -20,6 +20,7 @@ use crate::{
     plan::Plan,
     prepare,
     record::SnapshotRef,
+    room::Room,
     runner::blocking,
     spec::{Packing, Spec, When},
 };
@@ -83,15 +84,13 @@ fn describe(
 ) -> Result<JobPlan, WorkError> {
     let hyper = &spec.hyperparameters;
     let lora = spec.lora.as_ref().map(|lora| lora.config()).transpose()?;
-    let (block, longest) = (plan.block_tokens(), plan.longest());
-    let memory = MemoryEstimate::new(config, lora.as_ref(), spec.quantization()?, block, longest);
-    let free = device.free_memory();
-    let fitting = free.and_then(|free| memory.fit(device.workers(), free)).filter(|_| hyper.fit_memory);
-    let parallel = fitting.unwrap_or_else(|| device.workers()).min(plan.batch_size());
+    let (block, room) = (plan.block_tokens(), Room::new(spec, config, device, plan)?);
+    // What does not fit is told by a warning.
+    let fit = room.fit().unwrap_or(Fit { blocks: 1, recompute: !hyper.keep_activations });
     let (steps, packed) = (plan.steps(), plan.packed());
     let passes = steps as f64 / packed.steps.max(1) as f64;
     let step_tokens = (packed.tokens as f64 * passes).round() as u64;
-    let seconds = step_tokens as f64 * seconds_per_token(config, lora.is_some(), device);
+    let seconds = step_tokens as f64 * seconds_per_token(config, lora.is_some(), fit.recompute, device);
     let base_parameters = config.parameters() as u64;
     let mut plan = JobPlan {
         snapshot: snapshot.name.clone(),
@@ -106,9 +105,10 @@ fn describe(
         warmup_steps: (hyper.warmup_ratio * steps as f64).ceil() as u64,
         trained_parameters: lora.map_or(base_parameters, |lora| lora.parameters(config) as u64),
         base_parameters,
-        memory_bytes: memory.total(parallel),
-        free_memory_bytes: free.unwrap_or(0),
-        parallel_blocks: u32::try_from(parallel).unwrap_or(u32::MAX),
+        memory_bytes: room.estimate.total(fit),
+        free_memory_bytes: room.free.unwrap_or(0),
+        parallel_blocks: u32::try_from(fit.blocks).unwrap_or(u32::MAX),
+        recompute: fit.recompute,
         seconds,
         warnings: vec![],
     };

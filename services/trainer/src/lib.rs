@@ -36,6 +36,7 @@ mod queue;
 mod record;
 mod register;
 mod report;
+mod room;
 mod rows;
 mod rpc;
 mod runner;

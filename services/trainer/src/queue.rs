@@ -190,8 +190,7 @@ impl Jobs {
     pub(crate) fn pause(&self, name: &str) -> Result<pb::Job, GetError> {
         let job = self.get(name)?;
         match job.state() {
-            State::Running => job.want_pause(true),
-            State::Paused => {}
+            State::Running | State::Paused => job.want_pause(true),
             state => return Err(GetError::NotRunning { name: job.name(), state: state.name() }),
         }
         Ok(job.to_proto())
@@ -207,19 +206,31 @@ impl Jobs {
     async fn resume_now(&self, job: &Arc<Job>) -> Result<pb::Job, GetError> {
         let _one = self.0.moving.lock().await;
         match job.state() {
-            State::Paused => {}
-            // The wish to pause was not heard yet.
-            State::Running if job.is_to_pause() => {
+            State::Paused => {
                 job.want_pause(false);
-                return Ok(job.to_proto());
+                self.requeue(job).await?;
             }
+            // Either the wish to pause is not heard, or the worker that heard it looks again, in `paused`.
+            State::Running if job.is_to_pause() => job.want_pause(false),
             state => return Err(GetError::NotPaused { name: job.name(), state: state.name() }),
         }
-        job.want_pause(false);
+        Ok(job.to_proto())
+    }
+
+    /// To be told of a job that has just entered PAUSED: one that was resumed while it did goes on.
+    pub(crate) async fn paused(&self, job: &Arc<Job>) -> Result<(), StageError> {
+        let _one = self.0.moving.lock().await;
+        match job.state() {
+            State::Paused if !job.is_to_pause() => self.requeue(job).await,
+            _ => Ok(()),
+        }
+    }
+
+    async fn requeue(&self, job: &Arc<Job>) -> Result<(), StageError> {
         job.enter(&self.0.stage, &self.0.clock, State::Queued, |_| {}).await?;
         self.waiting().push_back(Arc::clone(job));
         self.0.arrived.notify_one();
-        Ok(job.to_proto())
+        Ok(())
     }
 
     /// Waits for the next job and takes it.
@@ -253,3 +264,7 @@ impl Jobs {
         self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+#[path = "queue_tests.rs"]
+mod tests;

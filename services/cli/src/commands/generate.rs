@@ -55,11 +55,11 @@ pub(crate) struct GenerateArgs {
 /// Runs the command.
 pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
     let (decoder, adapter) = args.model.load()?;
-    let tokenizer = match Tokenizer::from_dir(&args.model.model) {
+    let tokenizer = match args.model.tokenizer() {
         Ok(tokenizer) => Some(tokenizer),
         // Ids in, ids out: that much works without one.
         Err(_) if args.ids.is_some() => None,
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(error),
     };
     let prompt = prompt(args, tokenizer.as_ref())?;
     ensure!(!prompt.is_empty(), "the prompt has no tokens");

@@ -51,6 +51,17 @@ impl ModelArgs {
         let adapter = self.adapter.as_ref().map(|dir| Adapter::load(dir, decoder.config(), &device)).transpose()?;
         Ok((decoder, adapter))
     }
+
+    /// Opens the model's tokenizer, with the template that the adapter was trained with.
+    pub(crate) fn tokenizer(&self) -> Result<Tokenizer> {
+        tokenizer(&self.model, self.adapter.as_deref())
+    }
+}
+
+/// A checkpoint's tokenizer, with the template that an adapter was trained with.
+pub(crate) fn tokenizer(model: &Path, adapter: Option<&Path>) -> Result<Tokenizer> {
+    let own = Tokenizer::from_dir(model)?;
+    Ok(adapter.map(|dir| own.with_template_of(dir)).transpose()?.unwrap_or(own))
 }
 
 /// A row of tokens, in one of three ways.
@@ -62,13 +73,17 @@ pub(crate) struct Row {
 }
 
 /// A row's ids; ids alone need no tokenizer, which is opened at the first row that does.
-pub(crate) fn ids_of(row: Row, model: &Path, tokenizer: &mut Option<Tokenizer>) -> Result<Vec<u32>> {
+pub(crate) fn ids_of(
+    row: Row,
+    tokenizer: &mut Option<Tokenizer>,
+    open: impl FnOnce() -> Result<Tokenizer>,
+) -> Result<Vec<u32>> {
     match (row.ids, row.text, row.messages) {
         (Some(ids), None, None) => Ok(ids),
         (None, text, messages) if text.is_some() != messages.is_some() => {
             let tokenizer = match tokenizer {
                 Some(tokenizer) => tokenizer,
-                None => tokenizer.insert(Tokenizer::from_dir(model)?),
+                None => tokenizer.insert(open()?),
             };
             match (text, messages) {
                 (Some(text), _) => Ok(tokenizer.encode(&text, true)?),
@@ -84,7 +99,7 @@ pub(crate) fn run(args: &ScoreArgs) -> Result<()> {
     let (decoder, adapter) = args.model.load()?;
     let mut tokenizer = None;
     each_line(&args.input, |row: Row| {
-        let ids = ids_of(row, &args.model.model, &mut tokenizer)?;
+        let ids = ids_of(row, &mut tokenizer, || args.model.tokenizer())?;
         let scores = decoder.score(&ids, adapter.as_ref())?;
         let sum: f64 = scores.iter().copied().map(f64::from).sum();
         let mut logprobs: Vec<Option<f32>> = vec![None; usize::from(!ids.is_empty())];

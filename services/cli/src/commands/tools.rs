@@ -10,7 +10,7 @@ use firn_llm::tokenizer::{self, Tokenizer};
 use firn_llm::weights::Weights;
 use serde_json::json;
 
-use super::score::{Row, ids_of};
+use super::score::{self, Row, ids_of};
 use super::template::each_line;
 
 /// Work on checkpoints on disk.
@@ -84,7 +84,7 @@ pub(super) fn merge_folders(
     let base = Decoder::load(from, device)?;
     let trained = Adapter::load(adapter, base.config(), device)?;
     ensure!(!trained.is_reward(), "{} gives rewards: its score has no place in a merged decoder", adapter.display());
-    let rows = rows(from, input, base.config().vocab, base.config().context)?;
+    let rows = rows((from, adapter), input, base.config().vocab, base.config().context)?;
     let stored = Weights::open_dir(from)?.stored_type("model.embed_tokens.weight");
     rows.iter().try_for_each(|ids| base.check_row(ids))?;
     std::fs::create_dir_all(into).with_context(|| format!("failed to make {}", into.display()))?;
@@ -94,8 +94,7 @@ pub(super) fn merge_folders(
             // What training changed, the chat template above all, lies beside the adapter.
             let source = [adapter, from].into_iter().map(|dir| dir.join(name)).find(|file| file.is_file());
             if let Some(source) = source {
-                std::fs::copy(&source, into.join(name))
-                    .with_context(|| format!("failed to copy {}", source.display()))?;
+                copy(&source, &into.join(name)).with_context(|| format!("failed to copy {}", source.display()))?;
             }
         }
         // What was written is what is proved, rounding and all.
@@ -117,6 +116,13 @@ pub(super) fn merge_folders(
     proof
 }
 
+/// Copies a file's bytes alone: a stage mount takes no permissions, which the standard library's copy sets.
+fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    let mut target = std::fs::File::create(to)?;
+    std::io::copy(&mut std::fs::File::open(from)?, &mut target)?;
+    target.sync_all()
+}
+
 /// Refuses a folder that holds anything: nothing of the user's is overwritten.
 pub(super) fn ensure_free(into: &Path) -> Result<()> {
     let empty = match std::fs::read_dir(into) {
@@ -128,12 +134,17 @@ pub(super) fn ensure_free(into: &Path) -> Result<()> {
     Ok(())
 }
 
-fn rows(model: &Path, input: Option<&PathBuf>, vocab: usize, context: usize) -> Result<Vec<Vec<u32>>> {
+fn rows(
+    (model, adapter): (&Path, &Path),
+    input: Option<&PathBuf>,
+    vocab: usize,
+    context: usize,
+) -> Result<Vec<Vec<u32>>> {
     let Some(input) = input else { return Ok(probes(vocab, context)) };
     let mut tokenizer: Option<Tokenizer> = None;
     let mut rows = Vec::new();
     each_line(input, |row: Row| {
-        rows.push(ids_of(row, model, &mut tokenizer)?);
+        rows.push(ids_of(row, &mut tokenizer, || score::tokenizer(model, Some(adapter)))?);
         Ok(())
     })?;
     ensure!(!rows.is_empty(), "{} has no rows", input.display());

@@ -18,8 +18,10 @@ pub(super) enum Fate {
 
 use Fate::{First, NoEffect, Only, Refused, Renamed};
 
+const PRECISION: &str = "--device says it: f32 on a CPU and with cuda:0:f32, bf16 with f32 sums on a GPU else";
+
 /// By name, without the hyphens before it.
-pub(super) const FLAGS: [(&str, Fate); 35] = [
+pub(super) const FLAGS: [(&str, Fate); 34] = [
     ("use-peft", Renamed("peft")),
     ("train-batch-size", Renamed("batch-size")),
     ("num-train-epochs", Renamed("epochs")),
@@ -36,17 +38,16 @@ pub(super) const FLAGS: [(&str, Fate); 35] = [
     ),
     ("padding", NoEffect { value: true, because: "rows are packed, not padded" }),
     ("use-flash-attention-2", NoEffect { value: false, because: "attention is this version's own" }),
-    ("disable-gradient-checkpointing", NoEffect { value: false, because: "blocks have a backward of their own" }),
     ("logging-steps", NoEffect { value: true, because: "every step is told, and kept in jobs/…/steps" }),
     ("save-strategy", NoEffect { value: true, because: "checkpoints are written every --checkpoint-steps" }),
     ("save-steps", Renamed("checkpoint-steps")),
     ("save-total-limit", NoEffect { value: true, because: "the last two checkpoints are kept, and the best" }),
     ("max-prompt-length", NoEffect { value: true, because: "a row is cut as a whole, at --model-max-length" }),
     ("max-completion-length", NoEffect { value: true, because: "a row is cut as a whole, at --model-max-length" }),
-    ("mixed-precision", NoEffect { value: true, because: "everything is computed in f32" }),
-    ("fp16", NoEffect { value: false, because: "everything is computed in f32" }),
+    ("mixed-precision", NoEffect { value: true, because: PRECISION }),
+    ("fp16", NoEffect { value: false, because: PRECISION }),
     ("unsloth", NoEffect { value: false, because: "kernels are this version's own" }),
-    ("distributed-backend", NoEffect { value: true, because: "a job runs on one device" }),
+    ("distributed-backend", NoEffect { value: true, because: "--device cuda:0-1 names the GPUs of a job" }),
     ("token", NoEffect { value: true, because: "HF_TOKEN in the environment is read, and only if a hub is asked" }),
     ("username", NoEffect { value: true, because: "nothing is sent to a hub" }),
     (

@@ -58,6 +58,7 @@ tuning! {
     early_stopping_threshold: f64,
     keep_best: bool,
     fit_memory: bool,
+    keep_activations: bool,
 }
 
 /// Shows them.

@@ -45,18 +45,24 @@ async fn aliases_that_move_under_load_drop_nothing() {
     let tokens = 60;
     let answers = [expected("adapter_final", &prompt, tokens), expected("adapter_dpo", &prompt, tokens)];
     assert_ne!(answers[0], answers[1]);
-    let asking = (0..48).map(|number| {
-        let (client, prompt) = (running.client.clone(), prompt.clone());
-        tokio::spawn(async move {
-            tokio::time::sleep(Duration::from_millis(5 * number)).await;
-            let request = ids_request("offers@best", prompt, greedy(tokens as u32));
-            rest(within(client.clone().generate(request)).await.unwrap().into_inner()).await
-        })
-    });
-    let asking: Vec<_> = asking.collect();
-    for version in [2, 1, 2, 1] {
-        running.point("best", version).await;
-        tokio::time::sleep(Duration::from_millis(60)).await;
+    let ask = || {
+        let (mut client, request) =
+            (running.client.clone(), ids_request("offers@best", prompt.clone(), greedy(tokens as u32)));
+        async move { within(client.generate(request)).await.unwrap().into_inner() }
+    };
+    let mut asking = Vec::new();
+    for (number, version) in [(2, &second), (1, &first), (2, &second), (1, &first)] {
+        // Some begin while the alias moves, and one surely before.
+        asking.extend((0..12).map(|at| {
+            let asked = ask();
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(5 * at)).await;
+                rest(asked.await).await
+            })
+        }));
+        asking.push(tokio::spawn(rest(ask().await)));
+        running.point("best", number).await;
+        running.until_served("offers@best", version).await;
     }
     let mut seen = [0, 0];
     for asked in asking {

@@ -15,7 +15,7 @@ use crate::config::{Activation, Module, Norm};
 use crate::device::BurnDevice;
 use crate::generate::Next;
 use crate::ops::attention::Heads;
-use crate::ops::cuda::adapters::{Expanded, Factors, Placed, Pool, Rows};
+use crate::ops::cuda::adapters::{Expanded, Factors, Placed, Pool};
 use crate::ops::cuda::decode::{self, Inputs, packed_words};
 use crate::ops::cuda::few::{self, Group, MOST_ROWS};
 use crate::ops::cuda::graph::{Output, Recorded};
@@ -269,13 +269,13 @@ impl Weights {
 
     /// All launches of a step.
     fn step(&self, packed: &Array, factors: Option<&Factors>, size: Size, pages: usize) -> Option<Output> {
-        let inputs = Inputs::new(packed, size.rows, pages);
+        let inputs = Inputs::new(packed, size.rows, pages, GROUPS.len() * self.blocks.len());
         let x = decode::embed(&self.embedding, &inputs.ids, self.embedding_scale);
         // What the block before gives to the stream, and the norm of its own that it may have.
         let mut delta: Option<(Array, Option<&Array>)> = None;
         for (index, block) in self.blocks.iter().enumerate() {
             let group = |which: usize, x: &Array, glu: Option<Activation>| {
-                block.groups[which].products(x, factors, &inputs, index, glu)
+                block.groups[which].products(x, factors, &inputs, [index, which], glu)
             };
             let norm = |norm: Norm| block.norms[norm.index()].as_ref();
             let before = delta.as_ref().map(|(delta, after)| (delta, *after));
@@ -305,15 +305,13 @@ impl Layers {
         x: &Array,
         factors: Option<&Factors>,
         inputs: &Inputs,
-        layer: usize,
+        [layer, which]: [usize; 2],
         glu: Option<Activation>,
     ) -> Option<Vec<Array>> {
         let Self { modules, weights, biases } = self;
-        let second = factors.map(|factors| factors.second(layer, modules)).unwrap_or_default();
-        let inner = factors.map(|factors| factors.shrink(x, inputs, layer, modules));
-        let rows = Rows { adapters: &inputs.adapters, ranks: &inputs.ranks, scales: &inputs.scales };
-        let expanded = factors.zip(inner.as_ref());
-        let expanded = expanded.map(|(factors, inner)| Expanded { rows, factors, inner, second: &second });
+        let launch = GROUPS.len() * layer + which;
+        let expanded =
+            factors.map(|factors| Expanded { inputs, factors, places: factors.places(layer, modules), launch });
         few::products(x, &Group { weights, biases, expanded, glu })
     }
 }

@@ -208,16 +208,6 @@ impl Decoder {
         }
     }
 
-    /// True if attention has a kernel for all blocks, which keeps no scores.
-    pub(crate) fn attends_by_kernel(&self) -> bool {
-        #[cfg(feature = "cuda")]
-        let fits = self.device.halves()
-            && (0..self.layers.len()).all(|index| crate::ops::cuda::attention::fits(self.heads(index)));
-        #[cfg(not(feature = "cuda"))]
-        let fits = false;
-        fits
-    }
-
     /// Documents of a packed block whose embedded rows are `x`.
     pub(crate) fn documents<'a>(&self, ranges: &'a [Range<usize>], x: &Tensor<2>) -> Documents<'a> {
         let heads: Vec<_> = (0..self.layers.len()).map(|index| self.heads(index)).collect();

@@ -87,7 +87,7 @@ impl<'a> Documents<'a> {
             return out;
         }
         #[cfg(feature = "cuda")]
-        if x.dtype() == DType::BF16 && heads.iter().all(|heads| cuda::attention::fits(*heads)) {
+        if x.dtype() == DType::BF16 && heads.iter().all(|heads| cuda::attention::fits(heads.dim)) {
             out.bounds = cuda::attention::Bounds::new(ranges, &x.device());
             if out.bounds.is_some() {
                 return out;

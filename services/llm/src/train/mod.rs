@@ -14,7 +14,7 @@ mod speed;
 mod tuner;
 
 pub use adamw::AdamWConfig;
-pub use memory::MemoryEstimate;
+pub use memory::{Fit, Layout, MemoryEstimate};
 pub use pack::{Block, Document, Pair, assign, pack, pack_pairs};
 pub use preference::{PairLogs, Preference};
 pub use schedule::{Schedule, SchedulerKind};

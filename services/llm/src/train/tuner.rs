@@ -8,6 +8,7 @@ use super::adamw::AdamWConfig;
 use super::block::Model;
 use super::dropout::Dropout;
 use super::gradients::{block_gradients, pair_gradients, pairs, scored};
+use super::memory::JOINED_TOKENS;
 use super::pack::Block;
 use super::preference::{PairLogs, PairState, Preference, StepSizes};
 use super::replica::{self, Replica, Sum};
@@ -26,9 +27,6 @@ pub struct StepReport {
     /// Tokens in the step's blocks.
     pub tokens: usize,
 }
-
-/// Tokens that an accelerator computes at once: more would be no faster, and take more memory.
-const JOINED_TOKENS: usize = 16_384;
 
 /// What a step on pairs reports.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,10 +48,10 @@ pub struct TunerConfig {
     pub keep_reference: bool,
     /// Seed of the adapter's dropout.
     pub seed: u64,
-    /// Blocks whose activations exist side by side, at most; `None`: one for each worker of a CPU, and what keeps an
-    /// accelerator busy.
+    /// Blocks whose activations exist at once, at most; `None`: one for each worker of a CPU, and what keeps an accelerator
+    /// busy.
     pub parallel_blocks: Option<usize>,
-    /// Keep of each layer only its input, and compute the rest again in the backward: a third more work, a fraction of the memory
+    /// Keep of each layer only its input, and compute the rest again in the backward: half more work, a fraction of the memory
     /// (Chen et al. 2016, "Training deep nets with sublinear memory cost"). Changes no bit.
     pub recompute: bool,
 }
@@ -181,7 +179,9 @@ impl Tuner {
         let tokens: usize = blocks.iter().map(Block::tokens).sum();
         // Each device has its share.
         let most = JOINED_TOKENS.min(tokens.div_ceil(self.replicas.len()));
-        self.decoder().attends_by_kernel().then(|| Block::join(blocks, self.side_by_side, most))
+        let decoder = self.decoder();
+        let by_kernel = decoder.device.attends_by_kernel(decoder.config.head_dim);
+        by_kernel.then(|| Block::join(blocks, self.side_by_side, most))
     }
 
     /// Blocks whose gradients exist side by side: a few for each worker, however many an update has.

@@ -136,7 +136,12 @@ impl Runner {
                 tracing::info!("job stopped; the next start goes on with it")
             }
             Err(WorkError::Cancelled) => self.end(job, State::Cancelled, |_| {}).await,
-            Err(WorkError::Paused) => self.end(job, State::Paused, |_| {}).await,
+            Err(WorkError::Paused) => {
+                self.end(job, State::Paused, |_| {}).await;
+                if let Err(error) = self.jobs.paused(job).await {
+                    tracing::error!(%error, "failed to go on with the job, which was resumed while it paused");
+                }
+            }
             Err(error) => {
                 let text = format!("{}: {error}", place(&job.record(), &error));
                 tracing::warn!(error = text, "job failed");

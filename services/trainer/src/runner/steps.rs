@@ -6,7 +6,7 @@ use firn_llm::{
     config::ModelConfig,
     device::Device,
     model::{Adapter, ModelError},
-    train::{MemoryEstimate, Preference, Tuner, TunerConfig},
+    train::{Preference, Tuner, TunerConfig},
 };
 use tokio::sync::mpsc;
 
@@ -19,6 +19,7 @@ use crate::{
     job::Job,
     plan::Plan,
     record::{Step, write_steps},
+    room::Room,
     spec::Spec,
     train::{self, Ended, Message, Outside, Settings},
 };
@@ -48,12 +49,19 @@ impl Runner {
             scratch: scratch.to_owned(),
             base: job.spec.spec.base.clone(),
         };
+        let room = Room::new(&job.spec.spec, model.decoder.config(), &self.device, &plan)?.loaded();
+        let fit = room.fit().ok_or_else(|| WorkError::NoMemory {
+            block: plan.block_tokens(),
+            needed: room.least(),
+            free: room.free.unwrap_or(0),
+        })?;
+        tracing::info!(?fit, free = room.free, "how the steps go into the memory");
         let config = TunerConfig {
             optimizer: hyper.optimizer(),
             keep_reference: settings.preference.is_some_and(|preference| preference.needs_reference()),
             seed: hyper.seed,
-            parallel_blocks: self.parallel_blocks(&job.spec.spec, &model, &plan)?,
-            ..TunerConfig::default()
+            parallel_blocks: Some(fit.blocks),
+            recompute: fit.recompute,
         };
         let first = job.spec.spec.adapter_dir(self.stage.local_root())?;
         let (sender, receiver) = mpsc::channel(train::MESSAGES);
@@ -94,24 +102,6 @@ impl Runner {
         }
         let (decoder, adapter) = tuner.into_parts();
         Ok((Model { decoder, adapter }, best.map_or(0, |best| best.step)))
-    }
-
-    /// Blocks side by side that fit into the machine, if the job asks for that; on an accelerator a batch: that is what
-    /// accumulation is for.
-    fn parallel_blocks(&self, spec: &Spec, model: &Model, plan: &Plan) -> Result<Option<usize>, WorkError> {
-        if !self.device.is_host() {
-            return Ok(Some(spec.hyperparameters.batch_size as usize));
-        }
-        let Some(free) = self.device.free_memory().filter(|_| spec.hyperparameters.fit_memory) else { return Ok(None) };
-        let lora = spec.lora.as_ref().map(|lora| lora.config()).transpose()?;
-        let (block, longest) = (plan.block_tokens(), plan.longest());
-        let mut estimate =
-            MemoryEstimate::new(model.decoder.config(), lora.as_ref(), spec.quantization()?, block, longest);
-        // The weights are there already.
-        estimate.weights = 0;
-        let parallel = estimate.fit(self.device.workers(), free);
-        tracing::info!(?parallel, free, block = estimate.block, "blocks side by side");
-        parallel.map(Some).ok_or(WorkError::NoMemory { block, needed: estimate.total(1), free })
     }
 
     /// Takes what the loop tells: metrics to those who watch, checkpoints to the stage.

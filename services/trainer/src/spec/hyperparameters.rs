@@ -37,6 +37,8 @@ pub(crate) struct Hyperparameters {
     pub(crate) measure: Measure,
     #[serde(default)]
     pub(crate) fit_memory: bool,
+    #[serde(default)]
+    pub(crate) keep_activations: bool,
 }
 
 /// When the held-out rows are measured while training goes on, and what follows from it.
@@ -157,6 +159,7 @@ impl Hyperparameters {
             beta: spec.beta.unwrap_or(DEFAULT_BETA),
             measure: Measure::check(spec)?,
             fit_memory: spec.fit_memory,
+            keep_activations: spec.keep_activations,
         };
         let within = |field, value: f64, most: f64, zero: bool| {
             if value.is_finite() && value <= most && (value > 0.0 || (zero && value == 0.0)) {
@@ -225,6 +228,7 @@ impl Hyperparameters {
             early_stopping_threshold: threshold,
             keep_best,
             fit_memory: self.fit_memory,
+            keep_activations: self.keep_activations,
         }
     }
 }

@@ -6,7 +6,7 @@ use anyhow::Result;
 use firn_llm::device::{Device, DeviceSpec};
 use firn_llm::model::{Adapter, Decoder, LoraConfig};
 use firn_llm::quant::Quantization;
-use firn_llm::train::{Document, MemoryEstimate, Tuner, TunerConfig, pack};
+use firn_llm::train::{Document, Fit, Layout, MemoryEstimate, Tuner, TunerConfig, pack, seconds_per_token};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
@@ -30,7 +30,7 @@ pub(super) struct TrainArgs {
     /// How the frozen weights are kept: none, int8, int4 or int4-double.
     #[arg(long, default_value = "none", value_parser = str::parse::<Quantization>)]
     quantization: Quantization,
-    /// Keep each layer's input alone, and compute the rest again in the backward: less memory, a third more work.
+    /// Keep each layer's input alone, and compute the rest again in the backward: less memory, half more work.
     #[arg(long)]
     recompute: bool,
     /// Steps that are timed, after one that is not.
@@ -77,8 +77,10 @@ pub(super) fn run(args: &TrainArgs) -> Result<()> {
     let speed = last.tokens as f64 / median;
     let tflops = speed * architectures::lora_flops_per_token(&config, args.seq, args.rank) / 1e12;
     let lora = LoraConfig::all_linear(args.rank);
-    let memory = MemoryEstimate::new(&config, Some(&lora), args.quantization, args.seq, args.seq);
-    let estimated = memory.total(device.workers().min(args.batch));
+    let layout = Layout::new(&device, &config, true);
+    let memory = MemoryEstimate::new(&config, Some(&lora), args.quantization, layout, args.seq, args.seq);
+    let blocks = layout.side_by_side(&device, args.seq, args.batch, false);
+    let estimated = memory.total(Fit { blocks, recompute: args.recompute });
     let mfu = args.peak_tflops.map(|peak| tflops / peak);
     if args.json {
         println!(
@@ -89,6 +91,7 @@ pub(super) fn run(args: &TrainArgs) -> Result<()> {
                 "tflops": tflops, "mfu": mfu, "ready_seconds": ready_seconds, "first_step_seconds": first_seconds,
                 "loss": first.loss, "last_loss": last.loss, "grad_norm": first.grad_norm, "device_memory_bytes": device.reserved_memory(),
                 "peak_memory_bytes": firn_kit::memory::peak(), "estimated_memory_bytes": estimated,
+                "estimated_tokens_per_second": seconds_per_token(&config, true, args.recompute, &device).recip(),
             })
         );
     } else {

@@ -91,9 +91,14 @@ pub(crate) struct LlmArgs {
     /// Passes over the rows.
     #[arg(long, default_value_t = 3.0)]
     pub(super) epochs: f64,
-    /// Compute fewer blocks side by side if the memory does not suffice; the result stays the same.
+    /// Compute fewer blocks side by side if the memory does not suffice, and layers again in the backward if it still does
+    /// not; the result stays the same.
     #[arg(long)]
     pub(super) auto_find_batch_size: bool,
+    /// Never compute a layer again in the backward. Without this it is done where the memory asks for it: always on a GPU,
+    /// with --auto-find-batch-size on a CPU.
+    #[arg(long)]
+    pub(super) disable_gradient_checkpointing: bool,
     /// Packed blocks of a batch.
     #[arg(long, default_value_t = 4)]
     pub(super) batch_size: u32,

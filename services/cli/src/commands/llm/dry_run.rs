@@ -54,9 +54,10 @@ pub(super) fn print(plan: &JobPlan, rows: &LintReport, as_json: bool) {
         bytes => format!(", {:.2} GiB are free", gib(bytes)),
     };
     println!(
-        "memory       about {:.2} GiB with {} blocks side by side{free}",
+        "memory       about {:.2} GiB with {} blocks at once{}{free}",
         gib(plan.memory_bytes),
-        plan.parallel_blocks
+        plan.parallel_blocks,
+        if plan.recompute { ", layers computed again in the backward" } else { "" }
     );
     println!("time         about {} (within a factor of two)", duration(plan.seconds));
     if plan.learning_rates.len() > 1 {
@@ -76,7 +77,7 @@ fn to_json(plan: &JobPlan, rows: &LintReport) -> serde_json::Value {
         "step_tokens": plan.step_tokens, "packed_share": plan.packed_share, "learning_rates": plan.learning_rates,
         "warmup_steps": plan.warmup_steps, "trained_parameters": plan.trained_parameters,
         "base_parameters": plan.base_parameters, "memory_bytes": plan.memory_bytes,
-        "free_memory_bytes": plan.free_memory_bytes, "parallel_blocks": plan.parallel_blocks, "seconds": plan.seconds,
+        "free_memory_bytes": plan.free_memory_bytes, "parallel_blocks": plan.parallel_blocks, "recompute": plan.recompute, "seconds": plan.seconds,
         "warnings": plan.warnings, "lint": rows,
     })
 }

@@ -56,6 +56,7 @@ pub(super) fn spec(args: &LlmArgs, base: String, source: &Path) -> Result<JobSpe
             early_stopping_threshold: args.early_stopping_threshold,
             keep_best: args.load_best_model_at_end,
             fit_memory: args.auto_find_batch_size,
+            keep_activations: args.disable_gradient_checkpointing,
         }),
         max_answer_tokens: 0,
         answered_rows: args.answered_rows.min(args.held_out_rows),

@@ -11,7 +11,10 @@ use cubecl_server::compiler::{ArtifactId, KernelLoader};
 use cubecl_server::kernel::CubeKernel;
 use cubecl_server::logging::ServerLogger;
 use cudarc::driver::DriverError;
-use cudarc::driver::sys::{CUctx_st, CUfunction_attribute, CUstream};
+use cudarc::driver::sys::{
+    CUctx_st, CUfunction_attribute, CUlaunchAttribute, CUlaunchAttributeID, CUlaunchAttributeValue,
+    CUlaunchConfig, CUstream,
+};
 use std::os::raw::c_void;
 
 #[derive(Debug)]
@@ -127,17 +130,35 @@ impl CudaContext {
             .map_err(|err| launch_failed("cuFuncSetAttribute", err))?;
             // Every argument is ready: a window waiting for this launch starts here.
             self.profiler.launching(stream.sys);
-            cudarc::driver::result::launch_kernel(
-                kernel.func,
-                dispatch_count,
-                (cube_dim.x, cube_dim.y, cube_dim.z),
+            let mut early = CUlaunchAttribute {
+                id: CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+                pad: [0; 4],
+                value: CUlaunchAttributeValue {
+                    programmaticStreamSerializationAllowed: 1,
+                },
+            };
+            let config = CUlaunchConfig {
+                gridDimX: dispatch_count.0,
+                gridDimY: dispatch_count.1,
+                gridDimZ: dispatch_count.2,
+                blockDimX: cube_dim.x,
+                blockDimY: cube_dim.y,
+                blockDimZ: cube_dim.z,
                 // Shared memory is collected into a single buffer, with each shared memory being
                 // an offset pointer
-                kernel.shared_mem_bytes as u32,
-                stream.sys,
-                resources,
+                sharedMemBytes: kernel.shared_mem_bytes as u32,
+                hStream: stream.sys,
+                attrs: &mut early,
+                numAttrs: kernel.starts_early.into(),
+            };
+            cudarc::driver::sys::cuLaunchKernelEx(
+                &config,
+                kernel.func,
+                resources.as_mut_ptr(),
+                core::ptr::null_mut(),
             )
-            .map_err(|err| launch_failed("cuLaunchKernel", err))?;
+            .result()
+            .map_err(|err| launch_failed("cuLaunchKernelEx", err))?;
         };
 
         Ok(())

@@ -31,6 +31,9 @@ pub(crate) struct CudaModules {
 pub struct CudaCompiledKernel {
     pub cube_dim: CubeDim,
     pub shared_mem_bytes: usize,
+    /// The kernel waits by itself for what was launched before it, so it may
+    /// be launched before that is done: its text has `griddepcontrol.wait`.
+    pub starts_early: bool,
     pub func: *mut CUfunc_st,
     /// What the kernel does with each buffer binding, by buffer position --
     /// the compiler's answer, carried here because on a cache hit nothing
@@ -38,6 +41,14 @@ pub struct CudaCompiledKernel {
     /// the answer existed, which the launch path reads as every buffer both
     /// read and written.
     pub io: Option<Arc<[BufferIOAttr]>>,
+}
+
+/// Whether PTX waits for the launches before it, as a programmatic dependent
+/// launch must.
+fn waits_by_itself(ptx: &[c_char]) -> bool {
+    const WAIT: &[u8] = b"griddepcontrol.wait";
+    ptx.windows(WAIT.len())
+        .any(|text| text.iter().zip(WAIT).all(|(a, b)| *a as u8 == *b))
 }
 
 impl CudaModules {
@@ -129,6 +140,7 @@ impl CompilationTarget for CudaModules {
         Ok(CudaCompiledKernel {
             cube_dim: id.kernel.cube_dim.into(),
             shared_mem_bytes: artifact.shared_mem_bytes,
+            starts_early: waits_by_itself(&artifact.ptx),
             func,
             io: artifact.io.clone().map(Arc::from),
         })

@@ -12,9 +12,6 @@ use crate::model::Adapter;
 /// Slots that a pool grows to before it gives one adapter's to another, though fewer are asked for at once.
 const KEPT: usize = 8;
 
-/// Numbers of `x·Aᵀ` that a block of `lora_shrink` computes.
-const SIDE: usize = 4;
-
 /// Where factors lie, in bf16 values. An adapter has a slot; in it all modules follow each other, block by block, A before B, with
 /// room for the largest rank.
 #[derive(Clone, Debug)]
@@ -28,45 +25,22 @@ pub(crate) struct Factors {
     places: Vec<[[usize; 2]; 7]>,
 }
 
-/// The adapters of a batch's rows, `[rows]`: slots (−1: none), ranks and scales.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Rows<'a> {
-    pub(crate) adapters: &'a Array,
-    pub(crate) ranks: &'a Array,
-    pub(crate) scales: &'a Array,
-}
-
-/// `x·Aᵀ` of modules that share `x`, and what is needed to add `s·(x·Aᵀ)·Bᵀ` to their products.
+/// What adds `s·(x·Aᵀ)·Bᵀ` of each row's own adapter to the products of modules that share `x`.
 #[derive(Debug)]
 pub(crate) struct Expanded<'a> {
-    pub(crate) rows: Rows<'a>,
+    /// Which adapter a row has.
+    pub(crate) inputs: &'a Inputs,
     pub(crate) factors: &'a Factors,
-    /// f32 `[rows, modules, ranks]`.
-    pub(crate) inner: &'a Array,
-    /// Where B of each module begins in a slot.
-    pub(crate) second: &'a [usize],
+    /// Where A and B of each module begin in a slot.
+    pub(crate) places: Vec<[usize; 2]>,
+    /// Which of the step's products these are.
+    pub(crate) launch: usize,
 }
 
 impl Factors {
-    /// Where B of a block's modules begins.
-    pub(crate) fn second(&self, layer: usize, modules: &[Module]) -> Vec<usize> {
-        modules.iter().map(|module| self.places[layer][module.index()][1]).collect()
-    }
-
-    /// `x·Aᵀ` f32 `[rows, modules, ranks]` of a block's modules, at most three, by each row's own adapter.
-    pub(crate) fn shrink(&self, x: &Array, inputs: &Inputs, layer: usize, modules: &[Module]) -> Array {
-        let [rows, width] = x.matrix();
-        let inner = x.empty([rows * modules.len() * self.ranks], DType::F32);
-        let mut words = [rows, width, self.slot, 0, 0, 0].map(|word| word as u64);
-        for (word, module) in words[3..].iter_mut().zip(modules) {
-            *word = self.places[layer][module.index()][0] as u64;
-        }
-        Kernel::new(&DECODE, "lora_shrink", &[("MODULES", modules.len()), ("RANKS", self.ranks)], 256, 0).launch(
-            [self.ranks.div_ceil(SIDE), modules.len(), rows],
-            &[x, &inputs.adapters, &inputs.ranks, &self.pool, &inner],
-            &words,
-        );
-        inner
+    /// Where A and B of a block's modules begin.
+    pub(crate) fn places(&self, layer: usize, modules: &[Module]) -> Vec<[usize; 2]> {
+        modules.iter().map(|module| self.places[layer][module.index()]).collect()
     }
 }
 

@@ -45,9 +45,9 @@ pub(crate) struct Kept {
     lse: Array,
 }
 
-/// True if the kernels can compute with these heads.
-pub(crate) fn fits(heads: Heads) -> bool {
-    DIMS.contains(&heads.dim)
+/// True if the kernels can compute with heads of this width.
+pub(crate) fn fits(head_dim: usize) -> bool {
+    DIMS.contains(&head_dim)
 }
 
 /// Attention `[n, heads · dim]` of rotated queries and keys, and values.

@@ -29,6 +29,8 @@ pub(crate) struct Inputs {
     pub(crate) scales: Array,
     pub(crate) tables: Array,
     pub(crate) pages: usize,
+    /// How far each product's adapters are, `[launches]`: zeros before them.
+    pub(crate) ready: Array,
 }
 
 /// Words of a step's packed inputs: see [`Inputs::new`].
@@ -38,17 +40,18 @@ pub(crate) fn packed_words(rows: usize, pages: usize) -> usize {
 
 impl Inputs {
     /// Takes i32 `[packed_words]` apart: ids, lengths, slots of adapters (−1: none), their ranks, the bits of their scales, each
-    /// `[rows]`, and the sequences' pages `[rows, pages]`.
-    pub(crate) fn new(packed: &Array, rows: usize, pages: usize) -> Self {
+    /// `[rows]`, and the sequences' pages `[rows, pages]`; for a step of so many launches of products.
+    pub(crate) fn new(packed: &Array, rows: usize, pages: usize, launches: usize) -> Self {
         let whole = |count: usize| packed.empty([count], DType::I32);
         let [ids, lengths, positions, slots, sequences, adapters, ranks] = [(); 7].map(|()| whole(rows));
         let (scales, tables) = (packed.empty([rows], DType::F32), whole(rows * pages));
+        let ready = whole(launches);
         Kernel::new(&DECODE, "decode_inputs", &[], 256, 0).launch(
-            [(rows * pages).div_ceil(256), 1, 1],
-            &[packed, &ids, &lengths, &positions, &slots, &sequences, &adapters, &ranks, &scales, &tables],
-            &[rows as u64, pages as u64],
+            [(rows * pages).max(launches).div_ceil(256), 1, 1],
+            &[packed, &ids, &lengths, &positions, &slots, &sequences, &adapters, &ranks, &scales, &tables, &ready],
+            &[rows as u64, pages as u64, launches as u64],
         );
-        Self { ids, lengths, positions, slots, sequences, adapters, ranks, scales, tables, pages }
+        Self { ids, lengths, positions, slots, sequences, adapters, ranks, scales, tables, pages, ready }
     }
 }
 

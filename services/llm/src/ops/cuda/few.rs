@@ -9,7 +9,8 @@ use super::adapters::Expanded;
 use super::launch::{Kernel, Source};
 use crate::config::Activation;
 
-const MATVEC: Source = Source { name: "matvec.cu", text: include_str!("kernels/matvec.cu") };
+const MATVEC: Source =
+    Source { name: "matvec.cu", text: concat!(include_str!("kernels/vector.cuh"), include_str!("kernels/matvec.cu")) };
 /// Rows from which on the kernels for many rows are faster.
 pub(crate) const MOST_ROWS: usize = 64;
 /// Shared memory of a block: four steps of 24 KB.
@@ -64,26 +65,35 @@ pub(crate) fn products(x: &Array, group: &Group<'_>) -> Option<Vec<Array>> {
     };
     let mut defines = vec![("BATCH", batch), ("SPLITS", splits)];
     defines.extend([("WEIGHTS", outs.len()), ("GLU", glu), ("BIAS", usize::from(!group.biases.is_empty()))]);
-    let mut words = [rows, width, 0, 0, 0, 0, 0, 0, 0].map(|word| word as u64);
+    let mut words = [0; 14];
+    (words[0], words[1]) = (rows as u64, width as u64);
     for (word, out) in words[2..5].iter_mut().zip(&outs) {
         *word = *out as u64;
     }
+    let inner;
+    let mut shrinks = 0;
     let mut arrays: Vec<&Array> = vec![x];
     arrays.extend(group.weights);
     arrays.extend(group.biases);
     if let Some(expanded) = &group.expanded {
-        defines.extend([("LORA", 1), ("RANKS", expanded.factors.ranks)]);
-        arrays.extend([expanded.rows.adapters, expanded.rows.ranks, expanded.rows.scales]);
-        arrays.extend([&expanded.factors.pool, expanded.inner]);
-        words[5] = expanded.factors.slot as u64;
-        for (word, second) in words[6..].iter_mut().zip(expanded.second) {
-            *word = *second as u64;
+        let Expanded { inputs, factors, places, launch } = expanded;
+        let ranks = factors.ranks;
+        // Many rows bring many blocks: then each does more, unless that took long.
+        let side = if rows <= 8 || width > 4_096 { 4 } else { 16 };
+        shrinks = rows * outs.len() * ranks.div_ceil(side);
+        defines.extend([("LORA", 1), ("RANKS", ranks), ("SIDE", side)]);
+        inner = x.empty([rows * outs.len() * ranks], DType::F32);
+        arrays.extend([&inputs.adapters, &inputs.ranks, &inputs.scales, &factors.pool, &inner, &inputs.ready]);
+        words[5] = factors.slot as u64;
+        for (at, [first, second]) in places.iter().enumerate() {
+            (words[6 + at], words[9 + at]) = (*first as u64, *second as u64);
         }
+        (words[12], words[13]) = (shrinks as u64, *launch as u64);
     }
     let y: Vec<Array> = results.iter().map(|out| x.empty([rows, *out], DType::BF16)).collect();
     arrays.extend(&y);
     let kernel = Kernel::new(&MATVEC, "product", &defines, 256, SHARED);
-    let grid = [tiles * splits, 1, 1];
+    let grid = [shrinks + tiles * splits, 1, 1];
     if splits == 1 {
         kernel.launch(grid, &arrays, &words);
         return Some(y);

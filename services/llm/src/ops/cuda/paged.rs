@@ -11,7 +11,8 @@ use crate::cache::{PAGE_TOKENS, PageTable};
 use crate::device::BurnDevice;
 use crate::ops::attention::Heads;
 
-const PAGED: Source = Source { name: "paged.cu", text: include_str!("kernels/paged.cu") };
+const PAGED: Source =
+    Source { name: "paged.cu", text: concat!(include_str!("kernels/vector.cuh"), include_str!("kernels/paged.cu")) };
 /// Partial sums that exist at once, numbers: 256 MB.
 const MOST_PARTIAL: usize = 64 << 20;
 

@@ -1,5 +1,5 @@
-// What lies between the products of a decoding step: its inputs, embeddings, the norms with the residual's sum, the first
-// factors of adapters, and the greedy choice. Needs vector.cuh before it.
+// What lies between the products of a decoding step: its inputs, embeddings, the norms with the residual's sum, the adapters'
+// pool, and the greedy choice. Needs vector.cuh before it.
 
 #ifndef D
 #define D 2048  // Width of norm_add's rows, a multiple of 8, at most 16384.
@@ -10,30 +10,28 @@
 #ifndef AFTER
 #define AFTER 0  // 1: delta is normed by a weight of its own before it is added, as Gemma 3 does.
 #endif
-#ifndef MODULES
-#define MODULES 1  // Modules that share x: 1, 2 or 3.
-#endif
-#ifndef RANKS
-#define RANKS 64  // The largest rank of an adapter.
-#endif
 #define SHARED_BYTES 0
 
 constexpr int PAGE = 16;
 constexpr int BLOCK = 256;
 
 struct InputsP {
-    u64 rows, pages;
+    u64 rows, pages, launches;
 };
 
 // Takes a step's inputs apart. packed i32 [rows] five times (ids; tokens that a row sees, itself included, 0 for a row that only
 // fills the batch up; slot of the adapter, or -1; its rank; its scale, the bits of an f32), then [rows, pages]: pages of each
 // sequence. Gives each array, and where a row's keys and values go: positions, slots (-1: nowhere) and sequences i32 [rows].
-// Block 256, grid max(1, ceil(rows · pages / 256)); pages >= 1.
+// Sets ready u32 [launches] to 0, where the products of the step count what of their adapters is done.
+// Block 256, grid ceil(max(rows · pages, launches) / 256); pages >= 1.
 extern "C" __global__ void __launch_bounds__(BLOCK)
 decode_inputs(const int* packed, int* ids, int* lengths, int* positions, int* slots, int* sequences, int* adapters,
-              int* ranks, float* scales, int* tables, const __grid_constant__ InputsP p) {
+              int* ranks, float* scales, int* tables, unsigned* ready, const __grid_constant__ InputsP p) {
+    let_next_begin();
+    wait_for_previous();
     const u64 i = (u64)blockIdx.x * BLOCK + threadIdx.x;
     const int* pages = packed + 5 * p.rows;
+    if (i < p.launches) ready[i] = 0;
     if (i < p.rows * p.pages) tables[i] = pages[i];
     if (i >= p.rows) return;
     const int length = packed[p.rows + i], last = length > 0 ? length - 1 : 0;
@@ -56,6 +54,8 @@ struct EmbedP {
 // [rows, width]. Block 256, grid rows.
 extern "C" __global__ void __launch_bounds__(BLOCK)
 embed(const bf16* __restrict__ table, const int* __restrict__ ids, bf16* __restrict__ x, const __grid_constant__ EmbedP p) {
+    let_next_begin();
+    wait_for_previous();
     const u64 row = blockIdx.x, vectors = p.width / 8;
     const uint4* from = reinterpret_cast<const uint4*>(table) + (u64)ids[row] * vectors;
     uint4* to = reinterpret_cast<uint4*>(x) + row * vectors;
@@ -109,6 +109,8 @@ norm_add(
     __shared__ float parts[2][BLOCK / 32];
     const u64 row = (u64)blockIdx.x * W;
     const float eps = (float)p.eps;
+    let_next_begin();
+    wait_for_previous();
     uint4 held[VECTORS];
     float squares = 0.0f;
 #pragma unroll
@@ -192,55 +194,6 @@ store_factor(const float* x, bf16* pool, const __grid_constant__ StoreP p) {
     if (i < p.count) pool[p.at + i] = __float2bfloat16_rn(p.there ? x[i] : 0.0f);
 }
 
-struct ShrinkP {
-    u64 rows, in, slot, first0, first1, first2;
-};
-
-// u = x·A_iᵀ for each row's own adapter (Hu et al. 2021) and MODULES modules. x: bf16 [rows, in]; adapters (a row's slot; -1: none) and
-// ranks: int32 [rows]; pool: bf16 [slots, slot], where an adapter's A_i [rank, in] begins at first_i of its slot; u: f32 [rows,
-// MODULES, RANKS]. Places beyond the rank or without adapter are left alone and never read. Block 256, grid (ceil(RANKS /
-// SIDE), MODULES, rows): a block computes SIDE numbers, so that few steps follow each other even for one row.
-constexpr int SIDE = 4;
-extern "C" __global__ void __launch_bounds__(BLOCK)
-lora_shrink(const bf16* __restrict__ x, const int* __restrict__ adapters, const int* __restrict__ ranks,
-            const bf16* __restrict__ pool, float* __restrict__ u, const __grid_constant__ ShrinkP p) {
-    __shared__ float parts[SIDE][BLOCK / 32];
-    const int j = blockIdx.x * SIDE, module = blockIdx.y;
-    const u64 row = blockIdx.z;
-    const int adapter = adapters[row], count = ranks[row] - j;
-    if (adapter < 0 || count <= 0) return;
-    const u64 first = module == 0 ? p.first0 : module == 1 ? p.first1 : p.first2;
-    const int vectors = (int)(p.in / 8);
-    const uint4* xs = reinterpret_cast<const uint4*>(x) + row * vectors;
-    const uint4* as = reinterpret_cast<const uint4*>(pool + (u64)adapter * p.slot + first) + (u64)j * vectors;
-    float sums[SIDE] = {};
-    for (int k = threadIdx.x; k < vectors; k += BLOCK) {
-        uint4 rows[SIDE];
-#pragma unroll
-        for (int i = 0; i < SIDE; i++) rows[i] = i < count ? __ldg(as + (u64)i * vectors + k) : make_uint4(0, 0, 0, 0);
-        float v[8], a[8];
-        unpack(__ldg(xs + k), v);
-#pragma unroll
-        for (int i = 0; i < SIDE; i++) {
-            unpack(rows[i], a);
-#pragma unroll
-            for (int l = 0; l < 8; l++) sums[i] = fmaf(v[l], a[l], sums[i]);
-        }
-    }
-#pragma unroll
-    for (int i = 0; i < SIDE; i++) {
-#pragma unroll
-        for (int step = 16; step > 0; step /= 2) sums[i] += __shfl_xor_sync(~0u, sums[i], step);
-        if (threadIdx.x % 32 == 0) parts[i][threadIdx.x / 32] = sums[i];
-    }
-    __syncthreads();
-    if ((int)threadIdx.x >= SIDE || (int)threadIdx.x >= count) return;
-    float sum = 0.0f;
-#pragma unroll
-    for (int i = 0; i < BLOCK / 32; i++) sum += parts[threadIdx.x][i];
-    u[(row * MODULES + module) * RANKS + j + threadIdx.x] = sum;
-}
-
 // A maximum and where it is first.
 struct Best {
     float value;
@@ -270,6 +223,8 @@ struct ArgmaxP {
 extern "C" __global__ void __launch_bounds__(BLOCK)
 argmax_parts(const bf16* __restrict__ logits, Best* __restrict__ best_of_part, const __grid_constant__ ArgmaxP p) {
     __shared__ Best warps[BLOCK / 32];
+    let_next_begin();
+    wait_for_previous();
     const bf16* row = logits + (u64)blockIdx.y * p.width;
     Best best = nothing();
     if (p.width % 8 == 0) {
@@ -301,6 +256,7 @@ argmax_parts(const bf16* __restrict__ logits, Best* __restrict__ best_of_part, c
 extern "C" __global__ void __launch_bounds__(32)
 argmax_merge(const Best* __restrict__ best_of_part, int* __restrict__ out, const __grid_constant__ ArgmaxP p) {
     Best best = nothing();
+    wait_for_previous();
     for (u64 i = threadIdx.x; i < p.parts; i += 32) {
         const Best other = best_of_part[blockIdx.x * p.parts + i];
         best.take(other.value, other.index);

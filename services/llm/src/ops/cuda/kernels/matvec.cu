@@ -1,5 +1,5 @@
-// Products of a few rows with whole weights, for decoding: each weight is read once for up to 64 rows of the batch.
-#include <cuda_bf16.h>
+// Products of a few rows with whole weights, for decoding: each weight is read once for up to 64 rows of the batch. Needs
+// vector.cuh before it.
 
 #ifndef BATCH
 #define BATCH 8  // Rows of x that a block takes: 8, 16, 32 or 64. A row's result has the same bits with each.
@@ -14,7 +14,7 @@
 #define BIAS 0
 #endif
 #ifndef LORA
-#define LORA 0  // 1: the adapters' second factors are added before y is rounded.
+#define LORA 0  // 1: each row's own adapter is added before y is rounded.
 #endif
 #ifndef SPLITS
 #define SPLITS 1  // Blocks that share a tile's sums: 1, 2, 4 or 8, at most BATCH / 8. Does not change a bit.
@@ -25,10 +25,12 @@
 #ifndef RANKS
 #define RANKS 64  // The largest rank of an adapter.
 #endif
+#ifndef SIDE
+#define SIDE 4  // Numbers of x·Aᵀ of a block: few where there are few rows, so that few steps follow each other.
+#endif
 
 #define SHARED_BYTES (STAGES * 24576)
 
-typedef __nv_bfloat16 bf16;
 typedef unsigned long long word;
 
 constexpr int TILES = BATCH / 8;             // Tiles of eight rows of x; as many warps stand side by side over the weight's rows.
@@ -42,20 +44,6 @@ constexpr int STAGE_BYTES = 24576;           // 8 warps' 16 rows of weights, and
 constexpr int LINE = TILE_ROWS + 4;          // Floats between columns of the sums: no two lanes of a warp meet in a bank.
 static_assert(TILES * GROUPS == 8 && OWN >= 1 && OWN * GROUPS * SPLITS == STRANDS, "SPLITS is at most BATCH / 8");
 static_assert(GROUPS * BATCH * LINE * 4 <= STAGES * STAGE_BYTES, "the sums lie where the steps lay");
-
-__device__ __forceinline__ float low(unsigned pair) { return __uint_as_float(pair << 16); }
-__device__ __forceinline__ float high(unsigned pair) { return __uint_as_float(pair & 0xffff0000u); }
-__device__ __forceinline__ unsigned packed(float a, float b) {
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(a, b);
-    return *reinterpret_cast<const unsigned*>(&pair);
-}
-__device__ __forceinline__ void unpack(const uint4& v, float (&f)[8]) {
-    f[0] = low(v.x), f[1] = high(v.x), f[2] = low(v.y), f[3] = high(v.y);
-    f[4] = low(v.z), f[5] = high(v.z), f[6] = low(v.w), f[7] = high(v.w);
-}
-__device__ __forceinline__ uint4 pack(const float (&f)[8]) {
-    return make_uint4(packed(f[0], f[1]), packed(f[2], f[3]), packed(f[4], f[5]), packed(f[6], f[7]));
-}
 
 /// c += a · b for 16 × 16 by 16 × 8.
 __device__ __forceinline__ void mma(float (&c)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
@@ -109,21 +97,22 @@ __device__ __forceinline__ float activation(float x) {
 #endif
 }
 
-/// Σ u[j]·b[j] over a rank, in order.
+/// Σ u[j]·b[j] over a rank, in order. Other blocks of this launch wrote u, so the first-level cache has none of it.
 __device__ __forceinline__ float rank_sum(const float* u, const bf16* b, int rank) {
     float sum = 0.0f;
     if (rank % 8 == 0) {
         for (int j = 0; j < rank; j += 8) {
             float f[8];
             unpack(__ldg(reinterpret_cast<const uint4*>(b + j)), f);
-            const float4 first = *reinterpret_cast<const float4*>(u + j), second = *reinterpret_cast<const float4*>(u + j + 4);
+            const float4 first = __ldcg(reinterpret_cast<const float4*>(u + j));
+            const float4 second = __ldcg(reinterpret_cast<const float4*>(u + j + 4));
             sum = fmaf(first.x, f[0], sum), sum = fmaf(first.y, f[1], sum);
             sum = fmaf(first.z, f[2], sum), sum = fmaf(first.w, f[3], sum);
             sum = fmaf(second.x, f[4], sum), sum = fmaf(second.y, f[5], sum);
             sum = fmaf(second.z, f[6], sum), sum = fmaf(second.w, f[7], sum);
         }
     } else {
-        for (int j = 0; j < rank; ++j) sum = fmaf(u[j], __bfloat162float(b[j]), sum);
+        for (int j = 0; j < rank; ++j) sum = fmaf(__ldcg(u + j), __bfloat162float(b[j]), sum);
     }
     return sum;
 }
@@ -139,16 +128,78 @@ __device__ __forceinline__ float adapter_sum(
     return scales[row] * rank_sum(u + (row * WEIGHTS + m) * RANKS, pool + adapter * slot + second + o * rank, rank);
 }
 
-struct ProductP { word rows, in, out0, out1, out2, slot, second0, second1, second2; };
+struct ProductP { word rows, in, out0, out1, out2, slot, first0, first1, first2, second0, second1, second2, shrinks, launch; };
 
-// y_i = x·W_iᵀ (+ bias_i) (+ scale·u·Bᵀ) for x [rows, in], W_i [out_i, in] and y_i [rows, out_i], or with GLU
+#if LORA
+/// Block `index` of those that compute u = x·A_iᵀ for each row's own adapter (Hu et al. 2021): SIDE numbers of a row and a module.
+/// Counts itself in `ready` when they are written. Places beyond the rank or without adapter are left alone and never read.
+__device__ __forceinline__ void shrink(
+    const bf16* x, const int* adapters, const int* ranks, const bf16* pool, float* u, unsigned* ready, int index,
+    const ProductP& p) {
+    __shared__ float parts[SIDE][8];
+    constexpr int PIECES = (RANKS + SIDE - 1) / SIDE;
+    const int j = index % PIECES * SIDE, module = index / PIECES % WEIGHTS;
+    const long long row = index / (PIECES * WEIGHTS);
+    const int adapter = adapters[row], count = adapter < 0 ? 0 : ranks[row] - j;
+    if (count > 0) {
+        const word first = module == 0 ? p.first0 : module == 1 ? p.first1 : p.first2;
+        const int vectors = static_cast<int>(p.in / 8);
+        const uint4* xs = reinterpret_cast<const uint4*>(x) + row * vectors;
+        const uint4* as = reinterpret_cast<const uint4*>(pool + adapter * p.slot + first) + static_cast<long long>(j) * vectors;
+        float sums[SIDE] = {};
+        for (int k = threadIdx.x; k < vectors; k += 256) {
+            uint4 rows[SIDE];
+#pragma unroll
+            for (int i = 0; i < SIDE; ++i)
+                rows[i] = i < count ? __ldg(as + static_cast<long long>(i) * vectors + k) : make_uint4(0, 0, 0, 0);
+            float v[8], a[8];
+            unpack(xs[k], v);
+#pragma unroll
+            for (int i = 0; i < SIDE; ++i) {
+                unpack(rows[i], a);
+#pragma unroll
+                for (int l = 0; l < 8; ++l) sums[i] = fmaf(v[l], a[l], sums[i]);
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < SIDE; ++i) {
+#pragma unroll
+            for (int step = 16; step > 0; step /= 2) sums[i] += __shfl_xor_sync(~0u, sums[i], step);
+            if (threadIdx.x % 32 == 0) parts[i][threadIdx.x / 32] = sums[i];
+        }
+        __syncthreads();
+        if (threadIdx.x < SIDE && static_cast<int>(threadIdx.x) < count) {
+            float sum = 0.0f;
+#pragma unroll
+            for (int i = 0; i < 8; ++i) sum += parts[threadIdx.x][i];
+            __stcg(u + (row * WEIGHTS + module) * RANKS + j + threadIdx.x, sum);
+            __threadfence();
+        }
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) atomicAdd(ready, 1u);
+}
+
+/// Waits until `count` blocks have counted themselves.
+__device__ __forceinline__ void wait_for(const unsigned* ready, unsigned count) {
+    if (threadIdx.x == 0) {
+        unsigned arrived;
+        do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(arrived) : "l"(ready) : "memory");
+        while (arrived < count);
+    }
+    __syncthreads();
+}
+#endif
+
+// y_i = x·W_iᵀ (+ bias_i) (+ scale·(x·Aᵀ)·Bᵀ) for x [rows, in], W_i [out_i, in] and y_i [rows, out_i], or with GLU
 // y = act(x·W_0ᵀ) * (x·W_1ᵀ) [rows, out0]. `in` is a multiple of 8; out2 (out1) are 0 with fewer weights.
 //
-// Grid: (tiles · SPLITS, ⌈rows / BATCH⌉) with tiles = Σ_i ⌈out_i / (2·BATCH)⌉, with GLU ⌈out0 / BATCH⌉; 256 threads;
-// SHARED_BYTES = 24576·STAGES. Arguments in order, those of absent options left out:
+// Grid: (shrinks + tiles · SPLITS, ⌈rows / BATCH⌉) with tiles = Σ_i ⌈out_i / (2·BATCH)⌉, with GLU ⌈out0 / BATCH⌉, and
+// shrinks = rows · WEIGHTS · ⌈RANKS / SIDE⌉ with LORA, which takes rows <= BATCH, else 0; 256 threads; SHARED_BYTES = 24576·STAGES. Arguments in order, those of absent options left out:
 //   x, w0, w1, w2, [BIAS: bias0, bias1, bias2 f32 [out_i]],
-//   [LORA: adapters i32 [rows] (a row's slot; −1: none), ranks i32 [rows], scales f32 [rows], pool bf16 [slots, slot]: an adapter's B_i
-//   [out_i, rank] begins at second_i of its slot, u f32 [rows, WEIGHTS, RANKS]: x·A_iᵀ],
+//   [LORA: adapters i32 [rows] (a row's slot; −1: none), ranks i32 [rows], scales f32 [rows], pool bf16 [slots, slot]: an adapter's A_i
+//   [rank, in] begins at first_i of its slot, B_i [out_i, rank] at second_i; u f32 [rows, WEIGHTS, RANKS], anything; ready u32, whose
+//   element `launch` is zero before],
 //   y0, y1, y2 (GLU: y0), [SPLITS > 1: partial f32 [⌈rows / BATCH⌉ · tiles · SPLITS · 2·BATCH·BATCH], arrived u32 [⌈rows / BATCH⌉ · tiles],
 //   zero before the first launch and again after each].
 //
@@ -157,7 +208,8 @@ struct ProductP { word rows, in, out0, out1, out2, slot, second0, second1, secon
 // held alike, and the order of columns in a sum is free. Dot products are cut into 8 strands whatever BATCH and SPLITS are, and
 // the strands' sums are added pairwise, so a row has the same bits in any batch. Wider batches let TILES warps share x, which
 // else would be read as often as the weights; then fewer blocks would have work, so they split the strands, and the last one to
-// arrive adds the sums, in their order.
+// arrive adds the sums, in their order. With LORA the first blocks compute u while the others stream the weights, and these wait
+// for it before they add it: blocks of a grid begin in their order, so what is waited for has begun.
 extern "C" __global__ void __launch_bounds__(256) product(
     const bf16* __restrict__ x, const bf16* __restrict__ w0,
 #if WEIGHTS > 1
@@ -177,7 +229,7 @@ extern "C" __global__ void __launch_bounds__(256) product(
 #endif
 #if LORA
     const int* __restrict__ adapters, const int* __restrict__ ranks, const float* __restrict__ scales,
-    const bf16* __restrict__ pool, const float* __restrict__ u,
+    const bf16* __restrict__ pool, float* u, unsigned* ready,
 #endif
     bf16* __restrict__ y0,
 #if WEIGHTS > 1 && !GLU
@@ -193,7 +245,17 @@ extern "C" __global__ void __launch_bounds__(256) product(
     extern __shared__ __align__(1024) unsigned char shared[];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int place = warp % TILES, group = warp / TILES;
-    const int tile = blockIdx.x / SPLITS, split = blockIdx.x % SPLITS;
+    let_next_begin();
+    int block = blockIdx.x;
+#if LORA
+    if (block < static_cast<int>(p.shrinks)) {
+        wait_for_previous();
+        shrink(x, adapters, ranks, pool, u, ready + p.launch, block, p);
+        return;
+    }
+    block -= static_cast<int>(p.shrinks);
+#endif
+    const int tile = block / SPLITS, split = block % SPLITS;
     const int in = static_cast<int>(p.in);
     const long long batch = static_cast<long long>(blockIdx.y) * BATCH;
     const int rows = static_cast<int>(min(static_cast<long long>(p.rows) - batch, static_cast<long long>(BATCH)));
@@ -236,22 +298,30 @@ extern "C" __global__ void __launch_bounds__(256) product(
     auto steps_of = [&](int strand) { return start_of(strand + 1) - start_of(strand); };
     int next = start_of(first), left = start_of(first + OWN) - next;
 
+    auto fetch_weights = [&](int stage, int step) {
+        const int k = step * STEP + chunk * 8;
+        const bool inside = k < in;
+        const unsigned at = stage * STAGE_BYTES;
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            const bool here = inside && top + 4 * i < out, there = inside && bottom + 4 * i < out;
+            copy_weights(to_weights + at + i * 512, here ? above + static_cast<long long>(4 * i) * in + k : weight, here);
+            copy_weights(to_weights + at + 1024 + i * 512, there ? below + static_cast<long long>(4 * i) * in + k : weight, there);
+        }
+    };
+    auto fetch_rows = [&](int stage, int step) {
+        const int k = step * STEP + chunk * 8;
+        const bool inside = k < in;
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            const bool here = inside && column + 4 * i < rows;
+            copy_rows(to_rows + stage * STAGE_BYTES + i * 512, here ? row + static_cast<long long>(4 * i) * in + k : x, here);
+        }
+    };
     auto fetch = [&](int stage) {
         if (left > 0) {
-            const int k = next * STEP + chunk * 8;
-            const bool inside = k < in;
-            const unsigned at = stage * STAGE_BYTES;
-#pragma unroll
-            for (int i = 0; i < 2; ++i) {
-                const bool here = inside && top + 4 * i < out, there = inside && bottom + 4 * i < out;
-                copy_weights(to_weights + at + i * 512, here ? above + static_cast<long long>(4 * i) * in + k : weight, here);
-                copy_weights(to_weights + at + 1024 + i * 512, there ? below + static_cast<long long>(4 * i) * in + k : weight, there);
-            }
-#pragma unroll
-            for (int i = 0; i < 2; ++i) {
-                const bool here = inside && column + 4 * i < rows;
-                copy_rows(to_rows + at + i * 512, here ? row + static_cast<long long>(4 * i) * in + k : x, here);
-            }
+            fetch_weights(stage, next);
+            fetch_rows(stage, next);
             --left;
             ++next;
         }
@@ -284,8 +354,34 @@ extern "C" __global__ void __launch_bounds__(256) product(
             at = at + 1 == STAGES ? 0 : at + 1;
         }
     };
+    // The weights are there before the launch is: their way from memory overlaps with the kernel before.
 #pragma unroll
-    for (int stage = 0; stage < STAGES - 1; ++stage) fetch(stage);
+    for (int stage = 0; stage < STAGES - 1; ++stage)
+        if (stage < left) fetch_weights(stage, next + stage);
+    wait_for_previous();
+#pragma unroll
+    for (int stage = 0; stage < STAGES - 1; ++stage) {
+        if (left > 0) {
+            fetch_rows(stage, next);
+            --left;
+            ++next;
+        }
+        commit();
+    }
+#if LORA
+    // B is on its way before it is needed.
+    for (int i = threadIdx.x; split == 0 && i < rows * TILE_OUT; i += 256) {
+        const int c = i / TILE_OUT, o = first_out + i % TILE_OUT, adapter = adapters[batch + c];
+        if (adapter < 0 || o >= out) continue;
+#pragma unroll
+        for (int m = 0; m <= (GLU ? 1 : 0); ++m) {
+            const int which = module + m;
+            const word second = which == 0 ? p.second0 : which == 1 ? p.second1 : p.second2;
+            const bf16* b = pool + adapter * p.slot + second + static_cast<word>(o) * ranks[batch + c];
+            asm volatile("prefetch.global.L2 [%0];" ::"l"(b));
+        }
+    }
+#endif
     float sum[TILES][4];
     strands<OWN>(sum, first, run);
 
@@ -305,7 +401,7 @@ extern "C" __global__ void __launch_bounds__(256) product(
     };
 #if SPLITS > 1
     __shared__ unsigned before;
-    const long long tiles = gridDim.x / SPLITS;
+    const long long tiles = (gridDim.x - p.shrinks) / SPLITS;
     const long long place_of_tile = static_cast<long long>(blockIdx.y) * tiles + tile;
     float* partials = partial + place_of_tile * (SPLITS * TILE_ROWS * BATCH);
     for (int i = threadIdx.x; i < rows * TILE_ROWS; i += 256)
@@ -322,6 +418,9 @@ extern "C" __global__ void __launch_bounds__(256) product(
     };
 #else
     auto value = of_groups;
+#endif
+#if LORA
+    wait_for(ready + p.launch, static_cast<unsigned>(p.shrinks));
 #endif
     for (int i = threadIdx.x; i < rows * TILE_OUT; i += 256) {
         const int c = i / TILE_OUT, r = i % TILE_OUT, o = first_out + r;

@@ -2,8 +2,7 @@
 //
 // A pool is bf16 [pages, kv_heads, 16, HEAD_DIM]: what one key head has of a page lies together (2 KB at 64, 4 KB at 128), so a
 // block that reads one head reads whole lines in a row. As [pages, 16, kv_heads·HEAD_DIM] the same head would be 128 bytes, then
-// a gap, sixteen times. A slot is page·16 + place.
-#include <cuda_bf16.h>
+// a gap, sixteen times. A slot is page·16 + place. Needs vector.cuh before it.
 
 #ifndef HEAD_DIM
 #define HEAD_DIM 64  // 64, 128 or 256.
@@ -22,22 +21,10 @@
 #define SUMS_BYTES (WARPS * 16 * LINE * 4)
 #define SHARED_BYTES (TOKENS_BYTES > SUMS_BYTES ? TOKENS_BYTES : SUMS_BYTES)
 
-typedef __nv_bfloat16 bf16;
 typedef unsigned long long word;
 
 __device__ __forceinline__ float low(unsigned pair) { return __uint_as_float(pair << 16); }
 __device__ __forceinline__ float high(unsigned pair) { return __uint_as_float(pair & 0xffff0000u); }
-__device__ __forceinline__ unsigned packed(float a, float b) {
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(a, b);
-    return *reinterpret_cast<const unsigned*>(&pair);
-}
-__device__ __forceinline__ void unpack(const uint4& v, float (&f)[8]) {
-    f[0] = low(v.x), f[1] = high(v.x), f[2] = low(v.y), f[3] = high(v.y);
-    f[4] = low(v.z), f[5] = high(v.z), f[6] = low(v.w), f[7] = high(v.w);
-}
-__device__ __forceinline__ uint4 pack(const float (&f)[8]) {
-    return make_uint4(packed(f[0], f[1]), packed(f[2], f[3]), packed(f[4], f[5]), packed(f[6], f[7]));
-}
 __device__ __forceinline__ float nothing() { return __int_as_float(0xff800000); }  // −∞
 
 /// Where a head of a slot begins in a pool.
@@ -52,6 +39,8 @@ struct StoreP { word rows, kv_heads; };
 extern "C" __global__ void __launch_bounds__(256) paged_store(
     const bf16* __restrict__ k, const bf16* __restrict__ v, const int* __restrict__ slots, bf16* __restrict__ k_pool,
     bf16* __restrict__ v_pool, const __grid_constant__ StoreP p) {
+    let_next_begin();
+    wait_for_previous();
     const long long index = static_cast<long long>(blockIdx.x) * 256 + threadIdx.x;
     const long long kv_heads = p.kv_heads, head = index / (HEAD_DIM / 8), row = head / kv_heads;
     if (row >= static_cast<long long>(p.rows)) return;
@@ -83,6 +72,8 @@ extern "C" __global__ void __launch_bounds__(256) rope_store(
     const int lane = static_cast<int>(index % LANES), head = static_cast<int>(index / LANES % all);
     const long long row = index / LANES / all;
     const bool active = row < static_cast<long long>(p.rows);
+    let_next_begin();
+    wait_for_previous();
     const bool of_q = head < heads, of_k = !of_q && head < heads + kv_heads;
     const int kv = of_k ? head - heads : head - heads - kv_heads;
     const long long slot = active ? slots[row] : -1;
@@ -174,6 +165,8 @@ extern "C" __global__ void __launch_bounds__(128) paged_attention(
     const int blocks = (of_kv + 15) / 16, kv = blockIdx.y / blocks, first_head = blockIdx.y % blocks * 16;
     const int count = min(of_kv - first_head, 16), splits = static_cast<int>(p.splits);
 
+    let_next_begin();
+    wait_for_previous();
     const int length = lengths[row], window = static_cast<int>(p.window);
     const int begin = window > 0 && length > window ? length - window : 0;
     const int from = (begin / SPLIT + static_cast<int>(blockIdx.x)) * SPLIT;
@@ -252,7 +245,7 @@ extern "C" __global__ void __launch_bounds__(128) paged_attention(
     for (int n = 0; n < OWN / 8; ++n)
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-            weights[n][h] = packed(exp2f(scores[n][2 * h] - shift[h]), exp2f(scores[n][2 * h + 1] - shift[h]));
+            weights[n][h] = pack(exp2f(scores[n][2 * h] - shift[h]), exp2f(scores[n][2 * h + 1] - shift[h]));
             sum[h] += low(weights[n][h]) + high(weights[n][h]);
         }
 #pragma unroll
@@ -324,6 +317,8 @@ extern "C" __global__ void __launch_bounds__(128) paged_combine(
     constexpr int OWN = HEAD_DIM / 32;
     const int lane = threadIdx.x % 32, heads = static_cast<int>(p.heads), splits = static_cast<int>(p.splits);
     const long long head = static_cast<long long>(blockIdx.x) * 4 + threadIdx.x / 32, row = head / heads;
+    let_next_begin();
+    wait_for_previous();
     if (row >= static_cast<long long>(p.rows)) return;
     const int length = lengths[row], window = static_cast<int>(p.window);
     const int begin = window > 0 && length > window ? length - window : 0;
@@ -352,5 +347,5 @@ extern "C" __global__ void __launch_bounds__(128) paged_combine(
     const float norm = total > 0.0f ? 1.0f / total : 0.0f;
 #pragma unroll
     for (int i = 0; i < OWN; i += 2)
-        *reinterpret_cast<unsigned*>(out + head * HEAD_DIM + lane * OWN + i) = packed(means[i] * norm, means[i + 1] * norm);
+        *reinterpret_cast<unsigned*>(out + head * HEAD_DIM + lane * OWN + i) = pack(means[i] * norm, means[i + 1] * norm);
 }

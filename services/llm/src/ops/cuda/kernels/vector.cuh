@@ -22,3 +22,19 @@ __device__ __forceinline__ unsigned pack(float low, float high) {
 __device__ __forceinline__ uint4 pack(const float* v) {
     return make_uint4(pack(v[0], v[1]), pack(v[2], v[3]), pack(v[4], v[5]), pack(v[6], v[7]));
 }
+
+// Waits until what was launched before is done and its writes are seen. A kernel that does this may be launched before that
+// (programmatic dependent launch, Hopper on): what comes before the wait, launch and weights' way from memory, overlaps with it.
+// Every thread must wait, and before it reads or writes anything but weights.
+__device__ __forceinline__ void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// Lets the next kernel be launched as soon as all blocks of this one have come here or ended; it waits by itself for what they write.
+__device__ __forceinline__ void let_next_begin() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
