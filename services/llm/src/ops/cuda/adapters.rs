@@ -1,7 +1,5 @@
 //! Adapters side by side in one pool, so that rows of one batch are each adapted by their own in one launch.
 
-use burn::tensor::DType;
-
 use super::Array;
 use super::decode::{DECODE, Inputs};
 use super::launch::Kernel;
