@@ -2,8 +2,11 @@
 the fine-tuning's: trace.py BINARIES FOLDER PICTURE."""
 
 import json
+import os
+import subprocess
 import sys
 import time
+from pathlib import Path
 from xml.etree import ElementTree
 
 from collector import Collector
@@ -14,6 +17,7 @@ JOB_SECONDS = 600
 # Through these a fine-tuning goes; inference has the version afterwards, by itself.
 FINE_TUNING = {"gateway", "trainer", "data-prep", "model-registry"}
 ANSWER = {"gateway", "inference"}
+GATEWAY, COMMAND = ("gateway", "POST"), ("firn", "command")
 
 
 def form(name, content):
@@ -58,7 +62,23 @@ def of_request(spans, path, job=None):
     return [span for span in spans if span.trace in traces]
 
 
-def check(what, spans, services):
+def train(binaries, work, collector):
+    """Trains by the command, whose services are threads of it."""
+    (Path(work) / "rows.jsonl").write_text("\n".join(rows()))
+    line = ["llm", "--train", "--project-name", "told", "--stage", "alone", "--data-path", "rows.jsonl", "--epochs", "1"]
+    address = f"http://127.0.0.1:{collector.port}"
+    environment = os.environ | {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": address}
+    subprocess.run([f"{binaries}/firn", *line], cwd=work, env=environment, check=True, timeout=JOB_SECONDS, stdout=subprocess.DEVNULL)
+
+
+def of_command(spans):
+    """The spans of the command's one trace, among which the job's must be."""
+    traces = {span.trace for span in spans if (span.service, span.name) == COMMAND}
+    traces |= {span.trace for span in spans if span.service == "firn" and span.name == "job.run"}
+    return [span for span in spans if span.trace in traces]
+
+
+def check(what, spans, services, root=GATEWAY):
     """Ends with the reason if the spans are not one tree that goes through the services."""
     missing = services - {span.service for span in spans}
     if missing:
@@ -67,8 +87,8 @@ def check(what, spans, services):
     if len(traces) > 1:
         raise SystemExit(f"{what} and the work that it asked for are {len(traces)} traces: {', '.join(sorted(traces))}")
     roots = [span for span in spans if not span.parent]
-    if [(root.service, root.name) for root in roots] != [("gateway", "POST")]:
-        raise SystemExit(f"{what}: not the gateway's POST alone has no parent: {roots}")
+    if [(found.service, found.name) for found in roots] != [root]:
+        raise SystemExit(f"{what}: not {root} alone has no parent: {roots}")
     known = {span.id for span in spans}
     orphans = [span for span in spans if span.parent and span.parent not in known]
     if orphans:
@@ -84,10 +104,15 @@ def main(binaries, work, picture):
         stack.stop()
     finally:
         stack.kill()
+    train(binaries, work, collector)
     collector.stop()
     spans = of_request(collector.spans(), "/v1/fine_tuning/jobs", job["id"])
     check("the fine-tuning", spans, FINE_TUNING)
     check("the answer", of_request(collector.spans(), "/v1/chat/completions"), ANSWER)
+    command = of_command(collector.spans())
+    check("the command", command, {"firn"}, COMMAND)
+    if not any(span.name == "job.run" for span in command):
+        raise SystemExit("the command: there is no span of its job")
     drawn = draw(f"One fine-tuning request, {job['id']}", spans)
     bars = ElementTree.fromstring(drawn).findall("{*}rect/{*}title")
     if len(bars) != len(spans):

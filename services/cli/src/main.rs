@@ -15,6 +15,8 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use firn_kit::{TelemetryArgs, telemetry};
+use tracing::{Instrument as _, info_span};
 
 /// Fine-tunes a language model on your own rows and serves it.
 #[derive(Debug, Parser)]
@@ -96,10 +98,10 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         match cli.command {
-            Command::Quickstart(args) => commands::quickstart::run(&args).await,
+            Command::Quickstart(args) => traced("quickstart", commands::quickstart::run(&args)).await,
             Command::Up(args) => commands::up::run(&args).await,
             Command::Init(args) => commands::init::run(&args).await,
-            Command::Llm(args) => commands::llm::run(*args).await,
+            Command::Llm(args) => traced("llm", commands::llm::run(*args)).await,
             Command::Lint(args) => commands::lint::run(&args).await,
             Command::Stage(args) => commands::stage::run(args).await,
             Command::Jobs(args) => commands::jobs::run(&args).await,
@@ -113,6 +115,13 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     // Blocking work that was told to stop may still be in its last step.
     runtime.shutdown_timeout(std::time::Duration::from_secs(5));
     result
+}
+
+/// Runs a command whose services' traces and metrics go where the environment says, as one trace; `FIRN_LOG` shows their
+/// logs.
+async fn traced(name: &'static str, command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let _guard = telemetry::init("firn", &TelemetryArgs::from_environment("error")?)?;
+    command.instrument(info_span!("command", name)).await
 }
 
 /// The whole chain of causes in one line, each cause once; a gRPC status by its message.

@@ -4,6 +4,8 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use clap::{Args as _, FromArgMatches as _};
+
 /// Where and how a service listens. Callers must know the stack's secret where `FIRN_MESH_TOKEN` holds one or
 /// `FIRN_MESH_TOKEN_FILE` names its file, and come over TLS with a certificate where `FIRN_TLS_CA`, `FIRN_TLS_CERT` and
 /// `FIRN_TLS_KEY` name the service's own.
@@ -55,6 +57,18 @@ pub struct TelemetryArgs {
     pub trace_ids: TraceIds,
 }
 
+impl TelemetryArgs {
+    /// What the environment says, with another default of what is logged: for a command that has no such flags.
+    ///
+    /// # Errors
+    /// A variable has a value that its flag would not take; the message names both.
+    pub fn from_environment(log: &'static str) -> Result<Self, clap::Error> {
+        let command = Self::augment_args(clap::Command::new("firn").no_binary_name(true));
+        let command = command.mut_arg("log", |arg| arg.default_value(log));
+        Self::from_arg_matches(&command.try_get_matches_from(Vec::<String>::new())?)
+    }
+}
+
 impl Default for TelemetryArgs {
     fn default() -> Self {
         Self { log_format: LogFormat::Text, log: "info".to_owned(), trace_ids: TraceIds::Random }
@@ -103,6 +117,12 @@ mod tests {
         let program = Program::try_parse_from(["firn", "--listen", "127.0.0.1:0"]).unwrap();
         assert_eq!(format!("{:?}", program.server), format!("{:?}", ServerArgs::loopback()));
         assert_eq!(format!("{:?}", program.telemetry), format!("{:?}", TelemetryArgs::default()));
+    }
+
+    #[test]
+    fn a_command_without_flags_is_as_quiet_as_it_says() {
+        let args = TelemetryArgs::from_environment("error").unwrap();
+        assert_eq!((args.log.as_str(), args.log_format, args.trace_ids), ("error", LogFormat::Text, TraceIds::Random));
     }
 
     #[test]

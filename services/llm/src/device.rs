@@ -7,6 +7,8 @@ use burn::tensor::{DType, Shape, Tensor, TensorData};
 
 pub(crate) use burn::tensor::Device as BurnDevice;
 
+use crate::weights::Values;
+
 /// Why a device can't be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -205,6 +207,16 @@ impl Device {
         let data = TensorData::new(values, shape);
         // Halved before it travels to the device.
         Tensor::from_data(data.convert_dtype(self.dtype), (&self.burn, self.dtype))
+    }
+
+    /// The same of values as a checkpoint has them.
+    pub(crate) fn stored<const D: usize>(&self, values: Values, shape: [usize; D]) -> Tensor<D> {
+        match values {
+            Values::Bf16(values) if self.dtype == DType::BF16 => {
+                Tensor::from_data(TensorData::new(values, shape), (&self.burn, self.dtype))
+            }
+            other => self.weight(other.into_f32(), shape),
+        }
     }
 
     /// Type of a weight or an activation.

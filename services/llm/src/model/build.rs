@@ -3,9 +3,10 @@
 use std::collections::HashSet;
 use std::convert::Infallible;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 use burn::tensor::Tensor;
+use half::bf16;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -16,10 +17,11 @@ use crate::ops::rope::RopeTable;
 use crate::ops::tensor;
 use crate::quant::Quantization;
 use crate::random::normal;
-use crate::weights::Weights;
+use crate::weights::{Values, Weights};
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
+const NORM: &str = "model.norm.weight";
 const BLOCKS: &str = "model.layers.";
 /// Rotary frequencies, which older checkpoints hold and the configuration gives.
 const UNUSED: &str = ".rotary_emb.inv_freq";
@@ -51,10 +53,31 @@ impl Decoder {
         for table in [EMBEDDING, HEAD] {
             weights.check_rows(table, config.vocab)?;
         }
-        let expected = block_names(&config);
+        let parameters = parameters(&config);
+        let expected: HashSet<&str> = parameters.iter().map(|(name, ..)| name.as_str()).collect();
         weights.refuse_others(BLOCKS, |name| expected.contains(name) || name.ends_with(UNUSED))?;
-        let source = |name: &str, shape: &[usize], _: Kind| Ok(weights.read_finite(name, shape)?);
-        Builder { source, offset: config.norm_offset, quantization, device }.decoder(config)
+        std::thread::scope(|scope| {
+            // One is read while the one before is on its way to the device.
+            let (sender, receiver) = mpsc::sync_channel(0);
+            let (weights, parameters) = (&weights, &parameters);
+            let read = move || {
+                for (name, shape, kind) in parameters {
+                    let values = match kind {
+                        Kind::Matrix => weights.read_stored(name, shape),
+                        Kind::Bias | Kind::Norm => weights.read_finite(name, shape).map(Values::F32),
+                    };
+                    // Nobody listens any more: the one before could not be used.
+                    let Ok(()) = sender.send(values) else { return };
+                }
+            };
+            scope.spawn(read);
+            let mut values = receiver.into_iter();
+            let source = |name: &str, _: &[usize], _: Kind| match values.next() {
+                Some(values) => Ok(values?),
+                None => unreachable!("{name} is one of the parameters"),
+            };
+            Builder { source, offset: config.norm_offset, quantization, device }.decoder(config)
+        })
     }
 
     /// Random weights: normal with deviation 0.02, scaled down by depth where a layer writes to the residual stream
@@ -66,11 +89,11 @@ impl Decoder {
             let count = shape.iter().product();
             let residual = name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight");
             let deviation = if residual { 0.02 / depth } else { 0.02 };
-            Ok::<_, Infallible>(match kind {
+            Ok::<_, Infallible>(Values::F32(match kind {
                 Kind::Matrix => (0..count).map(|_| normal(&mut rng) * deviation).collect(),
                 Kind::Bias => vec![0.0; count],
                 Kind::Norm => vec![1.0; count],
-            })
+            }))
         };
         match (Builder { source, offset: 0.0, quantization: Quantization::None, device }).decoder(config) {
             Ok(decoder) => decoder,
@@ -83,20 +106,22 @@ impl Decoder {
     /// Weights for measuring speed: the same million normal numbers again and again, which takes seconds for billions.
     pub fn synthetic(config: ModelConfig, quantization: Quantization, device: &Device) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(0);
-        // A prime, so that rows of no matrix repeat.
-        let pool: Vec<f32> = (0..1_048_573).map(|_| normal(&mut rng) * 0.02).collect();
+        // A prime, so that rows of no matrix repeat; of bf16, as checkpoints are.
+        let pool: Vec<bf16> = (0..1_048_573).map(|_| bf16::from_f32(normal(&mut rng) * 0.02)).collect();
         let mut at = 0;
         let source = |_: &str, shape: &[usize], kind: Kind| {
             let mut rest: usize = shape.iter().product();
+            if kind != Kind::Matrix {
+                return Ok::<_, Infallible>(Values::F32(vec![if kind == Kind::Norm { 1.0 } else { 0.0 }; rest]));
+            }
             let mut values = Vec::with_capacity(rest);
-            while rest > 0 && kind == Kind::Matrix {
+            while rest > 0 {
                 let piece = &pool[at..pool.len().min(at + rest)];
                 values.extend_from_slice(piece);
                 rest -= piece.len();
                 at = (at + piece.len()) % pool.len();
             }
-            values.resize(values.len() + rest, if kind == Kind::Norm { 1.0 } else { 0.0 });
-            Ok::<_, Infallible>(values)
+            Ok(Values::Bf16(values))
         };
         match (Builder { source, offset: 0.0, quantization, device }).decoder(config) {
             Ok(decoder) => decoder,
@@ -116,13 +141,13 @@ struct Builder<'a, S> {
 
 impl<S, E> Builder<'_, S>
 where
-    S: FnMut(&str, &[usize], Kind) -> Result<Vec<f32>, E>,
+    S: FnMut(&str, &[usize], Kind) -> Result<Values, E>,
 {
     fn decoder(mut self, config: ModelConfig) -> Result<Decoder, E> {
         let table = [config.vocab, config.hidden];
         let embedding = self.matrix(EMBEDDING, table)?;
         let layers = (0..config.layers()).map(|index| self.layer(index, &config)).collect::<Result<_, E>>()?;
-        let norm = self.vector("model.norm.weight", config.hidden, Kind::Norm)?;
+        let norm = self.vector(NORM, config.hidden, Kind::Norm)?;
         let head = if config.tied { None } else { Some(self.matrix(HEAD, table)?) };
         let ropes = rope_tables(&config);
         Ok(Decoder { embedding, layers, norm, head, ropes, config, device: self.device.clone() })
@@ -152,11 +177,11 @@ where
     }
 
     fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<Tensor<2>, E> {
-        Ok(self.device.weight((self.source)(name, &shape, Kind::Matrix)?, shape))
+        Ok(self.device.stored((self.source)(name, &shape, Kind::Matrix)?, shape))
     }
 
     fn vector(&mut self, name: &str, width: usize, kind: Kind) -> Result<Tensor<1>, E> {
-        let mut values = (self.source)(name, &[width], kind)?;
+        let mut values = (self.source)(name, &[width], kind)?.into_f32();
         if kind == Kind::Norm {
             values.iter_mut().for_each(|value| *value += self.offset);
         }
@@ -164,17 +189,28 @@ where
     }
 }
 
-/// Names of all parameters of the blocks.
-fn block_names(config: &ModelConfig) -> HashSet<String> {
-    let norms = Norm::ALL.into_iter().filter(|norm| config.norm_width(*norm).is_some());
-    let mut parts: Vec<String> = norms.map(|norm| format!("{}.weight", norm.path(config.norms))).collect();
-    for module in Module::ALL {
-        parts.push(format!("{}.weight", module.path()));
-        if config.has_bias(module) {
-            parts.push(format!("{}.bias", module.path()));
+/// All parameters with their shapes, in the order in which [`Builder`] asks for them.
+fn parameters(config: &ModelConfig) -> Vec<(String, Vec<usize>, Kind)> {
+    let table = |name: &str| (name.to_owned(), vec![config.vocab, config.hidden], Kind::Matrix);
+    let mut all = vec![table(EMBEDDING)];
+    for index in 0..config.layers() {
+        let name = |part: &str, kind: &str| format!("{BLOCKS}{index}.{part}.{kind}");
+        for norm in Norm::ALL {
+            if let Some(width) = config.norm_width(norm) {
+                all.push((name(norm.path(config.norms), "weight"), vec![width], Kind::Norm));
+            }
+        }
+        for module in Module::ALL {
+            let (path, shape) = (module.path(), config.linear_shape(module));
+            all.push((name(&path, "weight"), shape.to_vec(), Kind::Matrix));
+            if config.has_bias(module) {
+                all.push((name(&path, "bias"), vec![shape[0]], Kind::Bias));
+            }
         }
     }
-    (0..config.layers()).flat_map(|layer| parts.iter().map(move |part| format!("{BLOCKS}{layer}.{part}"))).collect()
+    all.push((NORM.to_owned(), vec![config.hidden], Kind::Norm));
+    all.extend((!config.tied).then(|| table(HEAD)));
+    all
 }
 
 /// Rotary tables, one a block; blocks with the same parameters share one.

@@ -8,6 +8,7 @@ use crate::device::Device;
 #[cfg(feature = "cuda")]
 use crate::ops::cuda::quant::Codes;
 use crate::quant::{Quantization, Quantized};
+use crate::weights::Values;
 
 /// A matrix `[out, in]`.
 #[derive(Clone, Debug)]
@@ -41,7 +42,11 @@ impl Packed {
 }
 
 impl Weight {
-    pub(crate) fn new(values: Vec<f32>, shape: [usize; 2], how: Quantization, device: &Device) -> Self {
+    pub(crate) fn new(values: Values, shape: [usize; 2], how: Quantization, device: &Device) -> Self {
+        if how == Quantization::None {
+            return Self::dense(device.stored(values, shape));
+        }
+        let values = values.into_f32();
         match Quantized::new(&values, shape, how) {
             Some(values) => Self::packed(Arc::new(values), device),
             None => Self::dense(device.weight(values, shape)),

@@ -13,6 +13,7 @@ use crate::train::dropout::Dropout;
 use crate::train::plain::{autodiff, gradients, likelihood};
 use crate::train::preference::StepSizes;
 use crate::train::{Block, Document, Pair, Preference, pack, pack_pairs};
+use crate::weights::Values;
 
 fn llama(tied: bool) -> ModelConfig {
     let widths = Widths { vocab: 31, hidden: 16, intermediate: 24, layers: 2, heads: 4, kv_heads: 2, context: 64 };
@@ -144,7 +145,7 @@ fn adapter_on_a_quantised_base() {
         for (layer, layers) in packed.layers.iter_mut().zip(&mut plain.layers) {
             for (linear, plain) in layer.linears.iter_mut().zip(&mut layers.linears) {
                 let values = linear.weight.tensor();
-                linear.weight = Weight::new(to_vec(values.clone()), values.dims(), how, &device);
+                linear.weight = Weight::new(Values::F32(to_vec(values.clone())), values.dims(), how, &device);
                 plain.weight = Weight::dense(linear.weight.tensor());
             }
         }

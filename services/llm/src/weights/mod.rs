@@ -6,8 +6,10 @@ mod unique;
 mod write;
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
+use half::bf16;
 use rayon::prelude::*;
 use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
@@ -84,6 +86,23 @@ pub struct Weights {
     path: PathBuf,
     shards: Vec<Shard>,
     index: HashMap<String, usize>,
+}
+
+/// A tensor's values.
+#[derive(Debug)]
+pub(crate) enum Values {
+    F32(Vec<f32>),
+    /// As they are stored, for where they stay so.
+    Bf16(Vec<bf16>),
+}
+
+impl Values {
+    pub(crate) fn into_f32(self) -> Vec<f32> {
+        match self {
+            Self::F32(values) => values,
+            Self::Bf16(values) => values.into_par_iter().map(bf16::to_f32).collect(),
+        }
+    }
 }
 
 impl Weights {
@@ -179,16 +198,33 @@ impl Weights {
     /// As [`Weights::read_shaped`], or a value is not finite.
     pub fn read_finite(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, WeightsError> {
         let values = self.read_shaped(name, shape)?;
+        self.check_finite(name, &values, |value| value.is_finite())?;
+        Ok(values)
+    }
+
+    /// As [`Weights::read_finite`], but bf16 stays what it is.
+    pub(crate) fn read_stored(&self, name: &str, shape: &[usize]) -> Result<Values, WeightsError> {
+        self.check_shape(name, shape)?;
+        let Some(values) = self.find(name).and_then(|(shard, info)| shard.halves(info)) else {
+            return Ok(Values::F32(self.read_finite(name, shape)?));
+        };
+        let values = values?;
+        self.check_finite(name, &values, |value| value.is_finite())?;
+        Ok(Values::Bf16(values))
+    }
+
+    fn check_finite<T: Sync + Display>(
+        &self,
+        name: &str,
+        values: &[T],
+        is_finite: impl Fn(&T) -> bool + Sync,
+    ) -> Result<(), WeightsError> {
         let strange = values.par_chunks(LOOK).enumerate().find_map_first(|(index, part)| {
-            part.iter().position(|value| !value.is_finite()).map(|at| index * LOOK + at)
+            part.iter().position(|value| !is_finite(value)).map(|at| index * LOOK + at)
         });
-        match strange {
-            None => Ok(values),
-            Some(at) => {
-                let expected = "finite values: the file is damaged, or the training that wrote it diverged";
-                Err(self.mismatch(name, format!("{} at value {at}", values[at]), expected))
-            }
-        }
+        let Some(at) = strange else { return Ok(()) };
+        let expected = "finite values: the file is damaged, or the training that wrote it diverged";
+        Err(self.mismatch(name, format!("{} at value {at}", values[at]), expected))
     }
 
     /// Refuses a tensor that nothing reads, but would change what is computed, such as a layer too many.

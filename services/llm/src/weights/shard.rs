@@ -53,16 +53,31 @@ impl Shard {
             Dtype::F16 => |bytes, values| fill(values, bytes.as_chunks::<2>().0, |b| f16::from_le_bytes(b).to_f32()),
             _ => return None,
         };
+        Some(self.read(info, convert))
+    }
+
+    /// A tensor's values as they are stored; `None` if that is not as bf16.
+    pub(super) fn halves(&self, info: &TensorInfo) -> Option<Result<Vec<bf16>, WeightsError>> {
+        let convert = |bytes: &[u8], values: &mut [bf16]| fill(values, bytes.as_chunks::<2>().0, bf16::from_le_bytes);
+        (info.dtype == Dtype::BF16).then(|| self.read(info, convert))
+    }
+
+    /// Reads and converts a tensor in pieces, in parallel.
+    fn read<T: Copy + Default + Send>(
+        &self,
+        info: &TensorInfo,
+        convert: impl Fn(&[u8], &mut [T]) + Sync,
+    ) -> Result<Vec<T>, WeightsError> {
         let (start, end) = info.data_offsets;
         let width = info.dtype.bitsize() / 8;
-        let mut values = vec![0.0f32; (end - start) / width];
-        let read = values.par_chunks_mut(PIECE).enumerate().try_for_each(|(index, piece)| {
+        let mut values = vec![T::default(); (end - start) / width];
+        values.par_chunks_mut(PIECE).enumerate().try_for_each(|(index, piece)| {
             let mut bytes = vec![0; piece.len() * width];
             self.read_at(&mut bytes, start + index * PIECE * width)?;
             convert(&bytes, piece);
             Ok(())
-        });
-        Some(read.map(|()| values))
+        })?;
+        Ok(values)
     }
 
     /// A tensor's bytes, whatever their type.
@@ -80,7 +95,7 @@ impl Shard {
     }
 }
 
-fn fill<const N: usize>(values: &mut [f32], bytes: &[[u8; N]], convert: impl Fn([u8; N]) -> f32) {
+fn fill<T, const N: usize>(values: &mut [T], bytes: &[[u8; N]], convert: impl Fn([u8; N]) -> T) {
     for (value, bytes) in values.iter_mut().zip(bytes) {
         *value = convert(*bytes);
     }

@@ -97,6 +97,7 @@ mod tests {
     use safetensors::tensor::TensorView;
 
     use super::*;
+    use crate::weights::{Values, Weights};
 
     fn tensor(name: &str, shape: &[usize]) -> NamedTensor {
         let values = (0..shape.iter().product::<usize>()).map(|value| value as f32 / 3.0).collect();
@@ -117,6 +118,23 @@ mod tests {
             let about = HashMap::from([("format".to_owned(), "pt".to_owned())]);
             assert!(std::fs::read(&path).unwrap() == safetensors::serialize(views, Some(about)).unwrap(), "{stored:?}");
         }
+    }
+
+    #[test]
+    fn bf16_may_stay_what_it_is_and_numbers_must_be_there_in_either_case() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("w.safetensors");
+        let mut tensors = [tensor("a", &[3, 5])];
+        write(&path, &tensors, StoredType::Bf16).unwrap();
+        let file = Weights::open_file(&path).unwrap();
+        let stored = file.read_stored("a", &[3, 5]).unwrap();
+        assert!(matches!(&stored, Values::Bf16(values) if values.len() == 15));
+        assert_eq!(stored.into_f32(), file.read_finite("a", &[3, 5]).unwrap());
+        assert!(file.read_stored("a", &[5, 3]).is_err());
+        tensors[0].values[7] = f32::NAN;
+        write(&path, &tensors, StoredType::Bf16).unwrap();
+        let error = Weights::open_file(&path).unwrap().read_stored("a", &[3, 5]).unwrap_err().to_string();
+        assert!(error.contains("NaN at value 7"), "{error}");
     }
 
     #[test]
