@@ -34,7 +34,7 @@ CREATE SERVICE IF NOT EXISTS firn_inference
   MAX_INSTANCES = 4;
 GRANT SERVICE ROLE firn_inference!chat TO ROLE firn_user;
 SHOW ENDPOINTS IN SERVICE firn_inference;
--- Its registry reads the stage when it starts. After another job: SUSPEND and RESUME.
+-- Its registry follows the stage: what another job registers is served some seconds later.
 
 -- A pool with a running service never suspends by itself: this ends both each evening.
 CREATE OR REPLACE PROCEDURE suspend_all()

@@ -85,7 +85,8 @@ pub struct AliasEvent {
     /// The alias.
     #[prost(message, optional, tag = "1")]
     pub alias: ::core::option::Option<Alias>,
-    /// The version that it points to.
+    /// The version that it points to. Unset where that can't be told, because the record of a move is damaged: whoever has a
+    /// version for the alias keeps it. Only among the aliases that were there when the watch began.
     #[prost(message, optional, tag = "2")]
     pub version: ::core::option::Option<Version>,
     /// True on the last of the aliases that were there when the watch began; also sent alone, with no alias, if none were.

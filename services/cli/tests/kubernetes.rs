@@ -13,7 +13,7 @@ fn deploy() -> PathBuf {
 
 /// All objects of the files that the kustomization lists.
 fn objects() -> Vec<Value> {
-    let folder = deploy().join("kubernetes");
+    let folder = deploy().join("kubernetes/base");
     let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
     let list: Value = serde_saphyr::from_str(&read("kustomization.yaml")).unwrap();
     let files: BTreeSet<&str> =

@@ -26,10 +26,11 @@ impl Token {
         Self(Secret::given(secret.into()))
     }
 
-    /// Takes the token from the file, which may be renewed while the process runs.
+    /// Takes the token from the file, which may be renewed while the process runs: each of its lines, at most four, is
+    /// one that callers may send.
     ///
     /// # Errors
-    /// Fails if the file can't be read, or holds no line or more than one.
+    /// Fails if the file can't be read, or holds no line or too many.
     pub fn read(path: &Path) -> Result<Self, SecretError> {
         Secret::read(TOKEN, path, line).map(Self)
     }
@@ -40,7 +41,7 @@ impl Token {
 
     /// Compares in a time that does not depend on where the texts differ.
     fn matches(&self, given: &str) -> bool {
-        self.0.current().as_bytes().ct_eq(given.as_bytes()).into()
+        self.0.accepts(|token| token.as_bytes().ct_eq(given.as_bytes()).into())
     }
 }
 
@@ -54,7 +55,7 @@ impl FromStr for Token {
 
 fn line(text: &str) -> Result<Arc<str>, String> {
     if text.is_empty() || text.contains(char::is_control) {
-        return Err("must be one line that is not empty".to_owned());
+        return Err("must be a line of text that is not empty".to_owned());
     }
     Ok(text.into())
 }

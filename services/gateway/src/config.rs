@@ -76,7 +76,8 @@ pub struct Options {
     /// Callers of all but the page, health and metrics must send this as `Authorization: Bearer …`.
     #[arg(long, env = "FIRN_GATEWAY_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub token: Option<Token>,
-    /// File with that token, such as a mounted secret. It is read again when it changes.
+    /// File with that token, such as a mounted secret; up to four lines are a token each, so that one can be renewed while
+    /// callers still have the one before. It is read again when it changes.
     #[arg(long, env = "FIRN_GATEWAY_TOKEN_FILE", value_name = "FILE", value_parser = path())]
     pub token_file: Option<PathBuf>,
     /// Listen beyond this machine without a token: something in front checks callers.

@@ -26,10 +26,11 @@ const SCHEME: &str = "Bearer ";
 pub struct MeshToken(Secret<HeaderValue>);
 
 impl MeshToken {
-    /// Takes a secret of 16 to 4096 visible ASCII characters. Space around it does not count.
+    /// Takes a secret of 16 to 4096 visible ASCII characters, or up to four, a line each: calls carry the first, and are
+    /// accepted with any. Space around them does not count.
     ///
     /// # Errors
-    /// Fails if it is none.
+    /// Fails if one of them is none.
     pub fn new(secret: &str) -> Result<Self, SecretError> {
         Secret::parse(TOKEN, secret, header).map(Self)
     }
@@ -56,14 +57,14 @@ impl MeshToken {
         headers.insert(AUTHORIZATION, self.0.current());
     }
 
-    /// Refuses a call whose headers do not hold the secret.
+    /// Refuses a call whose headers hold none of the secrets that are accepted.
     pub(crate) fn check(&self, domain: &str, headers: &HeaderMap) -> Result<(), Status> {
-        let wanted = self.0.current();
-        if let (Some((scheme, ours)), Some((other, given))) =
-            (parts(&wanted), headers.get(AUTHORIZATION).and_then(parts))
-            && scheme.eq_ignore_ascii_case(other)
-            && bool::from(ours.ct_eq(given))
-        {
+        let given = headers.get(AUTHORIZATION).and_then(parts);
+        let accepted = given.is_some_and(|(scheme, given)| {
+            let same = |wanted: &HeaderValue| parts(wanted).is_some_and(|(_, ours)| ours.ct_eq(given).into());
+            scheme.eq_ignore_ascii_case(SCHEME.as_bytes()) && self.0.accepts(same)
+        });
+        if accepted {
             return Ok(());
         }
         let message = format!(
@@ -102,7 +103,7 @@ mod tests {
             MeshToken::new(good).unwrap();
         }
         let (long, spaced) = ("x".repeat(MOST + 1), "0123456789 abcdef");
-        for bad in ["", "short", long.as_str(), spaced, "0123456789abcdé"] {
+        for bad in ["", "short", long.as_str(), spaced, "0123456789abcdé", "0123456789abcdef\nshort"] {
             let error = MeshToken::new(bad).unwrap_err().to_string();
             assert!(error.contains("openssl rand") && (bad.is_empty() || !error.contains(bad)), "{error}");
         }
@@ -138,5 +139,22 @@ mod tests {
         token.sign(&mut headers);
         assert!(!format!("{token:?} {headers:?}").contains("0123456789"));
         token.check("trainer.firn.dev", &headers).unwrap();
+    }
+
+    #[test]
+    fn in_every_step_of_a_renewal_each_accepts_what_the_other_sends() {
+        let [old, new] = ["0123456789abcdef", "fedcba9876543210"];
+        let steps = [old.to_owned(), format!("{old}\n{new}"), format!("{new}\n{old}"), new.to_owned()]
+            .map(|text| MeshToken::new(&text).unwrap());
+        let passes = |from: &MeshToken, to: &MeshToken| {
+            let mut headers = HeaderMap::new();
+            from.sign(&mut headers);
+            to.check("trainer.firn.dev", &headers).is_ok()
+        };
+        for pair in steps.windows(2) {
+            assert!(passes(&pair[0], &pair[1]) && passes(&pair[1], &pair[0]));
+        }
+        let [before, _, _, after] = &steps;
+        assert!(!passes(before, after) && !passes(after, before), "one that is gone lets nobody in");
     }
 }

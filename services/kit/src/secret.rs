@@ -9,8 +9,13 @@ use crate::renewed::{self, Renewed};
 
 /// Largest file of a secret in bytes.
 const LARGEST: u64 = 64 << 10;
+/// Most lines with a secret: each is one more that lets callers in, and a renewal needs two.
+const MOST: usize = 4;
 
 /// A secret as its user needs it, `T`. It is never shown.
+///
+/// It may have several lines, each a secret of its own: the first is what is sent, and all of them are accepted. So one can
+/// be renewed while callers still have the one before, or have the next one already. Empty lines do not count.
 ///
 /// One that is a file is read again when the file changes: once a second at most, whoever uses it looks. If the file then
 /// holds none, the last good one goes on to count, and a warning says so. Clones share it.
@@ -19,11 +24,18 @@ pub struct Secret<T>(Origin<T>);
 
 #[derive(Clone)]
 enum Origin<T> {
-    Given(T),
+    Given(Lines<T>),
     Mounted(Arc<Renewed<Mounted<T>>>),
 }
 
-/// Makes a secret of its text without the space around it, or says what is wrong, as in `the secret in X …`; what it says
+/// What counts at once.
+#[derive(Clone)]
+struct Lines<T> {
+    first: T,
+    others: Arc<[T]>,
+}
+
+/// Makes a secret of a line without the space around it, or says what is wrong, as in `the secret in X …`; what it says
 /// must not show the text.
 pub type Make<T> = fn(&str) -> Result<T, String>;
 
@@ -60,7 +72,7 @@ pub enum SecretError {
 impl<T: Clone> Secret<T> {
     /// One that stays as it is.
     pub fn given(value: T) -> Self {
-        Self(Origin::Given(value))
+        Self(Origin::Given(Lines { first: value, others: Arc::default() }))
     }
 
     /// Makes the secret of what `variable` holds, such as `FIRN_MESH_TOKEN`.
@@ -68,8 +80,7 @@ impl<T: Clone> Secret<T> {
     /// # Errors
     /// Fails if it is none.
     pub fn parse(variable: &'static str, text: &str, make: Make<T>) -> Result<Self, SecretError> {
-        let unfit = |reason| SecretError::Unfit { origin: variable.to_owned(), reason };
-        make(text.trim()).map(Self::given).map_err(unfit)
+        Lines::parse(text, variable, make).map(|lines| Self(Origin::Given(lines)))
     }
 
     /// Reads the secret from a file of at most 64 KiB, and again whenever that changes. Errors say that `variable` with
@@ -97,12 +108,43 @@ impl<T: Clone> Secret<T> {
         }
     }
 
-    /// The secret as it is now. May read the file.
+    /// The secret to send now. May read the file.
     pub fn current(&self) -> T {
+        self.lines().first
+    }
+
+    /// Whether one of the secrets that are accepted now is the `same`. Asks for every one of them, so that the time it
+    /// takes does not say which. May read the file.
+    pub fn accepts(&self, same: impl Fn(&T) -> bool) -> bool {
+        let Lines { first, others } = self.lines();
+        others.iter().fold(same(&first), |accepted, other| accepted | same(other))
+    }
+
+    fn lines(&self) -> Lines<T> {
         match &self.0 {
-            Origin::Given(value) => value.clone(),
+            Origin::Given(lines) => lines.clone(),
             Origin::Mounted(file) => file.get(),
         }
+    }
+}
+
+impl<T> Lines<T> {
+    /// Takes every line that is not empty for a secret. Errors say that they are in `origin`.
+    fn parse(text: &str, origin: &str, make: Make<T>) -> Result<Self, SecretError> {
+        let full: Vec<(usize, &str)> =
+            text.lines().map(str::trim).enumerate().filter(|(_, line)| !line.is_empty()).collect();
+        let one = |&(at, line): &(usize, &str)| {
+            let place = if full.len() > 1 { format!("line {} of {origin}", at + 1) } else { origin.to_owned() };
+            make(line).map_err(|reason| SecretError::Unfit { origin: place, reason })
+        };
+        if full.len() > MOST {
+            let reason = format!("has {} lines: keep at most {MOST}, of which the first is sent", full.len());
+            return Err(SecretError::Unfit { origin: origin.to_owned(), reason });
+        }
+        // Without a line, who makes it says what must be there.
+        let first = one(full.first().unwrap_or(&(0, "")))?;
+        let others = full.iter().skip(1).map(one).collect::<Result<_, _>>()?;
+        Ok(Self { first, others })
     }
 }
 
@@ -121,7 +163,7 @@ struct Mounted<T> {
 
 impl<T> renewed::Source for Mounted<T> {
     type Content = Vec<u8>;
-    type Value = T;
+    type Value = Lines<T>;
     type Error = SecretError;
 
     fn read(&self) -> Result<Vec<u8>, SecretError> {
@@ -132,11 +174,12 @@ impl<T> renewed::Source for Mounted<T> {
         })
     }
 
-    fn make(&self, content: &Vec<u8>) -> Result<T, SecretError> {
-        let origin = || format!("{}, which {}_FILE names,", self.path.display(), self.variable);
-        let unfit = |reason| SecretError::Unfit { origin: origin(), reason };
-        let text = std::str::from_utf8(content).map_err(|_| unfit("is no text in UTF-8".to_owned()))?;
-        (self.make)(text.trim()).map_err(unfit)
+    fn make(&self, content: &Vec<u8>) -> Result<Lines<T>, SecretError> {
+        let origin = format!("{}, which {}_FILE names,", self.path.display(), self.variable);
+        match std::str::from_utf8(content) {
+            Ok(text) => Lines::parse(text, &origin, self.make),
+            Err(_) => Err(SecretError::Unfit { origin, reason: "is no text in UTF-8".to_owned() }),
+        }
     }
 }
 
@@ -151,7 +194,11 @@ mod tests {
     use super::*;
 
     fn word(text: &str) -> Result<String, String> {
-        if text.is_empty() { Err("is empty".to_owned()) } else { Ok(text.to_owned()) }
+        match text {
+            "" => Err("is empty".to_owned()),
+            "unfit" => Err("is no word".to_owned()),
+            _ => Ok(text.to_owned()),
+        }
     }
 
     #[test]
@@ -177,5 +224,29 @@ mod tests {
         assert_eq!(Secret::parse("FIRN_X", " hush ", word).unwrap().current(), "hush");
         let error = Secret::parse("FIRN_X", " ", word).unwrap_err().to_string();
         assert_eq!(error, "the secret in FIRN_X is empty");
+    }
+
+    #[test]
+    fn the_first_line_is_sent_and_every_line_is_accepted() {
+        let parse = |text| Secret::parse("FIRN_X", text, word);
+        let secret = parse("\n new \r\n\nold\n").unwrap();
+        assert_eq!(secret.current(), "new");
+        let accepts = |given: &str| secret.accepts(|word| word == given);
+        assert!(accepts("new") && accepts("old"));
+        assert!(!accepts("") && !accepts("older") && !accepts("new\nold"));
+        let asked = std::cell::Cell::new(0);
+        secret.accepts(|word| {
+            asked.set(asked.get() + 1);
+            word == "new"
+        });
+        assert_eq!(asked.get(), 2, "none is left out where one before it is the same");
+
+        assert!(parse("a\nb\nc\nd").unwrap().accepts(|word| word == "d"));
+        let error = parse("a\nb\nc\nd\ne").map(drop).unwrap_err().to_string();
+        assert_eq!(error, "the secret in FIRN_X has 5 lines: keep at most 4, of which the first is sent");
+        for (text, line) in [("unfit\nb", 1), ("a\n\nunfit", 3)] {
+            let error = parse(text).map(drop).unwrap_err().to_string();
+            assert_eq!(error, format!("the secret in line {line} of FIRN_X is no word"));
+        }
     }
 }

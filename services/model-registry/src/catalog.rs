@@ -1,7 +1,7 @@
 //! Registers versions and moves aliases: the stage first, the index after it, the watchers last.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex as Lock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
@@ -14,7 +14,8 @@ use tracing::Instrument as _;
 use crate::{
     config::{MAX_WRITES, WATCH_QUEUE},
     error::{AliasError, CreateError, ReadError, WriteError},
-    index::{Index, ModelView, Pointer, VersionView},
+    index::{Doubt, Index, LostMove, ModelView, Pointer, VersionView},
+    moves::{self, Move},
     record::{
         AliasRecord, MODELS, NewVersion, VERSION_FILE, Version, VersionRecord, aliases_path, version_number,
         version_path, versions_path,
@@ -44,7 +45,8 @@ struct Writer {
 }
 
 impl Catalog {
-    /// Reads what is registered from the stage. What a crash left unfinished is not.
+    /// Reads what is registered from the stage. What a crash left unfinished is not; what is damaged makes only itself
+    /// unknown.
     pub(crate) async fn load(stage: Stage, clock: Clock) -> Result<Self, StageError> {
         let mut index = Index::default();
         for model in stage.list_dirs(MODELS).await? {
@@ -94,8 +96,13 @@ impl Catalog {
     }
 
     pub(crate) fn pointer(&self, model: &str, alias: &str) -> Result<Pointer, ReadError> {
+        let index = self.read();
+        if let Some(Doubt { sequence, reason, before, .. }) = index.doubt(model, alias) {
+            let (alias, path) = (format!("{MODELS}/{model}/aliases/{alias}"), moves::path(model, sequence));
+            return Err(ReadError::AliasLost { alias, path, reason, before });
+        }
         let missing = || ReadError::NotFound { kind: "alias", name: format!("{MODELS}/{model}/aliases/{alias}") };
-        self.read().pointer(model, alias).ok_or_else(missing)
+        index.pointer(model, alias).ok_or_else(missing)
     }
 
     pub(crate) fn versions(&self, model: &str) -> Result<Vec<VersionView>, ReadError> {
@@ -107,10 +114,10 @@ impl Catalog {
         self.read().models()
     }
 
-    /// All aliases as they are, and every move after that: none is lost between the two.
-    pub(crate) fn watch(&self) -> (Vec<Pointer>, broadcast::Receiver<Pointer>) {
+    /// All aliases as they are, those that can't be told, and every move after that: none is missed between the two.
+    pub(crate) fn watch(&self) -> (Vec<Pointer>, Vec<Doubt>, broadcast::Receiver<Pointer>) {
         let index = self.read();
-        (index.pointers(), self.moves.subscribe())
+        (index.pointers(), index.doubts(), self.moves.subscribe())
     }
 
     pub(crate) async fn read_file(
@@ -137,16 +144,28 @@ impl Catalog {
         self.write().insert(version);
     }
 
-    /// Takes up a move that is on the stage, and tells the watchers unless a later one is known. Returns where the alias
-    /// points; nothing if the version is not known.
-    pub(crate) fn moved(&self, model: &str, record: &AliasRecord, sequence: u64) -> Option<Pointer> {
+    /// Takes up a move that is on the stage, and tells the watchers unless a later one is known, or lost. Returns whether
+    /// the version is known.
+    pub(crate) fn moved(&self, model: &str, record: &AliasRecord, sequence: u64) -> bool {
         let mut index = self.write();
-        let pointer = index.point(model, record, sequence)?;
-        if pointer.alias.sequence == sequence {
-            // Under the lock, so that a watcher that begins now gets it once. Nobody may be watching.
-            let _ = self.moves.send(pointer.clone());
+        if !index.point(model, record, sequence) {
+            return false;
         }
-        Some(pointer)
+        if let Some(pointer) = index.pointer(model, &record.alias).filter(|pointer| pointer.alias.sequence == sequence)
+        {
+            // Under the lock, so that a watcher that begins now gets it once. Nobody may be watching.
+            let _ = self.moves.send(pointer);
+        }
+        true
+    }
+
+    /// Takes these moves of a model for lost, and no others, and tells the watchers of the aliases that are known again.
+    pub(crate) fn lose(&self, model: &str, lost: BTreeMap<u64, LostMove>) {
+        let mut index = self.write();
+        for pointer in index.lose(model, lost) {
+            // As above.
+            let _ = self.moves.send(pointer);
+        }
     }
 
     /// Waits for the writes whose callers have gone away.
@@ -159,13 +178,13 @@ impl Catalog {
         let writer = self.writer(&new.model).await.map_err(WriteError::from)?;
         let _one = writer.versions.lock().await;
         let (model, alias) = (new.model.clone(), new.alias.clone());
-        let number = match self.made_before(&new)? {
-            Some(number) => number,
-            None => self.register(new).await?,
+        let (number, may_have_moved) = match self.made_before(&new)? {
+            Some(number) => (number, self.read().may_have_moved(&model, &alias, number)),
+            None => (self.register(new).await?, false),
         };
         let points = self.read().pointer(&model, &alias).map_or(0, |pointer| pointer.alias.version);
         // A retry must not move the alias back.
-        if !alias.is_empty() && !self.read().has_moved(&model, &alias, number) && points < number {
+        if !alias.is_empty() && !may_have_moved && points < number {
             self.point_now(&model, &alias, number).await?;
         }
         let missing = || AliasError::NoVersion { name: version_path(&model, number) };
@@ -237,13 +256,15 @@ impl Catalog {
         }
         let writer = self.writer(model).await.map_err(WriteError::from)?;
         let log = writer.aliases.lock().await;
+        // One that can't be told points nowhere, so that it is moved, and known again, even to where it was.
         if let Some(pointer) = self.read().pointer(model, alias).filter(|pointer| pointer.alias.version == version) {
             return Ok(pointer);
         }
         let record = AliasRecord { alias: alias.to_owned(), version, time: self.clock.now() };
         let sequence = log.append(&record).await.map_err(WriteError::from)?;
         tracing::info!(model, alias, version, sequence, "alias moved");
-        self.moved(model, &record, sequence).ok_or_else(missing)
+        self.moved(model, &record, sequence);
+        self.read().pointer(model, alias).ok_or_else(missing)
     }
 
     /// Runs a write to its end, even if the caller goes away.
@@ -306,9 +327,35 @@ async fn load_model(stage: &Stage, index: &mut Index, model: &str) -> Result<(),
         }
     }
     let log = stage.log(&aliases_path(model)).await?;
-    for (sequence, record) in log.all_numbered::<AliasRecord>().await? {
-        if index.point(model, &record, sequence).is_none() {
-            tracing::warn!(model, alias = record.alias, version = record.version, "alias of a missing version skipped");
+    let mut lost = BTreeMap::new();
+    for sequence in log.numbers().await? {
+        let path = moves::path(model, sequence);
+        match moves::read(&log, sequence).await? {
+            Move::Made(record) if index.point(model, &record, sequence) => {}
+            Move::Made(AliasRecord { alias, version, .. }) => {
+                let reason = format!("{} can't be read", version_path(model, version));
+                lost.insert(sequence, LostMove { alias: Some(alias), reason });
+            }
+            Move::Torn => tracing::warn!(path, "torn record skipped"),
+            Move::Lost(unread) => {
+                lost.insert(sequence, unread);
+            }
+        }
+    }
+    index.lose(model, lost.clone());
+    for (sequence, LostMove { alias, reason }) in lost {
+        let (path, doubts) = (moves::path(model, sequence), index.doubts());
+        let aliases = doubts.iter().filter(|doubt| doubt.model == model && doubt.sequence == sequence);
+        let unknown: Vec<&str> = aliases.map(|doubt| doubt.alias.as_str()).collect();
+        if unknown.is_empty() {
+            tracing::warn!(path, alias, reason, "damaged move of an alias, no alias that is known depends on it");
+        } else {
+            tracing::error!(
+                path,
+                ?unknown,
+                reason,
+                "damaged move of an alias: aliases can't be told until they are set again"
+            );
         }
     }
     Ok(())

@@ -75,6 +75,15 @@ pub(crate) enum WriteError {
 pub(crate) enum ReadError {
     #[error("there is no {kind} `{name}`")]
     NotFound { kind: &'static str, name: String },
+    #[error(
+        "{path} can't be followed ({reason}) and may have moved {alias}{}: set the alias again, to the version that it is to \
+         point to",
+        match before {
+            0 => String::new(),
+            before => format!(", which pointed to version {before} before"),
+        }
+    )]
+    AliasLost { alias: String, path: String, reason: String, before: u64 },
     #[error(transparent)]
     Stage(#[from] StageError),
 }
@@ -117,8 +126,10 @@ impl From<WriteError> for Status {
 
 impl From<ReadError> for Status {
     fn from(error: ReadError) -> Self {
+        let message = error.to_string();
         match error {
             ReadError::NotFound { kind, name } => not_found(DOMAIN, kind, &name),
+            ReadError::AliasLost { .. } => status(Code::DataLoss, DOMAIN, "ALIAS_DAMAGED", message),
             ReadError::Stage(error) => stage_status(error),
         }
     }

@@ -1,7 +1,7 @@
 //! A registry that follows another: it reads what that one writes to the stage, and writes nothing.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     catalog::{Catalog, load_version},
-    record::{AliasRecord, MODELS, aliases_path, version_number, version_path, versions_path},
+    moves::{self, Move},
+    record::{MODELS, aliases_path, version_number, version_path, versions_path},
 };
 
 /// What reading a model's news may take; a stage that does not answer must not hold the other models up.
@@ -92,10 +93,42 @@ impl Follower {
                 Err(error) => self.tell(&path, Err(error)),
             }
         }
+        let (mut made, mut lost, mut whole) = (vec![], BTreeMap::new(), true);
         for sequence in self.unread(model).await? {
-            let path = format!("{}/{sequence:06}.json", aliases_path(model));
-            let read = self.read(model, sequence).await;
-            self.tell(&path, read);
+            let told = match self.read(model, sequence).await {
+                Ok(Move::Made(record)) => {
+                    made.push((sequence, record));
+                    Ok(())
+                }
+                Ok(Move::Torn) => Err("it is torn, or not written to its end".to_owned()),
+                Ok(Move::Lost(unread)) => {
+                    let reason = unread.reason.clone();
+                    lost.insert(sequence, unread);
+                    Err(reason)
+                }
+                Err(error) => {
+                    whole = false;
+                    Err(error.to_string())
+                }
+            };
+            self.tell(&moves::path(model, sequence), told);
+        }
+        // First what is lost: no move before it is told as if it were the last.
+        if whole {
+            self.catalog.lose(model, lost);
+        }
+        for (sequence, record) in made {
+            // Its version may not have appeared yet.
+            if self.catalog.moved(model, &record, sequence) {
+                tracing::info!(
+                    model,
+                    alias = record.alias,
+                    version = record.version,
+                    sequence,
+                    "move of an alias found"
+                );
+                self.models.entry(model.to_owned()).or_default().moves.insert(sequence);
+            }
         }
         Ok(())
     }
@@ -110,17 +143,12 @@ impl Follower {
         Ok(log.numbers().await?.into_iter().filter(|number| !seen.moves.contains(number)).collect())
     }
 
-    /// Takes a move up, unless its version has not appeared yet.
-    async fn read(&mut self, model: &str, sequence: u64) -> Result<(), String> {
-        let Some(seen) = self.models.get_mut(model) else { return Ok(()) };
-        let Some(log) = &seen.log else { return Ok(()) };
-        let record = log.get::<AliasRecord>(sequence).await.map_err(|error| error.to_string())?;
-        let record = record.ok_or_else(|| "it is torn, or not written to its end".to_owned())?;
-        if self.catalog.moved(model, &record, sequence).is_some() {
-            tracing::info!(model, alias = record.alias, version = record.version, sequence, "move of an alias found");
-            seen.moves.insert(sequence);
+    /// One that [`Self::unread`] has named.
+    async fn read(&self, model: &str, sequence: u64) -> Result<Move, StageError> {
+        match self.models.get(model).and_then(|seen| seen.log.as_ref()) {
+            Some(log) => moves::read(log, sequence).await,
+            None => Ok(Move::Torn),
         }
-        Ok(())
     }
 
     /// Logs what can't be read, once until it can.

@@ -2,7 +2,8 @@
 //!
 //! A version is a folder on the stage: the files of a finished artifact, copied and checked against their hashes, with
 //! `version.json` (where it came from, its metrics) and, last, `manifest.json`. It never changes. An alias such as
-//! `production` moves: each move is a record of the model's alias log, and the last one wins.
+//! `production` moves: each move is a record of the model's alias log, and the last one wins. Where a record is damaged, the
+//! alias that it moved, or each that it may have moved, is DATA_LOSS until it is set again, and all else goes on.
 //!
 //! ```text
 //! models/<name>/versions/<n>/…, version.json, manifest.json
@@ -18,6 +19,7 @@ mod config;
 mod error;
 mod follow;
 mod index;
+mod moves;
 mod record;
 mod rpc;
 mod server;

@@ -18,7 +18,7 @@ use crate::{
     catalog::Catalog,
     config::MAX_REQUEST_ID,
     error::{DOMAIN, ReadError, stopping},
-    index::{AliasView, ModelView, Pointer, VersionView},
+    index::{AliasView, Doubt, ModelView, Pointer, VersionView},
     record::{Lineage, NewVersion},
 };
 
@@ -120,8 +120,8 @@ struct Watch {
 }
 
 fn watch(catalog: Arc<Catalog>) -> impl Stream<Item = pb::AliasEvent> + Send {
-    let (pointers, moves) = catalog.watch();
-    let watch = Watch { catalog, moves, waiting: current(pointers) };
+    let (pointers, doubts, moves) = catalog.watch();
+    let watch = Watch { catalog, moves, waiting: current(pointers, doubts) };
     stream::unfold(watch, |mut watch| async move {
         loop {
             if let Some(event) = watch.waiting.pop_front() {
@@ -131,8 +131,8 @@ fn watch(catalog: Arc<Catalog>) -> impl Stream<Item = pb::AliasEvent> + Send {
                 Ok(pointer) => watch.waiting.push_back(event(pointer, false)),
                 Err(RecvError::Lagged(moves)) => {
                     tracing::warn!(moves, "watcher lags, all aliases are sent again");
-                    let (pointers, moves) = watch.catalog.watch();
-                    (watch.moves, watch.waiting) = (moves, current(pointers));
+                    let (pointers, doubts, moves) = watch.catalog.watch();
+                    (watch.moves, watch.waiting) = (moves, current(pointers, doubts));
                 }
                 Err(RecvError::Closed) => return None,
             }
@@ -141,8 +141,9 @@ fn watch(catalog: Arc<Catalog>) -> impl Stream<Item = pb::AliasEvent> + Send {
 }
 
 /// All aliases; the last one is marked, and stands alone if there are none.
-fn current(pointers: Vec<Pointer>) -> VecDeque<pb::AliasEvent> {
-    let mut events: VecDeque<_> = pointers.into_iter().map(|pointer| event(pointer, false)).collect();
+fn current(pointers: Vec<Pointer>, doubts: Vec<Doubt>) -> VecDeque<pb::AliasEvent> {
+    let known = pointers.into_iter().map(|pointer| event(pointer, false));
+    let mut events: VecDeque<_> = known.chain(doubts.into_iter().map(doubtful)).collect();
     match events.back_mut() {
         Some(last) => last.current = true,
         None => events.push_back(pb::AliasEvent { current: true, ..Default::default() }),
@@ -224,6 +225,13 @@ fn model(view: ModelView) -> pb::Model {
         versions: versions as u64,
         aliases: aliases.into_iter().map(alias).collect(),
     }
+}
+
+/// Without a version: a watcher keeps what it has.
+fn doubtful(doubt: Doubt) -> pb::AliasEvent {
+    let Doubt { model, alias: name, sequence, .. } = doubt;
+    let alias = alias(AliasView { model, alias: name, version: 0, sequence });
+    pb::AliasEvent { alias: Some(alias), version: None, current: false }
 }
 
 fn event(pointer: Pointer, current: bool) -> pb::AliasEvent {

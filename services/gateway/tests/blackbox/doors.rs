@@ -40,6 +40,13 @@ async fn a_token_that_changes_on_disk_counts_without_a_restart() {
         running.send(request.body(Body::default()).unwrap()).await.status().as_u16()
     };
     assert_eq!((ask("s3cret").await, ask("n3xt").await), (200, 401));
+    // While callers change, both count.
+    for content in ["s3cret\nn3xt\n", "n3xt\ns3cret\n"] {
+        std::fs::write(&path, content).unwrap();
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        assert_eq!((ask("s3cret").await, ask("n3xt").await), (200, 200), "{content:?}");
+        assert_eq!((ask("s3cret\u{a0}n3xt").await, ask("").await), (401, 401), "{content:?}");
+    }
     // A file that is empty for a moment, or gone, lets nobody in and locks nobody out.
     for content in [Some("n3xt"), Some(""), None] {
         match content {

@@ -79,6 +79,30 @@ async fn a_secret_that_changes_on_disk_counts_without_a_restart() {
 }
 
 #[tokio::test]
+async fn a_secret_is_renewed_everywhere_without_a_refused_call() {
+    const NEXT: &str = "quite-another-secret";
+    let folder = tempfile::tempdir().unwrap();
+    let files = ["caller", "receiver"].map(|name| folder.path().join(name));
+    let write = |file: usize, lines: &[&str]| std::fs::write(&files[file], lines.join("\n")).unwrap();
+    write(0, &[SECRET]);
+    write(1, &[SECRET]);
+    let mounted = |file: usize| Some(MeshToken::read(&files[file]).unwrap());
+    let server = Running::start_with(ServerArgs::loopback(), mounted(1)).await;
+    let caller = server.channel().with_token(mounted(0));
+    let call = async |channel| InferenceServiceClient::new(channel).score(score("ok")).await.map(drop);
+    // Not at once: who calls has each step before who answers, and the other way round.
+    for (step, lines) in [&[SECRET, NEXT][..], &[NEXT, SECRET], &[NEXT]].into_iter().enumerate() {
+        for file in if step % 2 == 0 { [0, 1] } else { [1, 0] } {
+            write(file, lines);
+            tokio::time::sleep(LATER).await;
+            call(caller.clone()).await.unwrap();
+        }
+    }
+    let status = call(server.channel().with_token(token(SECRET))).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unauthenticated);
+}
+
+#[tokio::test]
 async fn a_server_without_a_secret_answers_those_who_have_one() {
     let server = Running::start(ServerArgs::loopback()).await;
     InferenceServiceClient::new(server.channel().with_token(token(SECRET))).score(score("ok")).await.unwrap();

@@ -106,6 +106,48 @@ async fn services_with_certificates_of_one_authority_call_each_other_by_name_and
 }
 
 #[tokio::test]
+async fn certificates_that_the_script_makes_are_for_every_service_as_caller_and_as_called() {
+    if std::process::Command::new("openssl").arg("version").output().is_err() {
+        return eprintln!("skipped: there is no openssl");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let make = || {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/certificates");
+        let output = std::process::Command::new("bash").arg(script).arg(folder.path()).arg("default.svc").output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    make();
+    let file = |service: &str, name: &str| folder.path().join(service).join(name);
+    let tls = |service: &str| {
+        let [ca, cert, key] = ["ca.crt", "tls.crt", "tls.key"].map(|name| file(service, name));
+        Tls::read(&ca, &cert, &key).unwrap()
+    };
+    for service in ["data-prep", "trainer", "model-registry", "inference", "gateway", "firn"] {
+        let cert = CertificateDer::from_pem_file(file(service, "tls.crt")).unwrap();
+        let cert = rustls::server::ParsedCertificate::try_from(&cert).unwrap();
+        let is_for = |name: &str| {
+            rustls::client::verify_server_name(&cert, &ServerName::try_from(name.to_owned()).unwrap()).is_ok()
+        };
+        for name in [service, &format!("{service}.default.svc"), "localhost", "127.0.0.1", "::1"] {
+            assert!(is_for(name), "{service}: {name}");
+        }
+        assert!(!is_for("elsewhere") && !is_for("default.svc"), "{service}");
+        let server = Running::start_as(ServerArgs::loopback(), None, Some(tls(service))).await;
+        call(channel(&server, "localhost", Some(tls("gateway")))).await.unwrap();
+    }
+    // A renewal keeps the authority, so that who has the old certificate and who has the new one trust each other.
+    let before = std::fs::read(file("trainer", "tls.crt")).unwrap();
+    let (old, own) = (tls("trainer"), tls("gateway"));
+    make();
+    assert_ne!(std::fs::read(file("trainer", "tls.crt")).unwrap(), before);
+    for (served, shown) in [(old, tls("gateway")), (tls("trainer"), own)] {
+        let server = Running::start_as(ServerArgs::loopback(), None, Some(served)).await;
+        call(channel(&server, "localhost", Some(shown))).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn who_is_not_of_the_authority_is_told_what_is_wrong_and_gets_no_work_done() {
     let (authority, stranger) = (Authority::new("stack"), Authority::new("other"));
     let server = serve(&Mounted::new(&authority, authority.issue(&["127.0.0.1"]))).await;

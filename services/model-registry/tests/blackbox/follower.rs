@@ -113,10 +113,9 @@ async fn what_appears_late_in_parts_or_out_of_order_is_taken_up_once_it_is_whole
     show("versions/1/manifest.json", usize::MAX);
     assert_eq!(next(&mut events).await, (PRODUCTION.to_owned(), 1, 1, false));
 
-    // The fourth move while the second and the third are torn, and one that is no record at all.
+    // The fourth move while the second and the third are torn.
     show("aliases/000002.json", 10);
     show("aliases/000003.json", 0);
-    std::fs::write(shown.path().join("models/support/aliases/000009.json"), "{}\n").unwrap();
     show("aliases/000004.json", usize::MAX);
     assert_eq!(next(&mut events).await, (PRODUCTION.to_owned(), 1, 4, false));
     show("aliases/000003.json", usize::MAX);
@@ -127,11 +126,19 @@ async fn what_appears_late_in_parts_or_out_of_order_is_taken_up_once_it_is_whole
         show(&format!("versions/2/{file}"), usize::MAX);
     }
     show("aliases/000002.json", usize::MAX);
+    std::fs::write(shown.path().join("models/support/aliases/000009.json"), "{}\n").unwrap();
     some_looks().await;
     assert_eq!(version_names(&mut follower.client, "support").await.len(), 2);
-    let production = get(&mut follower.client, PRODUCTION).await.unwrap();
-    assert_eq!(production.name, "models/support/versions/1");
+    // The ninth is no record, and whose it was cannot be told.
+    let status = get(&mut follower.client, PRODUCTION).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_deref()), (Code::DataLoss, Some("ALIAS_DAMAGED")));
+    assert!(status.message().contains("aliases/000009.json"), "{status}");
     std::fs::remove_file(shown.path().join("models/support/aliases/000009.json")).unwrap();
+    // Known again, and told to those whose watch began in between.
+    let mut known = [next(&mut events).await, next(&mut events).await];
+    known.sort();
+    assert_eq!(known, [(PRODUCTION.to_owned(), 1, 4, false), (STAGING.to_owned(), 1, 3, false)]);
+    assert_eq!(get(&mut follower.client, PRODUCTION).await.unwrap().name, "models/support/versions/1");
     std::fs::write(
         shown.path().join("models/support/aliases/000010.json"),
         std::fs::read_to_string(written.path().join("models/support/aliases/000002.json")).unwrap(),
