@@ -16,6 +16,8 @@ const MOST_WIDTH: usize = 16_384;
 /// A step's inputs, `[rows]` each and pages `[rows, pages]`.
 #[derive(Debug)]
 pub(crate) struct Inputs {
+    /// All of them, with the rows' adapters.
+    pub(crate) packed: Array,
     pub(crate) ids: Array,
     /// Tokens that a row sees, itself included; 0: the row only fills the batch up.
     pub(crate) lengths: Array,
@@ -24,9 +26,6 @@ pub(crate) struct Inputs {
     pub(crate) slots: Array,
     /// Which of the tables is a row's.
     pub(crate) sequences: Array,
-    pub(crate) adapters: Array,
-    pub(crate) ranks: Array,
-    pub(crate) scales: Array,
     pub(crate) tables: Array,
     pub(crate) pages: usize,
     /// How far each product's adapters are, `[launches]`: zeros before them.
@@ -43,15 +42,14 @@ impl Inputs {
     /// `[rows]`, and the sequences' pages `[rows, pages]`; for a step of so many launches of products.
     pub(crate) fn new(packed: &Array, rows: usize, pages: usize, launches: usize) -> Self {
         let whole = |count: usize| packed.empty([count], DType::I32);
-        let [ids, lengths, positions, slots, sequences, adapters, ranks] = [(); 7].map(|()| whole(rows));
-        let (scales, tables) = (packed.empty([rows], DType::F32), whole(rows * pages));
-        let ready = whole(launches);
+        let [ids, lengths, positions, slots, sequences] = [(); 5].map(|()| whole(rows));
+        let (tables, ready) = (whole(rows * pages), whole(launches));
         Kernel::new(&DECODE, "decode_inputs", &[], 256, 0).launch(
             [(rows * pages).max(launches).div_ceil(256), 1, 1],
-            &[packed, &ids, &lengths, &positions, &slots, &sequences, &adapters, &ranks, &scales, &tables, &ready],
+            &[packed, &ids, &lengths, &positions, &slots, &sequences, &tables, &ready],
             &[rows as u64, pages as u64, launches as u64],
         );
-        Self { ids, lengths, positions, slots, sequences, adapters, ranks, scales, tables, pages, ready }
+        Self { packed: packed.clone(), ids, lengths, positions, slots, sequences, tables, pages, ready }
     }
 }
 

@@ -19,8 +19,8 @@ const SHARED: usize = 4 * 24_576;
 const BUSY: usize = 256;
 
 thread_local! {
-    /// How many blocks of a tile have arrived: zeros before and after each launch. A thread has one stream, so launches
-    /// that share it follow each other.
+    /// How many blocks of a piece of work have arrived: zeros before and after each launch. A thread has one stream, so
+    /// launches that share it follow each other. It stays where it is: recorded steps read and write it.
     static ARRIVED: RefCell<Option<Array>> = const { RefCell::new(None) };
 }
 
@@ -83,7 +83,7 @@ pub(crate) fn products(x: &Array, group: &Group<'_>) -> Option<Vec<Array>> {
         shrinks = rows * outs.len() * ranks.div_ceil(side);
         defines.extend([("LORA", 1), ("RANKS", ranks), ("SIDE", side)]);
         inner = x.empty([rows * outs.len() * ranks], DType::F32);
-        arrays.extend([&inputs.adapters, &inputs.ranks, &inputs.scales, &factors.pool, &inner, &inputs.ready]);
+        arrays.extend([&inputs.packed, &factors.pool, &inner, &inputs.ready]);
         words[5] = factors.slot as u64;
         for (at, [first, second]) in places.iter().enumerate() {
             (words[6 + at], words[9 + at]) = (*first as u64, *second as u64);
@@ -105,11 +105,17 @@ pub(crate) fn products(x: &Array, group: &Group<'_>) -> Option<Vec<Array>> {
     Some(y)
 }
 
-/// The thread's counts of arrived blocks, for at least so many tiles.
-fn arrived(x: &Array, tiles: usize) -> Option<Array> {
+/// Pieces of work of one launch whose blocks can be counted.
+pub(super) const MOST_COUNTED: usize = 1 << 20;
+
+/// The thread's counts of arrived blocks, for at most [`MOST_COUNTED`] pieces.
+pub(super) fn arrived(x: &Array, pieces: usize) -> Option<Array> {
+    if pieces > MOST_COUNTED {
+        return None;
+    }
     ARRIVED.with_borrow_mut(|slot| {
-        if !slot.as_ref().is_some_and(|arrived| arrived.len() >= tiles && arrived.beside(x)) {
-            let zeros = Tensor::<1, Int>::zeros([tiles.next_power_of_two()], (&x.device(), DType::I32));
+        if !slot.as_ref().is_some_and(|arrived| arrived.beside(x)) {
+            let zeros = Tensor::<1, Int>::zeros([MOST_COUNTED], (&x.device(), DType::I32));
             *slot = Some(Array::of_whole(&zeros)?);
         }
         slot.clone()

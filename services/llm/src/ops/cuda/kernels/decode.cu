@@ -20,13 +20,13 @@ struct InputsP {
 };
 
 // Takes a step's inputs apart. packed i32 [rows] five times (ids; tokens that a row sees, itself included, 0 for a row that only
-// fills the batch up; slot of the adapter, or -1; its rank; its scale, the bits of an f32), then [rows, pages]: pages of each
-// sequence. Gives each array, and where a row's keys and values go: positions, slots (-1: nowhere) and sequences i32 [rows].
-// Sets ready u32 [launches] to 0, where the products of the step count what of their adapters is done.
-// Block 256, grid ceil(max(rows · pages, launches) / 256); pages >= 1.
+// fills the batch up; slot of the adapter, or -1; its rank; its scale, the bits of an f32: the last three are read where they are),
+// then [rows, pages]: pages of each sequence. Gives i32 [rows] ids, lengths, positions, sequences and slots (where a row's keys and
+// values go; -1: nowhere), and tables. Sets ready u32 [launches] to 0, where the products of the step count what of their adapters
+// is done. Block 256, grid ceil(max(rows · pages, launches) / 256); pages >= 1.
 extern "C" __global__ void __launch_bounds__(BLOCK)
-decode_inputs(const int* packed, int* ids, int* lengths, int* positions, int* slots, int* sequences, int* adapters,
-              int* ranks, float* scales, int* tables, unsigned* ready, const __grid_constant__ InputsP p) {
+decode_inputs(const int* packed, int* ids, int* lengths, int* positions, int* slots, int* sequences, int* tables,
+              unsigned* ready, const __grid_constant__ InputsP p) {
     let_next_begin();
     wait_for_previous();
     const u64 i = (u64)blockIdx.x * BLOCK + threadIdx.x;
@@ -40,9 +40,6 @@ decode_inputs(const int* packed, int* ids, int* lengths, int* positions, int* sl
     positions[i] = last;
     slots[i] = length > 0 ? pages[i * p.pages + last / PAGE] * PAGE + last % PAGE : -1;
     sequences[i] = (int)i;
-    adapters[i] = packed[2 * p.rows + i];
-    ranks[i] = packed[3 * p.rows + i];
-    scales[i] = __int_as_float(packed[4 * p.rows + i]);
 }
 
 struct EmbedP {

@@ -40,10 +40,11 @@ constexpr int OWN = STRANDS / (GROUPS * SPLITS);  // Strands of a warp, one afte
 constexpr int STEP = 64;                     // Columns of a step: 128 bytes of each row.
 constexpr int TILE_ROWS = 16 * TILES;        // Rows of weights of a block.
 constexpr int TILE_OUT = GLU ? TILE_ROWS / 2 : TILE_ROWS;
+constexpr int MODULES = GLU ? 2 : 1;         // Modules of a number of y.
 constexpr int STAGE_BYTES = 24576;           // 8 warps' 16 rows of weights, and all groups' rows of x.
 constexpr int LINE = TILE_ROWS + 4;          // Floats between columns of the sums: no two lanes of a warp meet in a bank.
 static_assert(TILES * GROUPS == 8 && OWN >= 1 && OWN * GROUPS * SPLITS == STRANDS, "SPLITS is at most BATCH / 8");
-static_assert(GROUPS * BATCH * LINE * 4 <= STAGES * STAGE_BYTES, "the sums lie where the steps lay");
+static_assert(GROUPS * BATCH * LINE * 4 + LORA * MODULES * BATCH * RANKS * 4 <= STAGES * STAGE_BYTES, "the sums lie where the steps lay");
 
 /// c += a · b for 16 × 16 by 16 × 8.
 __device__ __forceinline__ void mma(float (&c)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
@@ -97,36 +98,51 @@ __device__ __forceinline__ float activation(float x) {
 #endif
 }
 
-/// Σ u[j]·b[j] over a rank, in order. Other blocks of this launch wrote u, so the first-level cache has none of it.
-__device__ __forceinline__ float rank_sum(const float* u, const bf16* b, int rank) {
-    float sum = 0.0f;
-    if (rank % 8 == 0) {
-        for (int j = 0; j < rank; j += 8) {
-            float f[8];
-            unpack(__ldg(reinterpret_cast<const uint4*>(b + j)), f);
-            const float4 first = __ldcg(reinterpret_cast<const float4*>(u + j));
-            const float4 second = __ldcg(reinterpret_cast<const float4*>(u + j + 4));
-            sum = fmaf(first.x, f[0], sum), sum = fmaf(first.y, f[1], sum);
-            sum = fmaf(first.z, f[2], sum), sum = fmaf(first.w, f[3], sum);
-            sum = fmaf(second.x, f[4], sum), sum = fmaf(second.y, f[5], sum);
-            sum = fmaf(second.z, f[6], sum), sum = fmaf(second.w, f[7], sum);
-        }
-    } else {
-        for (int j = 0; j < rank; ++j) sum = fmaf(__ldcg(u + j), __bfloat162float(b[j]), sum);
+#if LORA
+/// The adapters of a step's rows: slots (−1: none), ranks and scales, as the step's packed inputs hold them. These are there before
+/// the step's first launch, so no launch waits for them.
+struct Adapters {
+    const int *slots, *ranks;
+    const float* scales;
+
+    __device__ __forceinline__ Adapters(const int* packed, word rows)
+        : slots(packed + 2 * rows), ranks(packed + 3 * rows), scales(reinterpret_cast<const float*>(packed + 4 * rows)) {}
+};
+
+/// A row of B as far as it fits: ranks up to 16, which most have.
+struct FewRanks {
+    uint4 first, second;
+
+    __device__ __forceinline__ void load(const bf16* b, int rank) {
+        if (rank % 8 != 0) return;
+        first = __ldg(reinterpret_cast<const uint4*>(b));
+        if (rank > 8) second = __ldg(reinterpret_cast<const uint4*>(b) + 1);
     }
+};
+
+/// sum += Σ u[i]·b[i] over eight, in order.
+__device__ __forceinline__ float eight(float sum, const float* u, const uint4& b) {
+    float f[8];
+    unpack(b, f);
+    const float4 low = *reinterpret_cast<const float4*>(u), high = *reinterpret_cast<const float4*>(u + 4);
+    sum = fmaf(low.x, f[0], sum), sum = fmaf(low.y, f[1], sum), sum = fmaf(low.z, f[2], sum), sum = fmaf(low.w, f[3], sum);
+    sum = fmaf(high.x, f[4], sum), sum = fmaf(high.y, f[5], sum), sum = fmaf(high.z, f[6], sum), sum = fmaf(high.w, f[7], sum);
     return sum;
 }
 
-/// What a row's adapter adds to column `o` of module `m`, whose second factor lies at `second` in the adapter's slot; zero
-/// without an adapter. `u` is [rows, WEIGHTS, RANKS].
-__device__ __forceinline__ float adapter_sum(
-    const int* adapters, const int* ranks, const float* scales, const bf16* pool, const float* u, word slot, word second,
-    long long row, int m, long long o) {
-    const int adapter = adapters[row];
-    if (adapter < 0) return 0.0f;
-    const int rank = ranks[row];
-    return scales[row] * rank_sum(u + (row * WEIGHTS + m) * RANKS, pool + adapter * slot + second + o * rank, rank);
+/// Σ u[j]·b[j] over a rank, in order; `near` has the beginning of b.
+__device__ __forceinline__ float rank_sum(const float* u, const bf16* b, const FewRanks& near, int rank) {
+    float sum = 0.0f;
+    if (rank % 8 == 0) {
+        sum = eight(sum, u, near.first);
+        if (rank > 8) sum = eight(sum, u + 8, near.second);
+        for (int j = 16; j < rank; j += 8) sum = eight(sum, u + j, __ldg(reinterpret_cast<const uint4*>(b + j)));
+    } else {
+        for (int j = 0; j < rank; ++j) sum = fmaf(u[j], __bfloat162float(b[j]), sum);
+    }
+    return sum;
 }
+#endif
 
 struct ProductP { word rows, in, out0, out1, out2, slot, first0, first1, first2, second0, second1, second2, shrinks, launch; };
 
@@ -134,24 +150,33 @@ struct ProductP { word rows, in, out0, out1, out2, slot, first0, first1, first2,
 /// Block `index` of those that compute u = x·A_iᵀ for each row's own adapter (Hu et al. 2021): SIDE numbers of a row and a module.
 /// Counts itself in `ready` when they are written. Places beyond the rank or without adapter are left alone and never read.
 __device__ __forceinline__ void shrink(
-    const bf16* x, const int* adapters, const int* ranks, const bf16* pool, float* u, unsigned* ready, int index,
-    const ProductP& p) {
+    const bf16* x, const Adapters& adapters, const bf16* pool, float* u, unsigned* ready, int index, const ProductP& p) {
     __shared__ float parts[SIDE][8];
     constexpr int PIECES = (RANKS + SIDE - 1) / SIDE;
     const int j = index % PIECES * SIDE, module = index / PIECES % WEIGHTS;
     const long long row = index / (PIECES * WEIGHTS);
-    const int adapter = adapters[row], count = adapter < 0 ? 0 : ranks[row] - j;
+    const int adapter = adapters.slots[row], count = adapter < 0 ? 0 : adapters.ranks[row] - j;
     if (count > 0) {
         const word first = module == 0 ? p.first0 : module == 1 ? p.first1 : p.first2;
         const int vectors = static_cast<int>(p.in / 8);
         const uint4* xs = reinterpret_cast<const uint4*>(x) + row * vectors;
         const uint4* as = reinterpret_cast<const uint4*>(pool + adapter * p.slot + first) + static_cast<long long>(j) * vectors;
-        float sums[SIDE] = {};
-        for (int k = threadIdx.x; k < vectors; k += 256) {
-            uint4 rows[SIDE];
+        uint4 rows[SIDE];
+        auto load = [&](int k) {
 #pragma unroll
             for (int i = 0; i < SIDE; ++i)
                 rows[i] = i < count ? __ldg(as + static_cast<long long>(i) * vectors + k) : make_uint4(0, 0, 0, 0);
+        };
+        // A is there before x is: all of it is on its way before the wait.
+        int k = threadIdx.x;
+        if (k < vectors) load(k);
+        for (int later = k + 256; later < vectors; later += 256)
+#pragma unroll
+            for (int i = 0; i < SIDE; ++i)
+                if (i < count) asm volatile("prefetch.global.L2 [%0];" ::"l"(as + static_cast<long long>(i) * vectors + later));
+        wait_for_previous();
+        float sums[SIDE] = {};
+        while (k < vectors) {
             float v[8], a[8];
             unpack(xs[k], v);
 #pragma unroll
@@ -160,6 +185,8 @@ __device__ __forceinline__ void shrink(
 #pragma unroll
                 for (int l = 0; l < 8; ++l) sums[i] = fmaf(v[l], a[l], sums[i]);
             }
+            k += 256;
+            if (k < vectors) load(k);
         }
 #pragma unroll
         for (int i = 0; i < SIDE; ++i) {
@@ -175,6 +202,8 @@ __device__ __forceinline__ void shrink(
             __stcg(u + (row * WEIGHTS + module) * RANKS + j + threadIdx.x, sum);
             __threadfence();
         }
+    } else {
+        wait_for_previous();
     }
     __syncthreads();
     if (threadIdx.x == 0) atomicAdd(ready, 1u);
@@ -197,9 +226,9 @@ __device__ __forceinline__ void wait_for(const unsigned* ready, unsigned count) 
 // Grid: (shrinks + tiles · SPLITS, ⌈rows / BATCH⌉) with tiles = Σ_i ⌈out_i / (2·BATCH)⌉, with GLU ⌈out0 / BATCH⌉, and
 // shrinks = rows · WEIGHTS · ⌈RANKS / SIDE⌉ with LORA, which takes rows <= BATCH, else 0; 256 threads; SHARED_BYTES = 24576·STAGES. Arguments in order, those of absent options left out:
 //   x, w0, w1, w2, [BIAS: bias0, bias1, bias2 f32 [out_i]],
-//   [LORA: adapters i32 [rows] (a row's slot; −1: none), ranks i32 [rows], scales f32 [rows], pool bf16 [slots, slot]: an adapter's A_i
-//   [rank, in] begins at first_i of its slot, B_i [out_i, rank] at second_i; u f32 [rows, WEIGHTS, RANKS], anything; ready u32, whose
-//   element `launch` is zero before],
+//   [LORA: packed, the step's inputs as decode_inputs takes them; pool bf16 [slots, slot]: an adapter's A_i [rank, in] begins at
+//   first_i of its slot, B_i [out_i, rank] at second_i; u f32 [rows, WEIGHTS, RANKS], anything; ready u32, whose element `launch` is
+//   zero before],
 //   y0, y1, y2 (GLU: y0), [SPLITS > 1: partial f32 [⌈rows / BATCH⌉ · tiles · SPLITS · 2·BATCH·BATCH], arrived u32 [⌈rows / BATCH⌉ · tiles],
 //   zero before the first launch and again after each].
 //
@@ -228,8 +257,7 @@ extern "C" __global__ void __launch_bounds__(256) product(
 #endif
 #endif
 #if LORA
-    const int* __restrict__ adapters, const int* __restrict__ ranks, const float* __restrict__ scales,
-    const bf16* __restrict__ pool, float* u, unsigned* ready,
+    const int* __restrict__ packed, const bf16* __restrict__ pool, float* u, unsigned* ready,
 #endif
     bf16* __restrict__ y0,
 #if WEIGHTS > 1 && !GLU
@@ -248,9 +276,9 @@ extern "C" __global__ void __launch_bounds__(256) product(
     let_next_begin();
     int block = blockIdx.x;
 #if LORA
+    const Adapters adapters(packed, p.rows);
     if (block < static_cast<int>(p.shrinks)) {
-        wait_for_previous();
-        shrink(x, adapters, ranks, pool, u, ready + p.launch, block, p);
+        shrink(x, adapters, pool, u, ready + p.launch, block, p);
         return;
     }
     block -= static_cast<int>(p.shrinks);
@@ -354,6 +382,26 @@ extern "C" __global__ void __launch_bounds__(256) product(
             at = at + 1 == STAGES ? 0 : at + 1;
         }
     };
+#if LORA
+    // B is on its way before it is needed, and who has which adapter is known.
+    __shared__ int slots[BATCH], row_ranks[BATCH];
+    __shared__ float scales[BATCH];
+    const word seconds[3] = {p.second0, p.second1, p.second2};
+    auto second_factor = [&](int c, int o, int m) {
+        return pool + adapters.slots[batch + c] * p.slot + seconds[module + m] + static_cast<word>(o) * adapters.ranks[batch + c];
+    };
+    if (static_cast<int>(threadIdx.x) < rows) {
+        slots[threadIdx.x] = adapters.slots[batch + threadIdx.x];
+        row_ranks[threadIdx.x] = adapters.ranks[batch + threadIdx.x];
+        scales[threadIdx.x] = adapters.scales[batch + threadIdx.x];
+    }
+    for (int i = threadIdx.x; split == 0 && i < rows * TILE_OUT; i += 256) {
+        const int c = i / TILE_OUT, o = first_out + i % TILE_OUT;
+        if (o >= out || adapters.slots[batch + c] < 0) continue;
+#pragma unroll
+        for (int m = 0; m < MODULES; ++m) asm volatile("prefetch.global.L2 [%0];" ::"l"(second_factor(c, o, m)));
+    }
+#endif
     // The weights are there before the launch is: their way from memory overlaps with the kernel before.
 #pragma unroll
     for (int stage = 0; stage < STAGES - 1; ++stage)
@@ -368,20 +416,6 @@ extern "C" __global__ void __launch_bounds__(256) product(
         }
         commit();
     }
-#if LORA
-    // B is on its way before it is needed.
-    for (int i = threadIdx.x; split == 0 && i < rows * TILE_OUT; i += 256) {
-        const int c = i / TILE_OUT, o = first_out + i % TILE_OUT, adapter = adapters[batch + c];
-        if (adapter < 0 || o >= out) continue;
-#pragma unroll
-        for (int m = 0; m <= (GLU ? 1 : 0); ++m) {
-            const int which = module + m;
-            const word second = which == 0 ? p.second0 : which == 1 ? p.second1 : p.second2;
-            const bf16* b = pool + adapter * p.slot + second + static_cast<word>(o) * ranks[batch + c];
-            asm volatile("prefetch.global.L2 [%0];" ::"l"(b));
-        }
-    }
-#endif
     float sum[TILES][4];
     strands<OWN>(sum, first, run);
 
@@ -419,44 +453,69 @@ extern "C" __global__ void __launch_bounds__(256) product(
 #else
     auto value = of_groups;
 #endif
+    // A thread's numbers of y, a few at a time: what they need of B is asked for together.
+    constexpr int NUMBERS = (BATCH * TILE_OUT + 255) / 256, AT_ONCE = NUMBERS < 4 / MODULES ? NUMBERS : 4 / MODULES;
+#pragma unroll 1
+    for (int begin = 0; begin < NUMBERS; begin += AT_ONCE) {
 #if LORA
-    wait_for(ready + p.launch, static_cast<unsigned>(p.shrinks));
+        FewRanks near[AT_ONCE][MODULES];
+#pragma unroll
+        for (int n = 0; n < AT_ONCE; ++n) {
+            const int i = (begin + n) * 256 + threadIdx.x, c = i / TILE_OUT, o = first_out + i % TILE_OUT;
+            if (i >= rows * TILE_OUT || o >= out || slots[c] < 0) continue;
+#pragma unroll
+            for (int m = 0; m < MODULES; ++m) near[n][m].load(second_factor(c, o, m), row_ranks[c]);
+        }
+        float* us = sums + GROUPS * BATCH * LINE;
+        if (begin == 0) {
+            wait_for(ready + p.launch, static_cast<unsigned>(p.shrinks));
+            // The first-level cache has none of it: blocks of this launch wrote it.
+            for (int i = threadIdx.x; i < rows * MODULES * (RANKS / 4); i += 256) {
+                const int c = i / (MODULES * (RANKS / 4)), rest = i % (MODULES * (RANKS / 4)), m = rest / (RANKS / 4);
+                const float* from = u + ((batch + c) * WEIGHTS + module + m) * RANKS + rest % (RANKS / 4) * 4;
+                reinterpret_cast<float4*>(us)[i] = __ldcg(reinterpret_cast<const float4*>(from));
+            }
+            __syncthreads();
+        }
 #endif
-    for (int i = threadIdx.x; i < rows * TILE_OUT; i += 256) {
-        const int c = i / TILE_OUT, r = i % TILE_OUT, o = first_out + r;
-        if (o >= out) continue;
+#pragma unroll
+        for (int n = 0; n < AT_ONCE; ++n) {
+            const int i = (begin + n) * 256 + threadIdx.x, c = i / TILE_OUT, r = i % TILE_OUT, o = first_out + r;
+            if (i >= rows * TILE_OUT || o >= out) continue;
 #if GLU
-        const int at_row = r / 8 * 16 + r % 8;
-        float result[2] = {value(c, at_row), value(c, at_row + 8)};
+            const int at_row = r / 8 * 16 + r % 8;
+            float result[2] = {value(c, at_row), value(c, at_row + 8)};
 #else
-        float result[1] = {value(c, r)};
+            float result[1] = {value(c, r)};
 #endif
 #if BIAS
 #if GLU
-        result[0] += bias0[o], result[1] += bias1[o];
+            result[0] += bias0[o], result[1] += bias1[o];
 #else
-        const float* bias = bias0;
+            const float* bias = bias0;
 #if WEIGHTS > 1
-        if (module == 1) bias = bias1;
+            if (module == 1) bias = bias1;
 #endif
 #if WEIGHTS > 2
-        if (module == 2) bias = bias2;
+            if (module == 2) bias = bias2;
 #endif
-        result[0] += bias[o];
+            result[0] += bias[o];
 #endif
 #endif
 #if LORA
+            if (slots[c] >= 0) {
 #pragma unroll
-        for (int m = 0; m <= (GLU ? 1 : 0); ++m) {
-            const int which = module + m;
-            const word second = which == 0 ? p.second0 : which == 1 ? p.second1 : p.second2;
-            result[m] += adapter_sum(adapters, ranks, scales, pool, u, p.slot, second, batch + c, which, o);
-        }
+                for (int m = 0; m < MODULES; ++m) {
+                    const float* own = us + (c * MODULES + m) * RANKS;
+                    result[m] += scales[c] * rank_sum(own, second_factor(c, o, m), near[n][m], row_ranks[c]);
+                }
+            }
 #endif
 #if GLU
-        y[(batch + c) * out + o] = __float2bfloat16_rn(activation(result[0]) * result[1]);
+            y[(batch + c) * out + o] = __float2bfloat16_rn(activation(result[0]) * result[1]);
 #else
-        y[(batch + c) * out + o] = __float2bfloat16_rn(result[0]);
+            y[(batch + c) * out + o] = __float2bfloat16_rn(result[0]);
 #endif
+        }
     }
 }
