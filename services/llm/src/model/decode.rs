@@ -284,7 +284,7 @@ impl Weights {
             let scales = norm(Norm::Query).zip(norm(Norm::Key)).map(|(q, k)| [q, k]);
             let [rope, pools] = [&block.rope, &block.pools].map(|[a, b]| [a, b]);
             paged::rope_store([&q, &k, &v], rope, scales, self.eps, &inputs, pools, block.heads);
-            let o = paged::attend_rows(&q, pools, &inputs, size.splits, block.heads)?;
+            let o = paged::attend_rows(&q, pools, &inputs, size.splits, block.heads);
             let o = group(1, &o, None)?.remove(0);
             let middle = decode::norm_add(Some((&o, norm(Norm::AfterAttention))), norm(Norm::Mlp)?, &x, self.eps);
             let activation = group(2, &middle, Some(self.activation))?.remove(0);

@@ -19,7 +19,7 @@ const SHARED: usize = 4 * 24_576;
 const BUSY: usize = 256;
 
 thread_local! {
-    /// How many blocks of a piece of work have arrived: zeros before and after each launch. A thread has one stream, so
+    /// How many blocks of a tile have arrived: zeros before and after each launch. A thread has one stream, so
     /// launches that share it follow each other. It stays where it is: recorded steps read and write it.
     static ARRIVED: RefCell<Option<Array>> = const { RefCell::new(None) };
 }
@@ -105,12 +105,12 @@ pub(crate) fn products(x: &Array, group: &Group<'_>) -> Option<Vec<Array>> {
     Some(y)
 }
 
-/// Pieces of work of one launch whose blocks can be counted.
-pub(super) const MOST_COUNTED: usize = 1 << 20;
+/// Tiles of one launch whose blocks can be counted.
+const MOST_COUNTED: usize = 1 << 18;
 
-/// The thread's counts of arrived blocks, for at most [`MOST_COUNTED`] pieces.
-pub(super) fn arrived(x: &Array, pieces: usize) -> Option<Array> {
-    if pieces > MOST_COUNTED {
+/// The thread's counts of arrived blocks, for at most [`MOST_COUNTED`] tiles.
+fn arrived(x: &Array, tiles: usize) -> Option<Array> {
+    if tiles > MOST_COUNTED {
         return None;
     }
     ARRIVED.with_borrow_mut(|slot| {

@@ -6,7 +6,6 @@ use burn::tensor::{DType, Tensor};
 
 use super::Array;
 use super::decode::Inputs;
-use super::few::{MOST_COUNTED, arrived};
 use super::launch::{Kernel, Source, real};
 use crate::cache::{PAGE_TOKENS, PageTable};
 use crate::device::BurnDevice;
@@ -66,7 +65,7 @@ impl Plan {
         let longest = rows.iter().map(|(length, _)| *length).max()?;
         let a_row = heads.kv * heads.group * heads.dim * longest.div_ceil(split(heads.dim));
         // A grid has at most so many blocks in its third dimension.
-        let at_once = (MOST_PARTIAL / a_row).clamp(1, (MOST_COUNTED / blocks(heads)).min(65_535));
+        let at_once = (MOST_PARTIAL / a_row).clamp(1, 65_535);
         let piece = |(index, rows): (usize, &[(usize, usize)])| {
             Some(Piece {
                 rows: index * at_once..index * at_once + rows.len(),
@@ -95,7 +94,7 @@ pub(crate) fn attend([q, k, v]: [&Tensor<2>; 3], pools: [&Array; 2], plan: &Plan
         let q = Array::half(&q)?;
         let splits = longest.div_ceil(split(dim));
         let seen = Seen { lengths, sequences, tables: &plan.tables, pages: plan.pages };
-        outputs.push(attention(&q, pools, &seen, splits, heads)?.tensor());
+        outputs.push(attention(&q, pools, &seen, splits, heads).tensor());
     }
     Some(if outputs.len() == 1 { outputs.remove(0) } else { Tensor::cat(outputs, 0) })
 }
@@ -109,8 +108,9 @@ struct Seen<'a> {
 }
 
 /// Attention of rows `[rows, heads · dim]` whose longest sequence has at most `splits` parts.
-fn attention(q: &Array, [keys, values]: [&Array; 2], seen: &Seen<'_>, splits: usize, heads: Heads) -> Option<Array> {
+fn attention(q: &Array, [keys, values]: [&Array; 2], seen: &Seen<'_>, splits: usize, heads: Heads) -> Array {
     let ([rows, width], dim, count) = (q.matrix(), heads.dim, heads.kv * heads.group);
+    let kernel = |entry, shared| Kernel::new(&PAGED, entry, &[("HEAD_DIM", dim)], 128, shared);
     let window = heads.window.unwrap_or(0);
     // A row sees no more of its sequence than the window.
     let splits = if window > 0 { splits.min((window - 1).div_ceil(split(dim)) + 1) } else { splits };
@@ -119,19 +119,17 @@ fn attention(q: &Array, [keys, values]: [&Array; 2], seen: &Seen<'_>, splits: us
     let out = q.empty([rows, width], DType::BF16);
     let mut words = [rows, count, heads.kv, seen.pages, splits, window].map(|word| word as u64).to_vec();
     words.push(real(f64::from(heads.scale)));
-    let arrived = arrived(q, rows * blocks(heads))?;
-    let shared = (4 * split(dim) * dim).max(256 * (dim + 8));
-    Kernel::new(&PAGED, "paged_attention", &[("HEAD_DIM", dim)], 128, shared).launch(
-        [splits, blocks(heads), rows],
-        &[q, keys, values, seen.lengths, seen.sequences, seen.tables, &partial, &tops, &arrived, &out],
+    kernel("paged_attention", (4 * split(dim) * dim).max(256 * (dim + 8))).launch(
+        [splits, heads.kv * heads.group.div_ceil(16), rows],
+        &[q, keys, values, seen.lengths, seen.sequences, seen.tables, &partial, &tops],
         &words,
     );
-    Some(out)
-}
-
-/// Blocks that share a row's stretch: each takes the query heads of a key head, sixteen at most.
-fn blocks(heads: Heads) -> usize {
-    heads.kv * heads.group.div_ceil(16)
+    kernel("paged_combine", 0).launch(
+        [(rows * count).div_ceil(4), 1, 1],
+        &[&partial, &tops, seen.lengths, &out],
+        &[rows, count, splits, window].map(|word| word as u64),
+    );
+    out
 }
 
 /// True if a step of so many rows, whose sequences have so many parts, has room for its partial sums.
@@ -140,13 +138,7 @@ pub(crate) fn fits_at_once(rows: usize, splits: usize, heads: Heads) -> bool {
 }
 
 /// Attention of a decoding step's rows.
-pub(crate) fn attend_rows(
-    q: &Array,
-    pools: [&Array; 2],
-    inputs: &Inputs,
-    splits: usize,
-    heads: Heads,
-) -> Option<Array> {
+pub(crate) fn attend_rows(q: &Array, pools: [&Array; 2], inputs: &Inputs, splits: usize, heads: Heads) -> Array {
     let Inputs { lengths, sequences, tables, pages, .. } = inputs;
     attention(q, pools, &Seen { lengths, sequences, tables, pages: *pages }, splits, heads)
 }

@@ -133,58 +133,25 @@ __device__ __forceinline__ void copy(unsigned to, const void* from, bool there) 
 __device__ __forceinline__ void commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int PENDING> __device__ __forceinline__ void wait() { asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory"); }
 
-/// A warp's out = Σ exp(top_s − top)·partial_s / Σ exp(top_s − top)·sum_s over the stretches of one head of a row.
-__device__ __forceinline__ void join(long long head, const float* partial, const float* tops, bf16* out, int count, int splits) {
-    constexpr int OWN = HEAD_DIM / 32;
-    const int lane = threadIdx.x % 32;
-    const float2* pairs = reinterpret_cast<const float2*>(tops) + head * splits;
-    const float* sums = partial + head * splits * HEAD_DIM + lane * OWN;
-    float most = nothing();
-    for (int s = lane; s < count; s += 32) most = fmaxf(most, __ldcg(pairs + s).x);
-#pragma unroll
-    for (int step = 16; step > 0; step /= 2) most = fmaxf(most, __shfl_xor_sync(~0u, most, step));
-    float total = 0.0f, means[OWN];
-#pragma unroll
-    for (int i = 0; i < OWN; ++i) means[i] = 0.0f;
-#pragma unroll 4
-    for (int s = 0; s < count; ++s) {
-        const float2 pair = __ldcg(pairs + s);
-        const float factor = exp2f(pair.x - most);
-        total = fmaf(factor, pair.y, total);
-        float2 part[OWN / 2];
-#pragma unroll
-        for (int i = 0; i < OWN / 2; ++i)
-            part[i] = __ldcg(reinterpret_cast<const float2*>(sums + static_cast<long long>(s) * HEAD_DIM + 2 * i));
-#pragma unroll
-        for (int i = 0; i < OWN / 2; ++i)
-            means[2 * i] = fmaf(factor, part[i].x, means[2 * i]), means[2 * i + 1] = fmaf(factor, part[i].y, means[2 * i + 1]);
-    }
-    const float norm = total > 0.0f ? 1.0f / total : 0.0f;
-#pragma unroll
-    for (int i = 0; i < OWN; i += 2)
-        *reinterpret_cast<unsigned*>(out + head * HEAD_DIM + lane * OWN + i) = pack(means[i] * norm, means[i + 1] * norm);
-}
-
 struct AttentionP { word rows, heads, kv_heads, max_pages, splits, window; double scale; };
 
-// Attention of each row to its sequence. A block takes a stretch of SPLIT tokens for all query heads of a key head (at most 16):
-// sums exp(scale·q·k − top)·v, and top and Σ exp, which the last block joins (Dao et al. 2023, "Flash-Decoding").
+// Attention of each row to a stretch of SPLIT tokens of its sequence, for all query heads of a key head (at most 16 in a block):
+// sums exp(scale·q·k − top)·v, and top and Σ exp, which paged_combine joins (Dao et al. 2023, "Flash-Decoding").
 // q bf16 [rows, heads·HEAD_DIM]; lengths i32 [rows]: the tokens that a row sees, itself included (0: nothing, zeros come out);
-// sequences i32 [rows]; tables i32 [sequences, max_pages]; out bf16 [rows, heads·HEAD_DIM];
-// partial f32 [rows, heads, splits, HEAD_DIM] and tops f32 [rows, heads, splits, 2], anything; arrived u32 [rows, gridDim.y], zeros
-// before and after. window: a row sees so many tokens, itself included; 0: all.
+// sequences i32 [rows]; tables i32 [sequences, max_pages]; partial f32 [rows, heads, splits, HEAD_DIM]; tops f32
+// [rows, heads, splits, 2]. window: a row sees so many tokens, itself included; 0: all.
 // Grid: (splits, kv_heads·⌈heads / kv_heads / 16⌉, rows); 128 threads; SHARED_BYTES = max(4·SPLIT·HEAD_DIM, 256·(HEAD_DIM + 8)).
 // splits ≥ ⌈longest / SPLIT⌉, with a window ⌈(min(window, longest) − 1) / SPLIT⌉ + 1 are enough. A graph is captured with the splits of
 // the longest row it will see: blocks of no tokens end at once.
-// Arguments: q, k_pool, v_pool, lengths, sequences, tables, partial, tops, arrived, out.
+// Arguments: q, k_pool, v_pool, lengths, sequences, tables, partial, tops.
 //
 // Stretches begin at multiples of SPLIT and each warp takes a quarter, so a row's sums fall in an order that depends on its
 // length and window alone. Heads are the 16-row operand of the tensor cores; as in FlashAttention-2, scores become the next product's
 // operand in place. Tokens beyond the row's are zeros in shared memory: whatever lies in their pages is not read.
 extern "C" __global__ void __launch_bounds__(128) paged_attention(
     const bf16* __restrict__ q, const bf16* __restrict__ k_pool, const bf16* __restrict__ v_pool, const int* __restrict__ lengths,
-    const int* __restrict__ sequences, const int* __restrict__ tables, float* partial, float* tops, unsigned* arrived,
-    bf16* __restrict__ out, const __grid_constant__ AttentionP p) {
+    const int* __restrict__ sequences, const int* __restrict__ tables, float* __restrict__ partial, float* __restrict__ tops,
+    const __grid_constant__ AttentionP p) {
     extern __shared__ __align__(1024) unsigned char shared[];
     __shared__ float warp_tops[WARPS][16], warp_sums[WARPS][16];
     constexpr int OWN = SPLIT / WARPS;         // Tokens of a warp: whole pages.
@@ -203,11 +170,7 @@ extern "C" __global__ void __launch_bounds__(128) paged_attention(
     const int length = lengths[row], window = static_cast<int>(p.window);
     const int begin = window > 0 && length > window ? length - window : 0;
     const int from = (begin / SPLIT + static_cast<int>(blockIdx.x)) * SPLIT;
-    if (length == 0 && blockIdx.x == 0)
-        for (int i = threadIdx.x; i < count * HEAD_DIM; i += 128)
-            out[(row * heads + kv * of_kv + first_head) * HEAD_DIM + i] = __float2bfloat16_rn(0.0f);
     if (from >= length) return;
-    const int parts = min((length - 1) / SPLIT - begin / SPLIT + 1, splits);
     const int* table = tables + sequences[row] * static_cast<long long>(p.max_pages);
     const int own = from + warp * OWN;
 
@@ -337,25 +300,52 @@ extern "C" __global__ void __launch_bounds__(128) paged_attention(
             mean = fmaf(factor, sums[(w * 16 + head) * LINE + d], mean);
             total = fmaf(factor, warp_sums[w][head], total);
         }
-        const long long of_row = row * heads + kv * of_kv + first_head + head, at = of_row * splits + blockIdx.x;
-        if (parts == 1) {
-            out[of_row * HEAD_DIM + d] = __float2bfloat16_rn(mean * (total > 0.0f ? 1.0f / total : 0.0f));
-            continue;
-        }
-        __stcg(partial + at * HEAD_DIM + d, mean);
-        if (d == 0) __stcg(reinterpret_cast<float2*>(tops) + at, make_float2(most, total));
+        const long long at = (row * heads + kv * of_kv + first_head + head) * splits + blockIdx.x;
+        partial[at * HEAD_DIM + d] = mean;
+        if (d == 0) *reinterpret_cast<float2*>(tops + 2 * at) = make_float2(most, total);
     }
-    if (parts == 1) return;
+}
 
-    // The last block of the row's heads to come here joins the stretches, in their order.
-    __shared__ unsigned before;
-    const long long place = row * gridDim.y + blockIdx.y;
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0) before = atomicAdd(arrived + place, 1u);
-    __syncthreads();
-    if (before != static_cast<unsigned>(parts) - 1) return;
-    if (threadIdx.x == 0) arrived[place] = 0;
-    __threadfence();
-    for (int head = warp; head < count; head += WARPS) join(row * heads + kv * of_kv + first_head + head, partial, tops, out, parts, splits);
+struct CombineP { word rows, heads, splits, window; };
+
+// out = Σ exp(top_s − top)·partial_s / Σ exp(top_s − top)·sum_s over a row's stretches, in their order: what paged_attention wrote,
+// out bf16 [rows, heads·HEAD_DIM].
+// Grid: ⌈rows·heads / 4⌉; 128 threads: a warp joins one head. Arguments: partial, tops, lengths, out.
+extern "C" __global__ void __launch_bounds__(128) paged_combine(
+    const float* __restrict__ partial, const float* __restrict__ tops, const int* __restrict__ lengths, bf16* __restrict__ out,
+    const __grid_constant__ CombineP p) {
+    constexpr int OWN = HEAD_DIM / 32;
+    const int lane = threadIdx.x % 32, heads = static_cast<int>(p.heads), splits = static_cast<int>(p.splits);
+    const long long head = static_cast<long long>(blockIdx.x) * 4 + threadIdx.x / 32, row = head / heads;
+    let_next_begin();
+    wait_for_previous();
+    if (row >= static_cast<long long>(p.rows)) return;
+    const int length = lengths[row], window = static_cast<int>(p.window);
+    const int begin = window > 0 && length > window ? length - window : 0;
+    const int count = length > 0 ? min((length - 1) / SPLIT - begin / SPLIT + 1, splits) : 0;
+    const float2* pairs = reinterpret_cast<const float2*>(tops) + head * splits;
+    const float* sums = partial + head * splits * HEAD_DIM + lane * OWN;
+    float most = nothing();
+    for (int s = lane; s < count; s += 32) most = fmaxf(most, pairs[s].x);
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) most = fmaxf(most, __shfl_xor_sync(~0u, most, step));
+    float total = 0.0f, means[OWN];
+#pragma unroll
+    for (int i = 0; i < OWN; ++i) means[i] = 0.0f;
+#pragma unroll 4
+    for (int s = 0; s < count; ++s) {
+        const float2 pair = pairs[s];
+        const float factor = exp2f(pair.x - most);
+        total = fmaf(factor, pair.y, total);
+        float2 part[OWN / 2];
+#pragma unroll
+        for (int i = 0; i < OWN / 2; ++i) part[i] = *reinterpret_cast<const float2*>(sums + static_cast<long long>(s) * HEAD_DIM + 2 * i);
+#pragma unroll
+        for (int i = 0; i < OWN / 2; ++i)
+            means[2 * i] = fmaf(factor, part[i].x, means[2 * i]), means[2 * i + 1] = fmaf(factor, part[i].y, means[2 * i + 1]);
+    }
+    const float norm = total > 0.0f ? 1.0f / total : 0.0f;
+#pragma unroll
+    for (int i = 0; i < OWN; i += 2)
+        *reinterpret_cast<unsigned*>(out + head * HEAD_DIM + lane * OWN + i) = pack(means[i] * norm, means[i + 1] * norm);
 }
