@@ -78,6 +78,11 @@ pub(crate) fn products(x: &Array, group: &Group<'_>) -> Option<Vec<Array>> {
     if let Some(expanded) = &group.expanded {
         let Expanded { inputs, factors, places, launch } = expanded;
         let ranks = factors.ranks;
+        // The sums and x·Aᵀ of the rows lie side by side; ranks beyond a hundred have no room beside many rows.
+        let sums = 64 / batch * batch * (2 * batch + 4) + outs.len() / results.len() * batch * ranks;
+        if 4 * sums > SHARED {
+            return None;
+        }
         // Many rows bring many blocks: then each does more, unless that took long.
         let side = if rows <= 8 || width > 4_096 { 4 } else { 16 };
         shrinks = rows * outs.len() * ranks.div_ceil(side);

@@ -224,7 +224,8 @@ __device__ __forceinline__ void wait_for(const unsigned* ready, unsigned count) 
 // y = act(x·W_0ᵀ) * (x·W_1ᵀ) [rows, out0]. `in` is a multiple of 8; out2 (out1) are 0 with fewer weights.
 //
 // Grid: (shrinks + tiles · SPLITS, ⌈rows / BATCH⌉) with tiles = Σ_i ⌈out_i / (2·BATCH)⌉, with GLU ⌈out0 / BATCH⌉, and
-// shrinks = rows · WEIGHTS · ⌈RANKS / SIDE⌉ with LORA, which takes rows <= BATCH, else 0; 256 threads; SHARED_BYTES = 24576·STAGES. Arguments in order, those of absent options left out:
+// shrinks = rows · WEIGHTS · ⌈RANKS / SIDE⌉ with LORA, which takes rows <= BATCH, else 0; 256 threads; SHARED_BYTES = 24576·STAGES.
+// Arguments in order, those of absent options left out:
 //   x, w0, w1, w2, [BIAS: bias0, bias1, bias2 f32 [out_i]],
 //   [LORA: packed, the step's inputs as decode_inputs takes them; pool bf16 [slots, slot]: an adapter's A_i [rank, in] begins at
 //   first_i of its slot, B_i [out_i, rank] at second_i; u f32 [rows, WEIGHTS, RANKS], anything; ready u32, whose element `launch` is
