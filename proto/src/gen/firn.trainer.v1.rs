@@ -80,7 +80,8 @@ pub struct Hyperparameters {
     /// Register the weights of the best measurement instead of the last ones.
     #[prost(bool, tag = "19")]
     pub keep_best: bool,
-    /// Compute fewer blocks side by side if the machine has no memory for one a core. The result stays the same.
+    /// Compute fewer blocks at once if the memory has no room for all. On a CPU the result stays the same; on a GPU, where blocks
+    /// are joined, its last bits may differ.
     #[prost(bool, tag = "20")]
     pub fit_memory: bool,
     /// Keep all that the backward needs, although the memory suffices only for computing each layer again. Without it, a job

@@ -9,8 +9,8 @@ use firn_llm::{
     device::{Device, DeviceSpec},
 };
 
-/// Bytes of the cache where nobody says what is free, as on an accelerator.
-const UNKNOWN_MEMORY: u64 = 4 << 30;
+/// Bytes of the cache on an accelerator, and where nobody says what is free.
+const OTHER_MEMORY: u64 = 4 << 30;
 
 /// Serves Firn's base model and its adapters.
 #[derive(clap::Parser, Clone, Debug)]
@@ -106,7 +106,9 @@ impl CacheWish {
     pub(crate) fn tokens(self, base: &ModelConfig, device: &Device) -> usize {
         let wished = self.tokens.unwrap_or_else(|| {
             let all = base.context.saturating_mul(self.sequences);
-            let share = device.free_memory().map_or(UNKNOWN_MEMORY, |free| free / 4);
+            // An accelerator may be a trainer's, too, whatever it has free now.
+            let free = if device.is_host() { device.free_memory() } else { None };
+            let share = free.map_or(OTHER_MEMORY, |free| free / 4);
             let fits = share / KvCache::bytes_per_token(base, device) as u64;
             all.min(usize::try_from(fits).unwrap_or(usize::MAX))
         });

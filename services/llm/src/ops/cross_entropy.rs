@@ -7,7 +7,9 @@ use super::cuda;
 use super::{to_vec, update, view};
 
 /// Rows of logits that exist at once.
-const CHUNK: usize = 256;
+pub(crate) const CHUNK: usize = 256;
+/// The same where a kernel makes their gradient in place: enough to keep the products busy, 0.5 GB for a vocabulary of 128,000.
+pub(crate) const KERNEL_CHUNK: usize = 2_048;
 
 /// A sum of losses: on an accelerator it is read when the step's work is given, not before.
 #[derive(Debug, Default)]

@@ -3,14 +3,13 @@
 use crate::config::{ModelConfig, Module, NormPlacement};
 use crate::device::Device;
 use crate::model::LoraConfig;
+use crate::ops::cross_entropy::{CHUNK, KERNEL_CHUNK};
 use crate::quant::Quantization;
 
 /// Bytes of what is trained, of its moments and gradients: f32 on every device.
 const TRAINED: u64 = 4;
-/// Rows of logits that the plain definition of the head's loss holds at once, and copies of them.
-const HEAD_ROWS: u64 = 256 * 3;
-/// Rows of logits that the kernels hold at once, in place.
-const KERNEL_HEAD_ROWS: u64 = 2_048;
+/// Copies of logits that the plain definition of the head's loss holds at once.
+const LOGITS: usize = 3;
 /// Gradients that are held for each block that computes, as [`super::Tuner`] sums them.
 const GRADIENTS: u64 = 4;
 /// Tokens that an accelerator computes at once: more would be no faster, and take more memory.
@@ -105,7 +104,10 @@ impl MemoryEstimate {
         let ranks = lora.map_or(0, |lora| lora.r * lora.targets.len()) as u64;
         let scores = if layout.kernels { 0 } else { (model.heads * longest.min(block_tokens)) as u64 };
         let layer = normed + head_norms + 2 * hidden + 2 * queries + 2 * keys + 3 * inner + ranks + scores;
-        let logits = model.vocab as u64 * if layout.kernels { KERNEL_HEAD_ROWS * layout.value } else { HEAD_ROWS * 4 };
+        let logits = match layout.kernels {
+            true => (model.vocab * KERNEL_CHUNK) as u64 * layout.value,
+            false => (model.vocab * CHUNK * LOGITS) as u64 * 4,
+        };
         let (tokens, layers) = (block_tokens as u64, model.layers() as u64);
         let besides = logits + GRADIENTS * trained * TRAINED + dense;
         // The backward of one layer at a time holds about as much as its forward kept.

@@ -91,8 +91,8 @@ pub(crate) struct LlmArgs {
     /// Passes over the rows.
     #[arg(long, default_value_t = 3.0)]
     pub(super) epochs: f64,
-    /// Compute fewer blocks side by side if the memory does not suffice, and layers again in the backward if it still does
-    /// not; the result stays the same.
+    /// Compute fewer blocks at once if the memory does not suffice, and layers again in the backward if it still does not. On
+    /// a CPU the result stays the same; on a GPU, where blocks are joined, its last bits may differ.
     #[arg(long)]
     pub(super) auto_find_batch_size: bool,
     /// Never compute a layer again in the backward. Without this it is done where the memory asks for it: always on a GPU,

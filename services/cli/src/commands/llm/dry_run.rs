@@ -77,7 +77,8 @@ fn to_json(plan: &JobPlan, rows: &LintReport) -> serde_json::Value {
         "step_tokens": plan.step_tokens, "packed_share": plan.packed_share, "learning_rates": plan.learning_rates,
         "warmup_steps": plan.warmup_steps, "trained_parameters": plan.trained_parameters,
         "base_parameters": plan.base_parameters, "memory_bytes": plan.memory_bytes,
-        "free_memory_bytes": plan.free_memory_bytes, "parallel_blocks": plan.parallel_blocks, "recompute": plan.recompute, "seconds": plan.seconds,
+        "free_memory_bytes": plan.free_memory_bytes, "parallel_blocks": plan.parallel_blocks,
+        "recompute": plan.recompute, "seconds": plan.seconds,
         "warnings": plan.warnings, "lint": rows,
     })
 }

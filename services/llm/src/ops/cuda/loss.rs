@@ -5,13 +5,12 @@ use burn::tensor::{DType, Tensor};
 use super::Array;
 use super::launch::{Kernel, Source, shared_limit};
 use super::matrix::{self, Extra, Layout};
+use crate::ops::cross_entropy::KERNEL_CHUNK as CHUNK;
 
 const CROSS_ENTROPY: Source = Source {
     name: "cross_entropy.cu",
     text: concat!(include_str!("kernels/vector.cuh"), include_str!("kernels/cross_entropy.cu")),
 };
-/// Rows of logits that exist at once: enough to keep the products busy, 0.5 GB for a vocabulary of 128,000.
-const CHUNK: usize = 2_048;
 const THREADS: usize = 1_024;
 
 /// What the head gives.

@@ -25,7 +25,7 @@ __device__ __forceinline__ uint4 pack(const float* v) {
 
 // Waits until what was launched before is done and its writes are seen. A kernel that does this may be launched before that
 // (programmatic dependent launch, Hopper on): what comes before the wait, launch and weights' way from memory, overlaps with it.
-// Every thread must wait, and before it reads or writes anything but weights.
+// Every thread must wait, and before it reads or writes anything but what no launch of a step writes: weights and its packed inputs.
 __device__ __forceinline__ void wait_for_previous() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
