@@ -41,7 +41,8 @@ impl Run<'_> {
             [("plain", plain), ("windowed", windowed), ("biased", biased), ("wide", wide), ("normed after", double)];
         for (name, config) in all {
             match self.answers(&config) {
-                Ok([logs, expected_logs, tops, expected_tops]) => {
+                Ok([logs, expected_logs, tops, expected_tops, together, alone]) => {
+                    self.compare_within(format!("decoding, {name}: alone"), alone, together, 0.0);
                     self.compare_within(format!("decoding, {name}: log-probabilities"), logs, expected_logs, 2e-2);
                     self.compare_within(format!("decoding, {name}: likeliest"), tops, expected_tops, 2e-2);
                 }
@@ -51,55 +52,77 @@ impl Run<'_> {
     }
 
     /// Of the sequences that ask for log-probabilities theirs and the CPU's; of the others the CPU's logit of each token and its
-    /// largest one.
-    fn answers(&mut self, config: &ModelConfig) -> Result<[Tensor<1>; 4], ModelError> {
+    /// largest one; and all that was told of a batch's sequences, and of each by itself: a row's bits do not depend on others.
+    fn answers(&mut self, config: &ModelConfig) -> Result<[Tensor<1>; 6], ModelError> {
         let models = [self.device, &self.host].map(|device| model(config, device));
         let adapters = [self.device, &self.host].map(|device| [(16, 3), (12, 4)].map(|of| adapter(config, of, device)));
-        let prompts = PROMPTS.map(|length| (0..length).map(|at| (at * 7 + length) as u32 % 503).collect::<Vec<u32>>());
-        let mut cache = KvCache::new(&models[0], 4 * models[0].config().context);
-        let mut sequences = Vec::new();
-        for (at, prompt) in prompts.iter().enumerate() {
-            let sequence = Sequence::new(&models[0], prompt.clone(), Sampling::greedy())?;
-            let mut sequence = if at % 2 == 0 { sequence.with_logprobs(0) } else { sequence };
-            sequence.attach(&mut cache, OWN[at].map(|own| &adapters[0][own]));
-            sequences.push(sequence);
-        }
-        let mut told: Vec<Vec<f32>> = vec![Vec::new(); sequences.len()];
-        for _ in 0..TOKENS {
-            let mut parts: Vec<Part<'_>> = sequences
-                .iter_mut()
-                .zip(OWN)
-                .map(|(sequence, own)| Part { sequence, adapter: own.map(|own| &adapters[0][own]), tokens: usize::MAX })
-                .collect();
-            for (told, stepped) in told.iter_mut().zip(step(&models[0], &mut cache, &mut parts)?) {
-                if let Stepped::Chose(token) = stepped {
-                    told.extend(token.logprob);
-                }
+        let all: Vec<usize> = (0..PROMPTS.len()).collect();
+        let batch = answer(&models[0], &adapters[0], &all)?;
+        let (mut together, mut alone) = (Vec::new(), Vec::new());
+        for at in &all {
+            let single = answer(&models[0], &adapters[0], &[*at])?;
+            for (all, one) in [(&mut together, &batch[*at]), (&mut alone, &single[0])] {
+                all.extend(one.ids.iter().map(|id| *id as f32).chain(one.logprobs.iter().copied()));
             }
         }
         let [mut logs, mut expected_logs, mut tops, mut expected_tops] = [(); 4].map(|()| Vec::new());
-        for (at, sequence) in sequences.iter().enumerate() {
-            let (ids, begin) = (sequence.ids(), PROMPTS[at]);
+        for (at, answer) in batch.iter().enumerate() {
+            let (ids, begin) = (&answer.ids, PROMPTS[at]);
             let logits = models[1].logits(ids, OWN[at].map(|own| &adapters[1][own]))?;
             for (&id, row) in ids[begin..].iter().zip(logits.chunks_exact(config.vocab).skip(begin - 1)) {
                 let top = row.iter().fold(f32::NEG_INFINITY, |top, logit| top.max(*logit));
                 let sum: f32 = row.iter().map(|logit| (logit - top).exp()).sum();
-                if told[at].is_empty() {
+                if answer.logprobs.is_empty() {
                     tops.push(row[id as usize]);
                     expected_tops.push(top);
                 } else {
                     expected_logs.push(row[id as usize] - top - sum.ln());
                 }
             }
-            logs.append(&mut told[at]);
+            logs.extend(&answer.logprobs);
         }
         let host = &self.host;
         let of = |values: Vec<f32>| {
             let count = values.len();
             tensor(values, [count], &host.burn)
         };
-        Ok([logs, expected_logs, tops, expected_tops].map(of))
+        Ok([logs, expected_logs, tops, expected_tops, together, alone].map(of))
     }
+}
+
+/// A sequence's tokens, and what was told of those that it chose if it asked.
+struct Answer {
+    ids: Vec<u32>,
+    logprobs: Vec<f32>,
+}
+
+/// Answers of some of the sequences: each reads its prompt by itself, then all speak in one batch.
+fn answer(model: &Decoder, adapters: &[Adapter; 2], which: &[usize]) -> Result<Vec<Answer>, ModelError> {
+    let mut cache = KvCache::new(model, 4 * model.config().context);
+    let mut sequences = Vec::new();
+    for &at in which {
+        let prompt = (0..PROMPTS[at]).map(|place| (place * 7 + PROMPTS[at]) as u32 % 503).collect();
+        let sequence = Sequence::new(model, prompt, Sampling::greedy())?;
+        let mut sequence = if at % 2 == 0 { sequence.with_logprobs(0) } else { sequence };
+        sequence.attach(&mut cache, OWN[at].map(|own| &adapters[own]));
+        sequences.push(sequence);
+    }
+    let mut logprobs = vec![Vec::new(); which.len()];
+    let count = which.len();
+    let batches = (0..count).map(|at| at..at + 1).chain((1..TOKENS).map(|_| 0..count));
+    for batch in batches {
+        let mut parts: Vec<Part<'_>> = Vec::new();
+        for (sequence, at) in sequences[batch.clone()].iter_mut().zip(&which[batch.clone()]) {
+            parts.push(Part { sequence, adapter: OWN[*at].map(|own| &adapters[own]), tokens: usize::MAX });
+        }
+        for (told, stepped) in logprobs[batch].iter_mut().zip(step(model, &mut cache, &mut parts)?) {
+            if let Stepped::Chose(token) = stepped {
+                told.extend(token.logprob);
+            }
+        }
+    }
+    let answers = sequences.iter().zip(logprobs);
+    Ok(answers.map(|(sequence, logprobs)| Answer { ids: sequence.ids().to_vec(), logprobs }).collect())
 }
 
 /// A model whose norms and biases count: new ones are 1 and 0.

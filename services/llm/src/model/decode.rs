@@ -15,11 +15,12 @@ use crate::config::{Activation, Module, Norm};
 use crate::device::BurnDevice;
 use crate::generate::Next;
 use crate::ops::attention::Heads;
+use crate::ops::cuda::Array;
 use crate::ops::cuda::adapters::{Expanded, Factors, Placed, Pool};
-use crate::ops::cuda::decode::{self, Inputs, packed_words};
-use crate::ops::cuda::few::{self, Group, MOST_ROWS};
+use crate::ops::cuda::decode::{self, Delta, Inputs, Layout, Stream};
+use crate::ops::cuda::few::{self, Group, MOST_ROWS, Rows};
 use crate::ops::cuda::graph::{Output, Recorded};
-use crate::ops::cuda::{Array, paged};
+use crate::ops::cuda::paged::{self, Turn};
 use crate::ops::to_vec;
 
 /// Sizes that are kept recorded. Each holds its own memory for what lies between its kernels.
@@ -72,9 +73,9 @@ const GROUPS: [&[Module]; 4] =
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Size {
-    rows: usize,
+    layout: Layout,
+    /// Parts of the longest sequence.
     splits: usize,
-    adapted: bool,
 }
 
 /// The recorded steps of one model and its cache.
@@ -121,32 +122,34 @@ impl Steps {
         let heads = weights.blocks.first()?.heads;
         let longest = rows.iter().map(|row| row.table.len() + 1).max()?;
         let splits = longest.div_ceil(paged::split(heads.dim)).next_power_of_two().max(FEWEST_SPLITS);
-        let wanted: Vec<&Adapter> = rows.iter().filter_map(|row| row.adapter).collect();
-        let size = Size { rows: rows.len().next_power_of_two(), splits, adapted: !wanted.is_empty() };
-        if !paged::fits_at_once(size.rows, splits, heads) {
+        let count = rows.len().next_power_of_two();
+        if !paged::fits_at_once(count, splits, heads) {
             return None;
         }
+        let wanted: Vec<&Adapter> = rows.iter().filter_map(|row| row.adapter).collect();
         let mut placed = Vec::new();
-        if size.adapted {
+        if !wanted.is_empty() {
             let (places, renewed) = self.adapters.place(&wanted, model.config(), model.device())?;
             if renewed {
-                self.recorded.retain(|size, _| !size.adapted);
+                self.recorded.retain(|size, _| size.layout.adapters == 0);
             }
             placed = places;
         }
+        let adapters = Chosen::new(rows, placed);
+        let pages = splits * paged::split(heads.dim) / crate::cache::PAGE_TOKENS;
+        let size = Size { layout: Layout { rows: count, pages, adapters: adapters.room() }, splits };
         let thread = std::thread::current().id();
         if self.thread != thread || (self.recorded.len() >= MOST_RECORDED && !self.recorded.contains_key(&size)) {
             self.recorded.clear();
             self.thread = thread;
         }
-        let pages = splits * paged::split(heads.dim) / crate::cache::PAGE_TOKENS;
-        let inputs = packed(rows, &placed, size.rows, pages);
+        let inputs = packed(rows, &adapters, size.layout);
         let recorded = match self.recorded.entry(size) {
             std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::hash_map::Entry::Vacant(entry) => {
                 let array = Array::whole(inputs.clone(), &model.device().burn)?;
-                let factors = self.adapters.factors().filter(|_| size.adapted).cloned();
-                let recorded = record(weights, factors, array, size, pages, &model.device().burn)?;
+                let factors = self.adapters.factors().filter(|_| size.layout.adapters > 0).cloned();
+                let recorded = record(weights, factors, array, size, &model.device().burn)?;
                 self.failure = recorded.failure();
                 entry.insert(recorded)
             }
@@ -156,24 +159,62 @@ impl Steps {
     }
 }
 
-/// A step's inputs as [`Inputs::new`] takes them, for `count` rows.
-fn packed(rows: &[Speaking<'_>], placed: &[Placed], count: usize, pages: usize) -> Vec<i32> {
+/// The adapters of a step, each once, and which of them each row has.
+#[derive(Debug, Default)]
+struct Chosen {
+    distinct: Vec<Placed>,
+    of_rows: Vec<Option<usize>>,
+}
+
+impl Chosen {
+    /// Of rows whose adapters were placed, in the rows' order.
+    fn new(rows: &[Speaking<'_>], placed: Vec<Placed>) -> Self {
+        let mut chosen = Self::default();
+        let mut placed = placed.into_iter();
+        for row in rows {
+            let place = row.adapter.and_then(|_| placed.next());
+            chosen.of_rows.push(place.map(|place| {
+                let known = chosen.distinct.iter().position(|other| other.slot == place.slot);
+                known.unwrap_or_else(|| {
+                    chosen.distinct.push(place);
+                    chosen.distinct.len() - 1
+                })
+            }));
+        }
+        chosen
+    }
+
+    /// How many a step is recorded for: few numbers, so that few steps are. One that is missing costs little.
+    fn room(&self) -> usize {
+        match self.distinct.len() {
+            0 => 0,
+            count => (0..).map(|power| 1 << (2 * power)).find(|room| *room >= count).unwrap_or(count),
+        }
+    }
+}
+
+/// A step's inputs.
+fn packed(rows: &[Speaking<'_>], adapters: &Chosen, layout: Layout) -> Vec<i32> {
     // Ids, lengths, pages and slots are far below 2³¹.
-    let mut words = vec![0; packed_words(count, pages)];
+    let count = layout.rows;
+    let mut words = vec![0; layout.words()];
     words[2 * count..3 * count].fill(-1);
-    let mut placed = placed.iter();
-    for (at, row) in rows.iter().enumerate() {
+    for (at, (row, adapter)) in rows.iter().zip(&adapters.of_rows).enumerate() {
         words[at] = row.id as i32;
         words[count + at] = row.table.len() as i32 + 1;
-        if let Some(placed) = row.adapter.and_then(|_| placed.next()) {
-            words[2 * count + at] = placed.slot as i32;
-            words[3 * count + at] = placed.rank as i32;
-            words[4 * count + at] = placed.scale.to_bits() as i32;
+        if let Some(adapter) = adapter {
+            words[2 * count + at] = *adapter as i32;
+            words[3 * count + at] = adapters.distinct[*adapter].scale.to_bits() as i32;
         }
-        let table = &mut words[5 * count + at * pages..][..pages];
+        let table = &mut words[layout.tables_at() + at * layout.pages..][..layout.pages];
         for (word, page) in table.iter_mut().zip(row.table.pages()) {
             *word = *page as i32;
         }
+    }
+    let (slots, ranks) = words[layout.adapters_at()..].split_at_mut(layout.adapters);
+    slots.fill(-1);
+    for ((slot, rank), placed) in slots.iter_mut().zip(ranks).zip(&adapters.distinct) {
+        (*slot, *rank) = (placed.slot as i32, placed.rank as i32);
     }
     words
 }
@@ -183,13 +224,12 @@ fn record(
     factors: Option<Factors>,
     inputs: Array,
     size: Size,
-    pages: usize,
     device: &BurnDevice,
 ) -> Option<Recorded> {
     let packed = inputs.clone();
     // Once by itself: a step that can't be made is not recorded.
-    weights.step(&packed, factors.as_ref(), size, pages)?;
-    let step = move || match weights.step(&packed, factors.as_ref(), size, pages) {
+    weights.step(&packed, factors.as_ref(), size)?;
+    let step = move || match weights.step(&packed, factors.as_ref(), size) {
         Some(output) => output,
         None => unreachable!("the same step was made before"),
     };
@@ -267,31 +307,32 @@ impl Weights {
         })
     }
 
+    fn normed<'a>(&self, stream: &'a mut Stream, weight: &'a Array) -> Rows<'a> {
+        Rows::Normed { stream, weight, eps: self.eps }
+    }
+
     /// All launches of a step.
-    fn step(&self, packed: &Array, factors: Option<&Factors>, size: Size, pages: usize) -> Option<Output> {
-        let inputs = Inputs::new(packed, size.rows, pages, GROUPS.len() * self.blocks.len());
-        let x = decode::embed(&self.embedding, &inputs.ids, self.embedding_scale);
-        // What the block before gives to the stream, and the norm of its own that it may have.
-        let mut delta: Option<(Array, Option<&Array>)> = None;
+    fn step(&self, packed: &Array, factors: Option<&Factors>, size: Size) -> Option<Output> {
+        let inputs = Inputs::new(packed, size.layout, GROUPS.len() * self.blocks.len());
+        let mut stream = Stream { x: inputs.embed(&self.embedding, self.embedding_scale), delta: None };
         for (index, block) in self.blocks.iter().enumerate() {
-            let group = |which: usize, x: &Array, glu: Option<Activation>| {
-                block.groups[which].products(x, factors, &inputs, [index, which], glu)
+            let group = |which: usize, rows: Rows<'_>, glu: Option<Activation>| {
+                block.groups[which].products(rows, factors, &inputs, [index, which], glu)
             };
             let norm = |norm: Norm| block.norms[norm.index()].as_ref();
-            let before = delta.as_ref().map(|(delta, after)| (delta, *after));
-            let h = decode::norm_add(before, norm(Norm::Attention)?, &x, self.eps);
-            let [q, k, v] = <[Array; 3]>::try_from(group(0, &h, None)?).ok()?;
-            let scales = norm(Norm::Query).zip(norm(Norm::Key)).map(|(q, k)| [q, k]);
+            let [q, k, v] =
+                <[Array; 3]>::try_from(group(0, self.normed(&mut stream, norm(Norm::Attention)?), None)?).ok()?;
+            let norms = norm(Norm::Query).zip(norm(Norm::Key)).map(|(q, k)| [q, k]);
             let [rope, pools] = [&block.rope, &block.pools].map(|[a, b]| [a, b]);
-            paged::rope_store([&q, &k, &v], rope, scales, self.eps, &inputs, pools, block.heads);
-            let o = paged::attend_rows(&q, pools, &inputs, size.splits, block.heads);
-            let o = group(1, &o, None)?.remove(0);
-            let middle = decode::norm_add(Some((&o, norm(Norm::AfterAttention))), norm(Norm::Mlp)?, &x, self.eps);
-            let activation = group(2, &middle, Some(self.activation))?.remove(0);
-            delta = Some((group(3, &activation, None)?.remove(0), norm(Norm::AfterMlp)));
+            let turn = Turn { rope, norms, eps: self.eps };
+            let stretches = paged::attend_rows([&q, &k, &v], &turn, &inputs, pools, size.splits, block.heads);
+            let delta =
+                |rows: Vec<Array>, after| Some(Delta { rows: rows.into_iter().next()?, norm: norm(after).cloned() });
+            stream.delta = delta(group(1, Rows::Joined(&stretches), None)?, Norm::AfterAttention);
+            let activation = group(2, self.normed(&mut stream, norm(Norm::Mlp)?), Some(self.activation))?.remove(0);
+            stream.delta = delta(group(3, Rows::Ready(&activation), None)?, Norm::AfterMlp);
         }
-        let last = delta.as_ref().map(|(delta, after)| (delta, *after));
-        let hidden = decode::norm_add(last, &self.norm, &x, self.eps);
+        let hidden = stream.norm(&self.norm, self.eps);
         let logits = few::product(&hidden, &self.head)?;
         let best = decode::greedy(&logits);
         Some(Output { logits, best })
@@ -302,16 +343,16 @@ impl Layers {
     /// The layers' outputs with each row's own adapter.
     fn products(
         &self,
-        x: &Array,
+        rows: Rows<'_>,
         factors: Option<&Factors>,
         inputs: &Inputs,
         [layer, which]: [usize; 2],
         glu: Option<Activation>,
     ) -> Option<Vec<Array>> {
         let Self { modules, weights, biases } = self;
-        let launch = GROUPS.len() * layer + which;
+        let product = GROUPS.len() * layer + which;
         let expanded =
-            factors.map(|factors| Expanded { inputs, factors, places: factors.places(layer, modules), launch });
-        few::products(x, &Group { weights, biases, expanded, glu })
+            factors.map(|factors| Expanded { inputs, factors, places: factors.places(layer, modules), product });
+        few::products(rows, &Group { weights, biases, expanded, glu })
     }
 }

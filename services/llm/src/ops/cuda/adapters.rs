@@ -10,14 +10,17 @@ use crate::model::Adapter;
 /// Slots that a pool grows to before it gives one adapter's to another, though fewer are asked for at once.
 const KEPT: usize = 8;
 
+/// Ranks that a product takes at once.
+const RANKS_STEP: usize = 16;
+
 /// Where factors lie, in bf16 values. An adapter has a slot; in it all modules follow each other, block by block, A before B, with
-/// room for the largest rank.
+/// room for the largest rank: A's rows beyond the rank are not there, B's columns are zeros.
 #[derive(Clone, Debug)]
 pub(crate) struct Factors {
     /// bf16 `[slots · slot]`.
     pub(crate) pool: Array,
     pub(crate) slot: usize,
-    /// The largest rank.
+    /// Room for the rank of each: that of the largest, rounded up.
     pub(crate) ranks: usize,
     /// Where A and B of each block's modules begin in a slot.
     places: Vec<[[usize; 2]; 7]>,
@@ -32,7 +35,7 @@ pub(crate) struct Expanded<'a> {
     /// Where A and B of each module begin in a slot.
     pub(crate) places: Vec<[usize; 2]>,
     /// Which of the step's products these are.
-    pub(crate) launch: usize,
+    pub(crate) product: usize,
 }
 
 impl Factors {
@@ -79,7 +82,8 @@ impl Pool {
         distinct.sort_unstable();
         distinct.dedup();
         let rank = wanted.iter().map(|adapter| adapter.config().r).max()?;
-        let ranks = self.factors.as_ref().map_or(8, |factors| factors.ranks).max(rank.next_multiple_of(8));
+        let ranks =
+            self.factors.as_ref().map_or(RANKS_STEP, |factors| factors.ranks).max(rank.next_multiple_of(RANKS_STEP));
         let unknown = distinct.iter().filter(|id| self.slot_of(**id).is_none()).count();
         let free = self.slots.iter().filter(|slot| slot.is_none()).count();
         let short = unknown > free && (self.slots.len() < KEPT || distinct.len() > self.slots.len());
@@ -97,7 +101,7 @@ impl Pool {
                     let in_use = |slot: &Option<(u64, u64)>| slot.is_some_and(|(id, _)| distinct.contains(&id));
                     let oldest = |at: &usize| self.slots[*at].map_or(0, |(_, used)| used);
                     let slot = (0..self.slots.len()).filter(|at| !in_use(&self.slots[*at])).min_by_key(oldest)?;
-                    self.factors.as_ref()?.fill(slot, adapter)?;
+                    self.factors.as_ref()?.fill(slot, adapter, config)?;
                     slot
                 }
             };
@@ -131,38 +135,27 @@ impl Factors {
     }
 
     /// Copies an adapter into a slot; modules that it leaves alone get zeros.
-    fn fill(&self, slot: usize, adapter: &Adapter) -> Option<()> {
+    fn fill(&self, slot: usize, adapter: &Adapter, config: &ModelConfig) -> Option<()> {
         let kernel = Kernel::new(&DECODE, "store_factor", &[], 256, 0);
         for (layer, places) in self.places.iter().enumerate() {
             for module in Module::ALL {
+                let [output, input] = config.linear_shape(module);
                 let pair = adapter.pair(layer, module);
-                for (which, place) in places[module.index()].iter().enumerate() {
-                    let at = (slot * self.slot + place) as u64;
-                    match pair.map(|pair| if which == 0 { &pair.a } else { &pair.b }) {
-                        Some(factor) => {
-                            let factor = Array::of(factor)?;
-                            let count = factor.len();
-                            kernel.launch([count.div_ceil(256), 1, 1], &[&factor, &self.pool], &[count as u64, at, 1]);
-                        }
-                        None => {
-                            let next = self.end(layer, module, which);
-                            let count = next - place;
-                            kernel.launch(
-                                [count.div_ceil(256), 1, 1],
-                                &[&self.pool, &self.pool],
-                                &[count as u64, at, 0],
-                            );
-                        }
-                    }
+                let rank = adapter.config().r;
+                // Rows, their width where they come from, and their room.
+                let shapes = [[rank, input, input], [output, rank, self.ranks]];
+                for (which, ([rows, width, room], place)) in shapes.into_iter().zip(places[module.index()]).enumerate()
+                {
+                    let factor = pair.map(|pair| Array::of(if which == 0 { &pair.a } else { &pair.b }));
+                    let (factor, width) = match factor {
+                        Some(factor) => (factor?, width),
+                        None => (self.pool.clone(), 0),
+                    };
+                    let words = [rows, width, room, slot * self.slot + place].map(|word| word as u64);
+                    kernel.launch([(rows * room).div_ceil(256), 1, 1], &[&factor, &self.pool], &words);
                 }
             }
         }
         Some(())
-    }
-
-    /// Where a factor's room ends.
-    fn end(&self, layer: usize, module: Module, which: usize) -> usize {
-        let mut all = self.places.iter().flatten().flatten().copied();
-        all.nth(14 * layer + 2 * module.index() + which + 1).unwrap_or(self.slot)
     }
 }

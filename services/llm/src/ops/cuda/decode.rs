@@ -5,51 +5,71 @@ use burn::tensor::DType;
 use super::Array;
 use super::launch::{Kernel, Source, real};
 
-pub(super) const DECODE: Source =
-    Source { name: "decode.cu", text: concat!(include_str!("kernels/vector.cuh"), include_str!("kernels/decode.cu")) };
+pub(super) const DECODE: Source = Source {
+    name: "decode.cu",
+    text: concat!(
+        include_str!("kernels/vector.cuh"),
+        include_str!("kernels/norm_row.cuh"),
+        include_str!("kernels/decode.cu")
+    ),
+};
 
 /// Parts of a row of logits that are looked through at once.
 const PARTS: usize = 32;
 /// Widest row of a norm.
 const MOST_WIDTH: usize = 16_384;
 
-/// A step's inputs, `[rows]` each and pages `[rows, pages]`.
+/// How a step's inputs lie in one array of i32, so that one copy brings them: ids of tokens; how many tokens a row sees, itself
+/// included, 0 for a row that only fills the batch up; which of the step's adapters is a row's, or −1; the bits of its scale: each
+/// `[rows]`; pages of each row's sequence `[rows, pages]`; slots of the step's adapters in their pool, −1 from where there are no
+/// more, and their ranks, each `[adapters]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Layout {
+    pub(crate) rows: usize,
+    pub(crate) pages: usize,
+    pub(crate) adapters: usize,
+}
+
+impl Layout {
+    /// Where the sequences' pages begin.
+    pub(crate) fn tables_at(&self) -> usize {
+        4 * self.rows
+    }
+
+    /// Where the adapters begin.
+    pub(crate) fn adapters_at(&self) -> usize {
+        self.tables_at() + self.rows * self.pages
+    }
+
+    /// How many words there are.
+    pub(crate) fn words(&self) -> usize {
+        self.adapters_at() + 2 * self.adapters
+    }
+}
+
+/// A step's inputs.
 #[derive(Debug)]
 pub(crate) struct Inputs {
-    /// All of them, with the rows' adapters.
+    pub(crate) layout: Layout,
+    /// i32 `[words]`.
     pub(crate) packed: Array,
-    pub(crate) ids: Array,
-    /// Tokens that a row sees, itself included; 0: the row only fills the batch up.
-    pub(crate) lengths: Array,
-    pub(crate) positions: Array,
-    /// Where a row's keys and values go.
-    pub(crate) slots: Array,
-    /// Which of the tables is a row's.
-    pub(crate) sequences: Array,
-    pub(crate) tables: Array,
-    pub(crate) pages: usize,
-    /// How far each product's adapters are, `[launches]`: zeros before them.
+    /// How far each product's adapters are, `[products]`: zeros before them.
     pub(crate) ready: Array,
 }
 
-/// Words of a step's packed inputs: see [`Inputs::new`].
-pub(crate) fn packed_words(rows: usize, pages: usize) -> usize {
-    5 * rows + rows * pages
-}
-
 impl Inputs {
-    /// Takes i32 `[packed_words]` apart: ids, lengths, slots of adapters (−1: none), their ranks, the bits of their scales, each
-    /// `[rows]`, and the sequences' pages `[rows, pages]`; for a step of so many launches of products.
-    pub(crate) fn new(packed: &Array, rows: usize, pages: usize, launches: usize) -> Self {
-        let whole = |count: usize| packed.empty([count], DType::I32);
-        let [ids, lengths, positions, slots, sequences] = [(); 5].map(|()| whole(rows));
-        let (tables, ready) = (whole(rows * pages), whole(launches));
-        Kernel::new(&DECODE, "decode_inputs", &[], 256, 0).launch(
-            [(rows * pages).max(launches).div_ceil(256), 1, 1],
-            &[packed, &ids, &lengths, &positions, &slots, &sequences, &tables, &ready],
-            &[rows as u64, pages as u64, launches as u64],
-        );
-        Self { packed: packed.clone(), ids, lengths, positions, slots, sequences, tables, pages, ready }
+    /// Inputs that lie in `packed`, of a step with so many products.
+    pub(crate) fn new(packed: &Array, layout: Layout, products: usize) -> Self {
+        Self { layout, packed: packed.clone(), ready: packed.empty([products], DType::I32) }
+    }
+
+    /// Begins a step: rows of `table` `[vocabulary, width]` times `scale`.
+    pub(crate) fn embed(&self, table: &Array, scale: f32) -> Array {
+        let (Self { layout: Layout { rows, .. }, packed, ready }, [_, width]) = (self, table.matrix());
+        let x = table.empty([*rows, width], DType::BF16);
+        let words = [*rows as u64, width as u64, ready.len() as u64, real(f64::from(scale))];
+        Kernel::new(&DECODE, "embed", &[], 256, 0).launch([*rows, 1, 1], &[table, packed, &x, ready], &words);
+        x
     }
 }
 
@@ -58,28 +78,50 @@ pub(crate) fn norms_fit(width: usize) -> bool {
     width.is_multiple_of(8) && width <= MOST_WIDTH
 }
 
-/// Rows of `table` `[vocabulary, width]` times `scale`.
-pub(crate) fn embed(table: &Array, ids: &Array, scale: f32) -> Array {
-    let (rows, [_, width]) = (ids.len(), table.matrix());
-    let x = table.empty([rows, width], DType::BF16);
-    let words = [rows as u64, width as u64, real(f64::from(scale))];
-    Kernel::new(&DECODE, "embed", &[], 256, 0).launch([rows, 1, 1], &[table, ids, &x], &words);
-    x
+/// The residual stream: rows bf16 `[rows, width]`, and what is still to be added to them.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    pub(crate) x: Array,
+    pub(crate) delta: Option<Delta>,
 }
 
-/// `delta`, normed by its own weight if it has one, is added to `x` where it lies; gives the norm of the sum.
-pub(crate) fn norm_add(delta: Option<(&Array, Option<&Array>)>, weight: &Array, x: &Array, eps: f32) -> Array {
-    let [rows, width] = x.matrix();
-    let y = x.empty([rows, width], DType::BF16);
-    let after = delta.and_then(|(_, after)| after);
-    let defines = [("D", width), ("ADD", usize::from(delta.is_some())), ("AFTER", usize::from(after.is_some()))];
-    let mut arrays: Vec<&Array> = delta.map(|(delta, _)| delta).into_iter().collect();
+/// What a block of layers adds to the stream, and the norm of its own that it may have.
+#[derive(Debug)]
+pub(crate) struct Delta {
+    pub(crate) rows: Array,
+    pub(crate) norm: Option<Array>,
+}
+
+impl Stream {
+    /// Adds to the rows, where they lie, what is to be added, and gives their norm.
+    pub(crate) fn norm(&mut self, weight: &Array, eps: f32) -> Array {
+        let [rows, _] = self.x.matrix();
+        let y = self.x.empty(self.x.matrix(), DType::BF16);
+        let delta = self.delta.take();
+        let mut arrays = norm_arrays(delta.as_ref(), weight);
+        arrays.extend([&self.x, &y]);
+        let defines = norm_defines(&self.x, delta.as_ref());
+        Kernel::new(&DECODE, "norm_add", &defines, 256, 0).launch(
+            [rows, 1, 1],
+            &arrays,
+            &[rows as u64, real(f64::from(eps))],
+        );
+        y
+    }
+}
+
+/// The constants of `norm_row`.
+pub(super) fn norm_defines(x: &Array, delta: Option<&Delta>) -> [(&'static str, usize); 3] {
+    let after = delta.is_some_and(|delta| delta.norm.is_some());
+    [("D", x.matrix()[1]), ("ADD", usize::from(delta.is_some())), ("AFTER", usize::from(after))]
+}
+
+/// What `norm_row` reads beside the stream's rows.
+pub(super) fn norm_arrays<'a>(delta: Option<&'a Delta>, weight: &'a Array) -> Vec<&'a Array> {
+    let mut arrays: Vec<&Array> = delta.map(|delta| &delta.rows).into_iter().collect();
     arrays.push(weight);
-    arrays.extend(after);
-    arrays.extend([x, &y]);
-    let words = [rows as u64, real(f64::from(eps))];
-    Kernel::new(&DECODE, "norm_add", &defines, 256, 0).launch([rows, 1, 1], &arrays, &words);
-    y
+    arrays.extend(delta.and_then(|delta| delta.norm.as_ref()));
+    arrays
 }
 
 /// The first index of each row's largest logit, i32 `[rows]`.

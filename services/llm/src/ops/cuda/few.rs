@@ -6,17 +6,30 @@ use burn::tensor::{DType, Int, Tensor};
 
 use super::Array;
 use super::adapters::Expanded;
-use super::launch::{Kernel, Source};
+use super::decode::{Stream, norm_arrays, norm_defines};
+use super::launch::{Define, Kernel, Source, real};
+use super::paged::Stretches;
 use crate::config::Activation;
 
-const MATVEC: Source =
-    Source { name: "matvec.cu", text: concat!(include_str!("kernels/vector.cuh"), include_str!("kernels/matvec.cu")) };
+const MATVEC: Source = Source {
+    name: "matvec.cu",
+    text: concat!(
+        include_str!("kernels/vector.cuh"),
+        include_str!("kernels/norm_row.cuh"),
+        include_str!("kernels/join.cuh"),
+        include_str!("kernels/matvec.cu")
+    ),
+};
 /// Rows from which on the kernels for many rows are faster.
 pub(crate) const MOST_ROWS: usize = 64;
 /// Shared memory of a block: four steps of 24 KB.
 const SHARED: usize = 4 * 24_576;
 /// Blocks that keep the machine busy.
 const BUSY: usize = 256;
+/// Widest row that a product's blocks can each make by themselves: it lies where the rows of the steps else would.
+const MOST_WIDTH: usize = 4 * 8_192 / 2;
+/// Stretches of attention that each block can join by itself before a launch for it takes less.
+const MOST_SPLITS: usize = 16;
 
 thread_local! {
     /// How many blocks of a tile have arrived: zeros before and after each launch. A thread has one stream, so
@@ -36,15 +49,91 @@ pub(crate) struct Group<'a> {
     pub(crate) glu: Option<Activation>,
 }
 
+/// Where the rows of a product come from. A single row is made by the product's own blocks, with the same bits as by a launch
+/// before it: waiting for one takes longer.
+#[derive(Debug)]
+pub(crate) enum Rows<'a> {
+    /// bf16 `[rows, in]`.
+    Ready(&'a Array),
+    /// The norm of the stream, after what is to be added to it.
+    Normed { stream: &'a mut Stream, weight: &'a Array, eps: f32 },
+    /// Attention.
+    Joined(&'a Stretches),
+}
+
+/// A launch's constants, arrays and words, as far as they are known.
+#[derive(Debug, Default)]
+struct Launch {
+    defines: Vec<Define>,
+    arrays: Vec<Array>,
+    /// The step's inputs, where the launch reads them.
+    packed: Option<Array>,
+    words: [u64; 18],
+}
+
+impl Launch {
+    /// Takes rows over, or what they are made of; gives their shape and an array beside them.
+    fn rows(&mut self, rows: Rows<'_>) -> ([usize; 2], Array) {
+        let x = match rows {
+            Rows::Normed { stream, weight, eps } if is_made_within(stream.x.matrix()) => {
+                let (x, delta) = (stream.x.clone(), stream.delta.take());
+                self.defines.push(("ROW", 1));
+                self.defines.extend(norm_defines(&x, delta.as_ref()));
+                self.arrays.push(x.clone());
+                self.arrays.extend(norm_arrays(delta.as_ref(), weight).into_iter().cloned());
+                if delta.is_some() {
+                    stream.x = x.empty(x.matrix(), DType::BF16);
+                    self.arrays.push(stream.x.clone());
+                }
+                self.words[17] = real(f64::from(eps));
+                return (x.matrix(), x);
+            }
+            Rows::Joined(stretches) if is_made_within(stretches.shape()) && stretches.splits <= MOST_SPLITS => {
+                self.defines.extend([("ROW", 2), ("HEAD_DIM", stretches.heads.dim)]);
+                self.arrays.extend([stretches.sums.clone(), stretches.tops.clone()]);
+                self.packed = Some(stretches.lengths.clone());
+                self.words[15..17].copy_from_slice(&[stretches.splits, stretches.window()].map(|word| word as u64));
+                return (stretches.shape(), stretches.sums.clone());
+            }
+            Rows::Ready(x) => x.clone(),
+            Rows::Normed { stream, weight, eps } => stream.norm(weight, eps),
+            Rows::Joined(stretches) => stretches.join(),
+        };
+        self.arrays.push(x.clone());
+        (x.matrix(), x)
+    }
+
+    /// Takes over what adds the rows' adapters to so many products; gives the tiles of their first factors.
+    fn expand(&mut self, expanded: &Expanded<'_>, beside: &Array, [rows, batch, weights]: [usize; 3]) -> usize {
+        let Expanded { inputs, factors, places, product } = expanded;
+        let (layout, ranks) = (inputs.layout, factors.ranks);
+        self.defines.extend([("LORA", 1), ("RANKS", ranks)]);
+        let inner = beside.empty([rows * weights * ranks], DType::BF16);
+        self.arrays.extend([inputs.packed.clone(), factors.pool.clone(), inner, inputs.ready.clone()]);
+        self.words[5] = factors.slot as u64;
+        for (at, [first, second]) in places.iter().enumerate() {
+            (self.words[6 + at], self.words[9 + at]) = (*first as u64, *second as u64);
+        }
+        self.words[12..15].copy_from_slice(&[layout.adapters, layout.adapters_at(), *product].map(|word| word as u64));
+        weights * (layout.adapters * ranks).div_ceil(2 * batch)
+    }
+}
+
+/// True if the blocks of a product make such rows by themselves.
+fn is_made_within([rows, width]: [usize; 2]) -> bool {
+    rows == 1 && width <= MOST_WIDTH
+}
+
 /// `x·Wᵀ` `[rows, out]`, for at most [`MOST_ROWS`] rows; a row's bits do not depend on the others.
 pub(crate) fn product(x: &Array, weight: &Array) -> Option<Array> {
     let group = Group { weights: std::slice::from_ref(weight), ..Group::default() };
-    products(x, &group).map(|mut results| results.remove(0))
+    products(Rows::Ready(x), &group).map(|mut results| results.remove(0))
 }
 
 /// The products of a group, or their one result; `None` if it has too many rows, or widths that the kernel can't read.
-pub(crate) fn products(x: &Array, group: &Group<'_>) -> Option<Vec<Array>> {
-    let [rows, width] = x.matrix();
+pub(crate) fn products(rows: Rows<'_>, group: &Group<'_>) -> Option<Vec<Array>> {
+    let mut launch = Launch::default();
+    let ([rows, width], beside) = launch.rows(rows);
     if rows > MOST_ROWS || !width.is_multiple_of(8) {
         return None;
     }
@@ -52,7 +141,7 @@ pub(crate) fn products(x: &Array, group: &Group<'_>) -> Option<Vec<Array>> {
     let outs: Vec<usize> = group.weights.iter().map(|weight| weight.matrix()[0]).collect();
     let results = if group.glu.is_some() { &outs[..1] } else { &outs[..] };
     let tile = if group.glu.is_some() { batch } else { 2 * batch };
-    let tiles: usize = results.iter().map(|out| out.div_ceil(tile)).sum();
+    let mut tiles: usize = results.iter().map(|out| out.div_ceil(tile)).sum();
     let most = batch / 8;
     let mut splits = if batch == 64 { 2 } else { 1 };
     while splits < most && tiles * splits < BUSY {
@@ -63,53 +152,29 @@ pub(crate) fn products(x: &Array, group: &Group<'_>) -> Option<Vec<Array>> {
         Some(Activation::Silu) => 1,
         Some(Activation::GeluTanh) => 2,
     };
-    let mut defines = vec![("BATCH", batch), ("SPLITS", splits)];
-    defines.extend([("WEIGHTS", outs.len()), ("GLU", glu), ("BIAS", usize::from(!group.biases.is_empty()))]);
-    let mut words = [0; 14];
-    (words[0], words[1]) = (rows as u64, width as u64);
-    for (word, out) in words[2..5].iter_mut().zip(&outs) {
+    launch.defines.extend([("BATCH", batch), ("SPLITS", splits)]);
+    launch.defines.extend([("WEIGHTS", outs.len()), ("GLU", glu), ("BIAS", usize::from(!group.biases.is_empty()))]);
+    (launch.words[0], launch.words[1]) = (rows as u64, width as u64);
+    for (word, out) in launch.words[2..5].iter_mut().zip(&outs) {
         *word = *out as u64;
     }
-    let inner;
-    let mut shrinks = 0;
-    let mut arrays: Vec<&Array> = vec![x];
-    arrays.extend(group.weights);
-    arrays.extend(group.biases);
+    launch.arrays.extend(group.weights.iter().chain(group.biases).cloned());
     if let Some(expanded) = &group.expanded {
-        let Expanded { inputs, factors, places, launch } = expanded;
-        let ranks = factors.ranks;
-        // The sums and x·Aᵀ of the rows lie side by side; ranks beyond a hundred have no room beside many rows.
-        let sums = 64 / batch * batch * (2 * batch + 4) + outs.len() / results.len() * batch * ranks;
-        if 4 * sums > SHARED {
-            return None;
-        }
-        // Many rows bring many blocks: then each does more, unless that took long.
-        let side = if rows <= 8 || width > 4_096 { 4 } else { 16 };
-        shrinks = rows * outs.len() * ranks.div_ceil(side);
-        defines.extend([("LORA", 1), ("RANKS", ranks), ("SIDE", side)]);
-        inner = x.empty([rows * outs.len() * ranks], DType::F32);
-        arrays.extend([&inputs.packed, &factors.pool, &inner, &inputs.ready]);
-        words[5] = factors.slot as u64;
-        for (at, [first, second]) in places.iter().enumerate() {
-            (words[6 + at], words[9 + at]) = (*first as u64, *second as u64);
-        }
-        (words[12], words[13]) = (shrinks as u64, *launch as u64);
+        tiles += launch.expand(expanded, &beside, [rows, batch, outs.len()]);
+    } else {
+        launch.arrays.extend(launch.packed.take());
     }
-    let y: Vec<Array> = results.iter().map(|out| x.empty([rows, *out], DType::BF16)).collect();
-    arrays.extend(&y);
-    let kernel = Kernel::new(&MATVEC, "product", &defines, 256, SHARED);
-    let grid = [shrinks + tiles * splits, 1, 1];
-    if splits == 1 {
-        kernel.launch(grid, &arrays, &words);
-        return Some(y);
+    let y: Vec<Array> = results.iter().map(|out| beside.empty([rows, *out], DType::BF16)).collect();
+    launch.arrays.extend(y.iter().cloned());
+    if splits > 1 {
+        launch.arrays.push(beside.empty([tiles * splits * 2 * batch * batch], DType::F32));
+        launch.arrays.push(arrived(&beside, tiles)?);
     }
-    let partial = x.empty([tiles * splits * 2 * batch * batch], DType::F32);
-    let arrived = arrived(x, tiles)?;
-    arrays.extend([&partial, &arrived]);
-    kernel.launch(grid, &arrays, &words);
+    let Launch { defines, arrays, words, .. } = launch;
+    let arrays: Vec<&Array> = arrays.iter().collect();
+    Kernel::new(&MATVEC, "product", &defines, 256, SHARED).launch([tiles * splits, 1, 1], &arrays, &words);
     Some(y)
 }
-
 /// Tiles of one launch whose blocks can be counted.
 const MOST_COUNTED: usize = 1 << 18;
 

@@ -11,8 +11,14 @@ use crate::cache::{PAGE_TOKENS, PageTable};
 use crate::device::BurnDevice;
 use crate::ops::attention::Heads;
 
-const PAGED: Source =
-    Source { name: "paged.cu", text: concat!(include_str!("kernels/vector.cuh"), include_str!("kernels/paged.cu")) };
+const PAGED: Source = Source {
+    name: "paged.cu",
+    text: concat!(
+        include_str!("kernels/vector.cuh"),
+        include_str!("kernels/join.cuh"),
+        include_str!("kernels/paged.cu")
+    ),
+};
 /// Partial sums that exist at once, numbers: 256 MB.
 const MOST_PARTIAL: usize = 64 << 20;
 
@@ -93,43 +99,73 @@ pub(crate) fn attend([q, k, v]: [&Tensor<2>; 3], pools: [&Array; 2], plan: &Plan
         let q = if plan.pieces.len() == 1 { q.clone() } else { q.clone().slice([rows.clone()]) };
         let q = Array::half(&q)?;
         let splits = longest.div_ceil(split(dim));
-        let seen = Seen { lengths, sequences, tables: &plan.tables, pages: plan.pages };
-        outputs.push(attention(&q, pools, &seen, splits, heads).tensor());
+        let stretches = Stretches::new(&q, lengths, 0, splits, heads);
+        stretches.attend(&[&q, keys, values, lengths, sequences, &plan.tables], &[], plan.pages, [0, 0]);
+        outputs.push(stretches.join().tensor());
     }
     Some(if outputs.len() == 1 { outputs.remove(0) } else { Tensor::cat(outputs, 0) })
 }
 
-/// What rows see: how many tokens of which sequence, and the sequences' pages `[sequences, pages]`.
-struct Seen<'a> {
-    lengths: &'a Array,
-    sequences: &'a Array,
-    tables: &'a Array,
-    pages: usize,
+/// The attention of rows to stretches of their sequences.
+#[derive(Debug)]
+pub(crate) struct Stretches {
+    /// f32 `[rows, heads, splits, dim]`.
+    pub(super) sums: Array,
+    /// f32 `[rows, heads, splits, 2]`.
+    pub(super) tops: Array,
+    /// Where the tokens that each row sees are counted, from `lengths_at` on.
+    pub(super) lengths: Array,
+    lengths_at: usize,
+    rows: usize,
+    /// Stretches that there is room for.
+    pub(super) splits: usize,
+    pub(super) heads: Heads,
 }
 
-/// Attention of rows `[rows, heads · dim]` whose longest sequence has at most `splits` parts.
-fn attention(q: &Array, [keys, values]: [&Array; 2], seen: &Seen<'_>, splits: usize, heads: Heads) -> Array {
-    let ([rows, width], dim, count) = (q.matrix(), heads.dim, heads.kv * heads.group);
-    let kernel = |entry, shared| Kernel::new(&PAGED, entry, &[("HEAD_DIM", dim)], 128, shared);
-    let window = heads.window.unwrap_or(0);
-    // A row sees no more of its sequence than the window.
-    let splits = if window > 0 { splits.min((window - 1).div_ceil(split(dim)) + 1) } else { splits };
-    let partial = q.empty([rows, count, splits * dim], DType::F32);
-    let tops = q.empty([rows, count, splits * 2], DType::F32);
-    let out = q.empty([rows, width], DType::BF16);
-    let mut words = [rows, count, heads.kv, seen.pages, splits, window].map(|word| word as u64).to_vec();
-    words.push(real(f64::from(heads.scale)));
-    kernel("paged_attention", (4 * split(dim) * dim).max(256 * (dim + 8))).launch(
-        [splits, heads.kv * heads.group.div_ceil(16), rows],
-        &[q, keys, values, seen.lengths, seen.sequences, seen.tables, &partial, &tops],
-        &words,
-    );
-    kernel("paged_combine", 0).launch(
-        [(rows * count).div_ceil(4), 1, 1],
-        &[&partial, &tops, seen.lengths, &out],
-        &[rows, count, splits, window].map(|word| word as u64),
-    );
-    out
+impl Stretches {
+    /// Room for that of queries `[rows, heads · dim]` whose longest sequence has at most `splits` stretches.
+    fn new(q: &Array, lengths: &Array, lengths_at: usize, splits: usize, heads: Heads) -> Self {
+        let ([rows, _], dim, count) = (q.matrix(), heads.dim, heads.kv * heads.group);
+        // A row sees no more of its sequence than the window.
+        let splits = heads.window.map_or(splits, |window| splits.min((window - 1).div_ceil(split(dim)) + 1));
+        let sums = q.empty([rows, count, splits * dim], DType::F32);
+        let tops = q.empty([rows, count, splits * 2], DType::F32);
+        Self { sums, tops, lengths: lengths.clone(), lengths_at, rows, splits, heads }
+    }
+
+    fn attend(&self, arrays: &[&Array], defines: &[(&'static str, usize)], pages: usize, [context, eps]: [u64; 2]) {
+        let Self { rows, splits, heads, .. } = self;
+        let (dim, count) = (heads.dim, heads.kv * heads.group);
+        let mut words = [*rows, count, heads.kv, pages, *splits, self.window()].map(|word| word as u64).to_vec();
+        words.extend([real(f64::from(heads.scale)), context, eps]);
+        let defines = [&[("HEAD_DIM", dim)], defines].concat();
+        let shared = (4 * split(dim) * dim).max(256 * (dim + 8));
+        let grid = [*splits, heads.kv * heads.group.div_ceil(16), *rows];
+        let arrays = [arrays, &[&self.sums, &self.tops]].concat();
+        Kernel::new(&PAGED, "paged_attention", &defines, 128, shared).launch(grid, &arrays, &words);
+    }
+
+    /// Of what comes out, `[rows, heads · dim]`.
+    pub(super) fn shape(&self) -> [usize; 2] {
+        [self.rows, self.heads.kv * self.heads.group * self.heads.dim]
+    }
+
+    /// The window of the rows, 0 if they see all.
+    pub(super) fn window(&self) -> usize {
+        self.heads.window.unwrap_or(0)
+    }
+
+    /// bf16 `[rows, heads · dim]`.
+    pub(crate) fn join(&self) -> Array {
+        let (dim, count) = (self.heads.dim, self.heads.kv * self.heads.group);
+        let out = self.sums.empty(self.shape(), DType::BF16);
+        Kernel::new(&PAGED, "paged_combine", &[("HEAD_DIM", dim)], 128, 0).launch(
+            [(self.rows * count).div_ceil(4), 1, 1],
+            &[&self.sums, &self.tops, &self.lengths, &out],
+            &[self.rows, count, self.splits, self.window(), self.lengths_at].map(|word| word as u64),
+        );
+        out
+    }
 }
 
 /// True if a step of so many rows, whose sequences have so many parts, has room for its partial sums.
@@ -137,31 +173,31 @@ pub(crate) fn fits_at_once(rows: usize, splits: usize, heads: Heads) -> bool {
     rows * splits * heads.kv * heads.group * heads.dim <= MOST_PARTIAL
 }
 
-/// Attention of a decoding step's rows.
-pub(crate) fn attend_rows(q: &Array, pools: [&Array; 2], inputs: &Inputs, splits: usize, heads: Heads) -> Array {
-    let Inputs { lengths, sequences, tables, pages, .. } = inputs;
-    attention(q, pools, &Seen { lengths, sequences, tables, pages: *pages }, splits, heads)
+/// How a decoding step turns queries and keys: cosines and sines `[context, dim / 2]`, and the norms of each head before, if
+/// there are any.
+#[derive(Debug)]
+pub(crate) struct Turn<'a> {
+    pub(crate) rope: [&'a Array; 2],
+    pub(crate) norms: Option<[&'a Array; 2]>,
+    pub(crate) eps: f32,
 }
 
-/// Turns queries where they lie, and keys on their way into the pool, by their rows' positions, each head normed by `scales` before
-/// if there are any; stores values.
-pub(crate) fn rope_store(
+/// Attention of a decoding step's rows: queries and keys are turned by their positions on their way, keys and values stored.
+pub(crate) fn attend_rows(
     [q, k, v]: [&Array; 3],
-    [cos, sin]: [&Array; 2],
-    scales: Option<[&Array; 2]>,
-    eps: f32,
+    turn: &Turn<'_>,
     inputs: &Inputs,
-    pools: [&Array; 2],
+    [keys, values]: [&Array; 2],
+    splits: usize,
     heads: Heads,
-) {
-    let (rows, dim, count) = (inputs.ids.len(), heads.dim, heads.kv * heads.group);
-    let defines = [("HEAD_DIM", dim), ("QK_NORM", usize::from(scales.is_some()))];
-    let mut arrays = vec![k, v, cos, sin, &inputs.positions, &inputs.slots];
-    arrays.extend(scales.into_iter().flatten());
-    arrays.push(q);
-    arrays.extend(pools);
-    let mut words = [rows, count, heads.kv, cos.matrix()[0]].map(|word| word as u64).to_vec();
-    words.push(real(f64::from(eps)));
-    let threads = rows * (count + 2 * heads.kv) * (dim / 16);
-    Kernel::new(&PAGED, "rope_store", &defines, 256, 0).launch([threads.div_ceil(256), 1, 1], &arrays, &words);
+) -> Stretches {
+    let Inputs { layout, packed, .. } = inputs;
+    let [cos, sin] = turn.rope;
+    let mut arrays = vec![q, keys, values, packed, k, v, cos, sin];
+    arrays.extend(turn.norms.into_iter().flatten());
+    let defines = [("FRESH", 1), ("QK_NORM", usize::from(turn.norms.is_some()))];
+    let stretches = Stretches::new(q, packed, layout.rows, splits, heads);
+    let words = [cos.matrix()[0] as u64, real(f64::from(turn.eps))];
+    stretches.attend(&arrays, &defines, layout.pages, words);
+    stretches
 }

@@ -25,7 +25,6 @@ typedef unsigned long long word;
 
 __device__ __forceinline__ float low(unsigned pair) { return __uint_as_float(pair << 16); }
 __device__ __forceinline__ float high(unsigned pair) { return __uint_as_float(pair & 0xffff0000u); }
-__device__ __forceinline__ float nothing() { return __int_as_float(0xff800000); }  // −∞
 
 /// Where a head of a slot begins in a pool.
 __device__ __forceinline__ long long pool_at(long long slot, long long kv_heads, long long head) {
@@ -51,75 +50,6 @@ extern "C" __global__ void __launch_bounds__(256) paged_store(
     *reinterpret_cast<uint4*>(v_pool + to) = __ldg(reinterpret_cast<const uint4*>(v) + index);
 }
 
-struct RopeP { word rows, heads, kv_heads, context; double eps; };
-
-// Turns q bf16 [rows, heads·HEAD_DIM] in place and k into its pool by their rows' positions i32 [rows], in the half-split layout
-// (Su et al. 2021), and stores v: cos and sin f32 [context, HEAD_DIM / 2]. With QK_NORM each head of q and k is first divided by its
-// root mean square and multiplied by the weight f32 [HEAD_DIM]. Rows with a negative slot store nothing; positions
-// are clamped to the tables, so rows that only fill a batch up may hold anything.
-// Grid: ⌈rows·(heads + 2·kv_heads)·(HEAD_DIM / 16) / 256⌉; 256 threads: one takes eight numbers of each half of a head.
-// Arguments: k, v, cos, sin, positions, slots, [QK_NORM: q_weight, k_weight], q, k_pool, v_pool.
-extern "C" __global__ void __launch_bounds__(256) rope_store(
-    const bf16* __restrict__ k, const bf16* __restrict__ v, const float* __restrict__ cos, const float* __restrict__ sin,
-    const int* __restrict__ positions, const int* __restrict__ slots,
-#if QK_NORM
-    const float* __restrict__ q_weight, const float* __restrict__ k_weight,
-#endif
-    bf16* __restrict__ q, bf16* __restrict__ k_pool, bf16* __restrict__ v_pool, const __grid_constant__ RopeP p) {
-    constexpr int LANES = HEAD_DIM / 16, HALF = HEAD_DIM / 2;
-    const long long index = static_cast<long long>(blockIdx.x) * 256 + threadIdx.x;
-    const int heads = static_cast<int>(p.heads), kv_heads = static_cast<int>(p.kv_heads), all = heads + 2 * kv_heads;
-    const int lane = static_cast<int>(index % LANES), head = static_cast<int>(index / LANES % all);
-    const long long row = index / LANES / all;
-    const bool active = row < static_cast<long long>(p.rows);
-    let_next_begin();
-    wait_for_previous();
-    const bool of_q = head < heads, of_k = !of_q && head < heads + kv_heads;
-    const int kv = of_k ? head - heads : head - heads - kv_heads;
-    const long long slot = active ? slots[row] : -1;
-    const bf16* from = nullptr;
-    if (active) from = of_q ? q + (row * heads + head) * HEAD_DIM : (of_k ? k : v) + (row * kv_heads + kv) * HEAD_DIM;
-    uint4 first = make_uint4(0, 0, 0, 0), second = first;
-    if (active) first = *reinterpret_cast<const uint4*>(from + lane * 8), second = *reinterpret_cast<const uint4*>(from + HALF + lane * 8);
-    float a[8], b[8];
-    unpack(first, a);
-    unpack(second, b);
-#if QK_NORM
-    // All lanes of a warp take part, those of v and of no row for nothing.
-    float squares = 0.0f;
-#pragma unroll
-    for (int i = 0; i < 8; ++i) squares = fmaf(a[i], a[i], squares), squares = fmaf(b[i], b[i], squares);
-#pragma unroll
-    for (int step = LANES / 2; step > 0; step /= 2) squares += __shfl_xor_sync(~0u, squares, step);
-    if (of_q || of_k) {
-        const float inverse = rsqrtf(squares / HEAD_DIM + static_cast<float>(p.eps));
-        const float* weight = (of_q ? q_weight : k_weight) + lane * 8;
-#pragma unroll
-        for (int i = 0; i < 8; ++i) a[i] *= inverse * weight[i], b[i] *= inverse * weight[HALF + i];
-    }
-#endif
-    if (!active || (!of_q && slot < 0)) return;
-    if (of_q || of_k) {
-        const long long position = min(max(static_cast<long long>(positions[row]), 0ll), static_cast<long long>(p.context) - 1);
-        const float *c = cos + position * HALF + lane * 8, *s = sin + position * HALF + lane * 8;
-#pragma unroll
-        for (int i = 0; i < 8; i += 4) {
-            const float4 cs = __ldg(reinterpret_cast<const float4*>(c + i)), sn = __ldg(reinterpret_cast<const float4*>(s + i));
-            const float by_cos[4] = {cs.x, cs.y, cs.z, cs.w}, by_sin[4] = {sn.x, sn.y, sn.z, sn.w};
-#pragma unroll
-            for (int j = 0; j < 4; ++j) {
-                const float x = a[i + j], y = b[i + j];
-                a[i + j] = x * by_cos[j] - y * by_sin[j];
-                b[i + j] = y * by_cos[j] + x * by_sin[j];
-            }
-        }
-        first = pack(a), second = pack(b);
-    }
-    bf16* to = of_q ? q + (row * heads + head) * HEAD_DIM : (of_k ? k_pool : v_pool) + pool_at(slot, kv_heads, kv);
-    *reinterpret_cast<uint4*>(to + lane * 8) = first;
-    *reinterpret_cast<uint4*>(to + HALF + lane * 8) = second;
-}
-
 /// c += a · b for 16 × 16 by 16 × 8.
 __device__ __forceinline__ void mma(float (&c)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
     asm volatile(
@@ -133,25 +63,87 @@ __device__ __forceinline__ void copy(unsigned to, const void* from, bool there) 
 __device__ __forceinline__ void commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int PENDING> __device__ __forceinline__ void wait() { asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory"); }
 
-struct AttentionP { word rows, heads, kv_heads, max_pages, splits, window; double scale; };
+#if FRESH
+/// Turns a head by a position whose cosines and sines [HEAD_DIM / 2] are given, in the half-split layout (Su et al. 2021). Lane t of four
+/// holds numbers 32·j + 8·t and the seven after of each j. With QK_NORM the head is first divided by its root mean square and
+/// multiplied by weight f32 [HEAD_DIM]; then all lanes of the warp take part.
+__device__ __forceinline__ void turn(uint4 (&head)[HEAD_DIM / 32], const float* cos, const float* sin, const float* weight, float eps, int t) {
+    constexpr int HALF = HEAD_DIM / 64;
+#if QK_NORM
+    float squares = 0.0f;
+#pragma unroll
+    for (int j = 0; j < HEAD_DIM / 32; ++j) {
+        float v[8];
+        unpack(head[j], v);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) squares = fmaf(v[i], v[i], squares);
+    }
+    squares += __shfl_xor_sync(~0u, squares, 1);
+    squares += __shfl_xor_sync(~0u, squares, 2);
+    const float inverse = rsqrtf(squares / HEAD_DIM + eps);
+#endif
+#pragma unroll
+    for (int j = 0; j < HALF; ++j) {
+        float a[8], b[8];
+        unpack(head[j], a);
+        unpack(head[j + HALF], b);
+        const int at = 32 * j + 8 * t;
+#if QK_NORM
+#pragma unroll
+        for (int i = 0; i < 8; ++i) a[i] *= inverse * weight[at + i], b[i] *= inverse * weight[HEAD_DIM / 2 + at + i];
+#endif
+#pragma unroll
+        for (int i = 0; i < 8; i += 4) {
+            const float4 cs = __ldg(reinterpret_cast<const float4*>(cos + at + i)), sn = __ldg(reinterpret_cast<const float4*>(sin + at + i));
+            const float by_cos[4] = {cs.x, cs.y, cs.z, cs.w}, by_sin[4] = {sn.x, sn.y, sn.z, sn.w};
+#pragma unroll
+            for (int l = 0; l < 4; ++l) {
+                const float x = a[i + l], y = b[i + l];
+                a[i + l] = x * by_cos[l] - y * by_sin[l];
+                b[i + l] = y * by_cos[l] + x * by_sin[l];
+            }
+        }
+        head[j] = pack(a), head[j + HALF] = pack(b);
+    }
+}
+#endif
+
+struct AttentionP {
+    word rows, heads, kv_heads, max_pages, splits, window;
+    double scale;
+    word context;  // FRESH
+    double eps;    // QK_NORM
+};
 
 // Attention of each row to a stretch of SPLIT tokens of its sequence, for all query heads of a key head (at most 16 in a block):
-// sums exp(scale·q·k − top)·v, and top and Σ exp, which paged_combine joins (Dao et al. 2023, "Flash-Decoding").
+// sums exp(scale·q·k − top)·v, and top and Σ exp, which join.cuh joins (Dao et al. 2023, "Flash-Decoding").
 // q bf16 [rows, heads·HEAD_DIM]; lengths i32 [rows]: the tokens that a row sees, itself included (0: nothing, zeros come out);
 // sequences i32 [rows]; tables i32 [sequences, max_pages]; partial f32 [rows, heads, splits, HEAD_DIM]; tops f32
 // [rows, heads, splits, 2]. window: a row sees so many tokens, itself included; 0: all.
 // Grid: (splits, kv_heads·⌈heads / kv_heads / 16⌉, rows); 128 threads; SHARED_BYTES = max(4·SPLIT·HEAD_DIM, 256·(HEAD_DIM + 8)).
 // splits ≥ ⌈longest / SPLIT⌉, with a window ⌈(min(window, longest) − 1) / SPLIT⌉ + 1 are enough. A graph is captured with the splits of
 // the longest row it will see: blocks of no tokens end at once.
-// Arguments: q, k_pool, v_pool, lengths, sequences, tables, partial, tops.
+// Arguments: q, k_pool, v_pool, [FRESH: packed i32, the step's inputs as ops/cuda/decode.rs has them; k and v bf16
+// [rows, kv_heads·HEAD_DIM]; cos and sin f32 [context, HEAD_DIM / 2]; QK_NORM: q_weight and k_weight f32 [HEAD_DIM]], [else: lengths,
+// sequences, tables], partial, tops.
+//
+// With FRESH the row's last token is in k and v, not yet in the pools, where the block that needs it puts it; what is older was there
+// before the step began, so it is on its way before the launch's turn. Positions are clamped to the tables.
 //
 // Stretches begin at multiples of SPLIT and each warp takes a quarter, so a row's sums fall in an order that depends on its
 // length and window alone. Heads are the 16-row operand of the tensor cores; as in FlashAttention-2, scores become the next product's
 // operand in place. Tokens beyond the row's are zeros in shared memory: whatever lies in their pages is not read.
 extern "C" __global__ void __launch_bounds__(128) paged_attention(
+#if FRESH
+    const bf16* q, bf16* k_pool, bf16* v_pool, const int* __restrict__ packed, const bf16* k, const bf16* v, const float* __restrict__ cos, const float* __restrict__ sin,
+#if QK_NORM
+    const float* __restrict__ q_weight, const float* __restrict__ k_weight,
+#endif
+#else
     const bf16* __restrict__ q, const bf16* __restrict__ k_pool, const bf16* __restrict__ v_pool, const int* __restrict__ lengths,
-    const int* __restrict__ sequences, const int* __restrict__ tables, float* __restrict__ partial, float* __restrict__ tops,
-    const __grid_constant__ AttentionP p) {
+    const int* __restrict__ sequences, const int* __restrict__ tables,
+#endif
+    float* __restrict__ partial, float* __restrict__ tops, const __grid_constant__ AttentionP p) {
     extern __shared__ __align__(1024) unsigned char shared[];
     __shared__ float warp_tops[WARPS][16], warp_sums[WARPS][16];
     constexpr int OWN = SPLIT / WARPS;         // Tokens of a warp: whole pages.
@@ -166,12 +158,16 @@ extern "C" __global__ void __launch_bounds__(128) paged_attention(
     const int count = min(of_kv - first_head, 16), splits = static_cast<int>(p.splits);
 
     let_next_begin();
+#if FRESH
+    const int *lengths = packed + p.rows, *table = packed + 4 * p.rows + row * static_cast<long long>(p.max_pages);
+#else
     wait_for_previous();
+    const int* table = tables + sequences[row] * static_cast<long long>(p.max_pages);
+#endif
     const int length = lengths[row], window = static_cast<int>(p.window);
     const int begin = window > 0 && length > window ? length - window : 0;
     const int from = (begin / SPLIT + static_cast<int>(blockIdx.x)) * SPLIT;
     if (from >= length) return;
-    const int* table = tables + sequences[row] * static_cast<long long>(p.max_pages);
     const int own = from + warp * OWN;
 
     // Keys: pieces of odd tokens with their halves exchanged, values: exchanged by the token's number, so that the reads
@@ -189,12 +185,47 @@ extern "C" __global__ void __launch_bounds__(128) paged_attention(
         for (int i = 0; i < COPIES; ++i) {
             const int token = i * AT_ONCE + token_of_lane;
             const bool there = own + token < length && own + token >= begin;
+#if FRESH
+            if (own + token == length - 1) continue;
+#endif
             const long long at = ((static_cast<long long>(pages[i * AT_ONCE / PAGE]) * kv_heads + kv) * PAGE + token % PAGE) * HEAD_DIM;
             const int place = which == 0 ? chunk ^ ((token & 1) << 2) : chunk ^ (token & 7);
             copy((which == 0 ? base : value_base) + token * (HEAD_DIM * 2) + place * 16, there ? pool + at : pool, there);
         }
         commit();
     }
+#if FRESH
+    const long long at_position = min(static_cast<long long>(length) - 1, static_cast<long long>(p.context) - 1) * (HEAD_DIM / 2);
+#if QK_NORM
+    const float eps = static_cast<float>(p.eps);
+#else
+    const float *q_weight = nullptr, *k_weight = nullptr, eps = 0.0f;
+#endif
+    wait_for_previous();
+    const int fresh = length - 1 - own;
+    if (fresh >= 0 && fresh < OWN) {
+        const bf16 *key = k + (row * kv_heads + kv) * HEAD_DIM, *value = v + (row * kv_heads + kv) * HEAD_DIM;
+        const long long slot = static_cast<long long>(table[(length - 1) / PAGE]) * PAGE + (length - 1) % PAGE;
+        const long long to = pool_at(slot, kv_heads, kv);
+        unsigned char* to_token = shared + warp * (OWN * HEAD_DIM * 4) + fresh * (HEAD_DIM * 2);
+        uint4 turned[HEAD_DIM / 32];
+#pragma unroll
+        for (int j = 0; j < HEAD_DIM / 32; ++j) turned[j] = *reinterpret_cast<const uint4*>(key + 32 * j + 8 * t);
+        turn(turned, cos + at_position, sin + at_position, k_weight, eps, t);
+        if (g == 0) {
+#pragma unroll
+            for (int j = 0; j < HEAD_DIM / 32; ++j) {
+                *reinterpret_cast<uint4*>(to_token + (((4 * j + t) ^ ((fresh & 1) << 2)) << 4)) = turned[j];
+                if (first_head == 0) *reinterpret_cast<uint4*>(k_pool + to + 32 * j + 8 * t) = turned[j];
+            }
+        }
+        if (lane < CHUNKS) {
+            const uint4 piece = *reinterpret_cast<const uint4*>(value + 8 * lane);
+            *reinterpret_cast<uint4*>(to_token + OWN * HEAD_DIM * 2 + ((lane ^ (fresh & 7)) << 4)) = piece;
+            if (first_head == 0) *reinterpret_cast<uint4*>(v_pool + to + 8 * lane) = piece;
+        }
+    }
+#endif
 
     // Scores [16 heads, OWN tokens]. A lane holds 8 neighbouring numbers of q and k where the instruction wants 2 and 2: the
     // order of a sum's terms is free.
@@ -206,6 +237,10 @@ extern "C" __global__ void __launch_bounds__(128) paged_attention(
         if (g < count) upper[j] = *reinterpret_cast<const uint4*>(query + g * HEAD_DIM + j * 32 + t * 8);
         if (g + 8 < count) lower[j] = *reinterpret_cast<const uint4*>(query + (g + 8) * HEAD_DIM + j * 32 + t * 8);
     }
+#if FRESH
+    turn(upper, cos + at_position, sin + at_position, q_weight, eps, t);
+    turn(lower, cos + at_position, sin + at_position, q_weight, eps, t);
+#endif
     wait<1>();
     __syncwarp();
     float scores[OWN / 8][4];
@@ -306,10 +341,10 @@ extern "C" __global__ void __launch_bounds__(128) paged_attention(
     }
 }
 
-struct CombineP { word rows, heads, splits, window; };
+struct CombineP { word rows, heads, splits, window, lengths_at; };
 
-// out = Σ exp(top_s − top)·partial_s / Σ exp(top_s − top)·sum_s over a row's stretches, in their order: what paged_attention wrote,
-// out bf16 [rows, heads·HEAD_DIM].
+// Joins a row's stretches, as join.cuh has it: out bf16 [rows, heads·HEAD_DIM] from what paged_attention wrote. The rows' lengths
+// begin at lengths_at of `lengths`.
 // Grid: ⌈rows·heads / 4⌉; 128 threads: a warp joins one head. Arguments: partial, tops, lengths, out.
 extern "C" __global__ void __launch_bounds__(128) paged_combine(
     const float* __restrict__ partial, const float* __restrict__ tops, const int* __restrict__ lengths, bf16* __restrict__ out,
@@ -320,32 +355,14 @@ extern "C" __global__ void __launch_bounds__(128) paged_combine(
     let_next_begin();
     wait_for_previous();
     if (row >= static_cast<long long>(p.rows)) return;
-    const int length = lengths[row], window = static_cast<int>(p.window);
-    const int begin = window > 0 && length > window ? length - window : 0;
-    const int count = length > 0 ? min((length - 1) / SPLIT - begin / SPLIT + 1, splits) : 0;
+    const int count = stretches(lengths[p.lengths_at + row], static_cast<int>(p.window), splits);
     const float2* pairs = reinterpret_cast<const float2*>(tops) + head * splits;
-    const float* sums = partial + head * splits * HEAD_DIM + lane * OWN;
-    float most = nothing();
-    for (int s = lane; s < count; s += 32) most = fmaxf(most, pairs[s].x);
+    float top = nothing(), means[OWN];
+    for (int s = lane; s < count; s += 32) top = fmaxf(top, __ldcg(pairs + s).x);
 #pragma unroll
-    for (int step = 16; step > 0; step /= 2) most = fmaxf(most, __shfl_xor_sync(~0u, most, step));
-    float total = 0.0f, means[OWN];
-#pragma unroll
-    for (int i = 0; i < OWN; ++i) means[i] = 0.0f;
-#pragma unroll 4
-    for (int s = 0; s < count; ++s) {
-        const float2 pair = pairs[s];
-        const float factor = exp2f(pair.x - most);
-        total = fmaf(factor, pair.y, total);
-        float2 part[OWN / 2];
-#pragma unroll
-        for (int i = 0; i < OWN / 2; ++i) part[i] = *reinterpret_cast<const float2*>(sums + static_cast<long long>(s) * HEAD_DIM + 2 * i);
-#pragma unroll
-        for (int i = 0; i < OWN / 2; ++i)
-            means[2 * i] = fmaf(factor, part[i].x, means[2 * i]), means[2 * i + 1] = fmaf(factor, part[i].y, means[2 * i + 1]);
-    }
-    const float norm = total > 0.0f ? 1.0f / total : 0.0f;
+    for (int step = 16; step > 0; step /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, step));
+    join<OWN>(pairs, partial + head * splits * HEAD_DIM + lane * OWN, count, top, means);
 #pragma unroll
     for (int i = 0; i < OWN; i += 2)
-        *reinterpret_cast<unsigned*>(out + head * HEAD_DIM + lane * OWN + i) = pack(means[i] * norm, means[i + 1] * norm);
+        *reinterpret_cast<unsigned*>(out + head * HEAD_DIM + lane * OWN + i) = pack(means[i], means[i + 1]);
 }
