@@ -16,7 +16,7 @@ use crate::device::BurnDevice;
 use crate::generate::Next;
 use crate::ops::attention::Heads;
 use crate::ops::cuda::Array;
-use crate::ops::cuda::adapters::{Expanded, Factors, Placed, Pool};
+use crate::ops::cuda::adapters::{Adapted, Expanded, Factors, Placed, Pool};
 use crate::ops::cuda::decode::{self, Delta, Inputs, Layout, Stream};
 use crate::ops::cuda::few::{self, Group, MOST_ROWS, Rows};
 use crate::ops::cuda::graph::{Output, Recorded};
@@ -85,6 +85,8 @@ pub(crate) struct Steps {
     weights: Option<Arc<Weights>>,
     adapters: Pool,
     recorded: HashMap<Size, Recorded>,
+    /// Of the last step, never 0.
+    number: i32,
     /// Whose stream they were recorded on.
     thread: ThreadId,
     /// Why the launches of the last size are given one by one, if they are.
@@ -98,6 +100,7 @@ impl Steps {
             weights: Weights::new(model, pools).map(Arc::new),
             adapters: Pool::default(),
             recorded: HashMap::new(),
+            number: 0,
             thread: std::thread::current().id(),
             failure: None,
         }
@@ -143,7 +146,12 @@ impl Steps {
             self.recorded.clear();
             self.thread = thread;
         }
-        let inputs = packed(rows, &adapters, size.layout);
+        let mut inputs = packed(rows, &adapters, size.layout);
+        let mut number = |inputs: &mut [i32]| {
+            self.number = self.number.checked_add(1).unwrap_or(1);
+            inputs[size.layout.number_at()] = self.number;
+        };
+        number(&mut inputs);
         let recorded = match self.recorded.entry(size) {
             std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::hash_map::Entry::Vacant(entry) => {
@@ -151,6 +159,8 @@ impl Steps {
                 let factors = self.adapters.factors().filter(|_| size.layout.adapters > 0).cloned();
                 let recorded = record(weights, factors, array, size, &model.device().burn)?;
                 self.failure = recorded.failure();
+                // Recording was a step of its own.
+                number(&mut inputs);
                 entry.insert(recorded)
             }
         };
@@ -222,18 +232,22 @@ fn packed(rows: &[Speaking<'_>], adapters: &Chosen, layout: Layout) -> Vec<i32> 
 fn record(
     weights: Arc<Weights>,
     factors: Option<Factors>,
-    inputs: Array,
+    packed: Array,
     size: Size,
     device: &BurnDevice,
 ) -> Option<Recorded> {
-    let packed = inputs.clone();
+    let adapted = match factors {
+        Some(factors) => Some(Adapted::new(factors, size.layout.rows, weights.products())?),
+        None => None,
+    };
+    let inputs = Inputs { layout: size.layout, packed: packed.clone() };
     // Once by itself: a step that can't be made is not recorded.
-    weights.step(&packed, factors.as_ref(), size)?;
-    let step = move || match weights.step(&packed, factors.as_ref(), size) {
+    weights.step(&inputs, adapted.as_ref(), size.splits)?;
+    let step = move || match weights.step(&inputs, adapted.as_ref(), size.splits) {
         Some(output) => output,
         None => unreachable!("the same step was made before"),
     };
-    Some(Recorded::new(inputs, device, Box::new(step)))
+    Some(Recorded::new(packed, device, Box::new(step)))
 }
 
 /// Brings to the host what the rows ask for.
@@ -307,17 +321,21 @@ impl Weights {
         })
     }
 
+    /// Products of a step that have adapters.
+    fn products(&self) -> usize {
+        GROUPS.len() * self.blocks.len()
+    }
+
     fn normed<'a>(&self, stream: &'a mut Stream, weight: &'a Array) -> Rows<'a> {
         Rows::Normed { stream, weight, eps: self.eps }
     }
 
     /// All launches of a step.
-    fn step(&self, packed: &Array, factors: Option<&Factors>, size: Size) -> Option<Output> {
-        let inputs = Inputs::new(packed, size.layout, GROUPS.len() * self.blocks.len());
+    fn step(&self, inputs: &Inputs, adapted: Option<&Adapted>, splits: usize) -> Option<Output> {
         let mut stream = Stream { x: inputs.embed(&self.embedding, self.embedding_scale), delta: None };
         for (index, block) in self.blocks.iter().enumerate() {
             let group = |which: usize, rows: Rows<'_>, glu: Option<Activation>| {
-                block.groups[which].products(rows, factors, &inputs, [index, which], glu)
+                block.groups[which].products(rows, adapted, inputs, [index, which], glu)
             };
             let norm = |norm: Norm| block.norms[norm.index()].as_ref();
             let [q, k, v] =
@@ -325,7 +343,7 @@ impl Weights {
             let norms = norm(Norm::Query).zip(norm(Norm::Key)).map(|(q, k)| [q, k]);
             let [rope, pools] = [&block.rope, &block.pools].map(|[a, b]| [a, b]);
             let turn = Turn { rope, norms, eps: self.eps };
-            let stretches = paged::attend_rows([&q, &k, &v], &turn, &inputs, pools, size.splits, block.heads);
+            let stretches = paged::attend_rows([&q, &k, &v], &turn, inputs, pools, splits, block.heads);
             let delta =
                 |rows: Vec<Array>, after| Some(Delta { rows: rows.into_iter().next()?, norm: norm(after).cloned() });
             stream.delta = delta(group(1, Rows::Joined(&stretches), None)?, Norm::AfterAttention);
@@ -344,15 +362,15 @@ impl Layers {
     fn products(
         &self,
         rows: Rows<'_>,
-        factors: Option<&Factors>,
+        adapted: Option<&Adapted>,
         inputs: &Inputs,
         [layer, which]: [usize; 2],
         glu: Option<Activation>,
     ) -> Option<Vec<Array>> {
         let Self { modules, weights, biases } = self;
         let product = GROUPS.len() * layer + which;
-        let expanded =
-            factors.map(|factors| Expanded { inputs, factors, places: factors.places(layer, modules), product });
+        let of = |adapted: &'_ Adapted| adapted.factors.places(layer, modules);
+        let expanded = adapted.map(|adapted| Expanded { inputs, adapted, places: of(adapted), product });
         few::products(rows, &Group { weights, biases, expanded, glu })
     }
 }

@@ -1,5 +1,7 @@
 //! Adapters side by side in one pool, so that rows of one batch are each adapted by their own in one launch.
 
+use burn::tensor::{DType, Int, Tensor};
+
 use super::Array;
 use super::decode::{DECODE, Inputs};
 use super::launch::Kernel;
@@ -26,12 +28,32 @@ pub(crate) struct Factors {
     places: Vec<[[usize; 2]; 7]>,
 }
 
+/// The adapters of a recorded step.
+#[derive(Debug)]
+pub(crate) struct Adapted {
+    pub(crate) factors: Factors,
+    /// Where blocks tell each other `x·Aᵀ`, with the step's number: u32 `[products, SPLITS · rows · 3 · ranks, 2]`. No other step's.
+    pub(super) told: Array,
+}
+
+impl Adapted {
+    /// Blocks that share the first factors of a tile, at most.
+    pub(super) const SPLITS: usize = 4;
+
+    /// For so many products of so many rows.
+    pub(crate) fn new(factors: Factors, rows: usize, products: usize) -> Option<Self> {
+        let words = products * Self::SPLITS * rows * 3 * factors.ranks * 2;
+        let told = Array::of_whole(&Tensor::<1, Int>::zeros([words], (&factors.pool.device(), DType::I32)))?;
+        Some(Self { factors, told })
+    }
+}
+
 /// What adds `s·(x·Aᵀ)·Bᵀ` of each row's own adapter to the products of modules that share `x`.
 #[derive(Debug)]
 pub(crate) struct Expanded<'a> {
     /// Which adapter a row has.
     pub(crate) inputs: &'a Inputs,
-    pub(crate) factors: &'a Factors,
+    pub(crate) adapted: &'a Adapted,
     /// Where A and B of each module begin in a slot.
     pub(crate) places: Vec<[usize; 2]>,
     /// Which of the step's products these are.

@@ -22,7 +22,7 @@ const MOST_WIDTH: usize = 16_384;
 /// How a step's inputs lie in one array of i32, so that one copy brings them: ids of tokens; how many tokens a row sees, itself
 /// included, 0 for a row that only fills the batch up; which of the step's adapters is a row's, or −1; the bits of its scale: each
 /// `[rows]`; pages of each row's sequence `[rows, pages]`; slots of the step's adapters in their pool, −1 from where there are no
-/// more, and their ranks, each `[adapters]`.
+/// more, and their ranks, each `[adapters]`; the step's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Layout {
     pub(crate) rows: usize,
@@ -41,9 +41,14 @@ impl Layout {
         self.tables_at() + self.rows * self.pages
     }
 
+    /// Where the step's number is.
+    pub(crate) fn number_at(&self) -> usize {
+        self.adapters_at() + 2 * self.adapters
+    }
+
     /// How many words there are.
     pub(crate) fn words(&self) -> usize {
-        self.adapters_at() + 2 * self.adapters
+        self.number_at() + 1
     }
 }
 
@@ -53,22 +58,15 @@ pub(crate) struct Inputs {
     pub(crate) layout: Layout,
     /// i32 `[words]`.
     pub(crate) packed: Array,
-    /// How far each product's adapters are, `[products]`: zeros before them.
-    pub(crate) ready: Array,
 }
 
 impl Inputs {
-    /// Inputs that lie in `packed`, of a step with so many products.
-    pub(crate) fn new(packed: &Array, layout: Layout, products: usize) -> Self {
-        Self { layout, packed: packed.clone(), ready: packed.empty([products], DType::I32) }
-    }
-
     /// Begins a step: rows of `table` `[vocabulary, width]` times `scale`.
     pub(crate) fn embed(&self, table: &Array, scale: f32) -> Array {
-        let (Self { layout: Layout { rows, .. }, packed, ready }, [_, width]) = (self, table.matrix());
+        let (Self { layout: Layout { rows, .. }, packed }, [_, width]) = (self, table.matrix());
         let x = table.empty([*rows, width], DType::BF16);
-        let words = [*rows as u64, width as u64, ready.len() as u64, real(f64::from(scale))];
-        Kernel::new(&DECODE, "embed", &[], 256, 0).launch([*rows, 1, 1], &[table, packed, &x, ready], &words);
+        let words = [*rows as u64, width as u64, real(f64::from(scale))];
+        Kernel::new(&DECODE, "embed", &[], 256, 0).launch([*rows, 1, 1], &[table, packed, &x], &words);
         x
     }
 }

@@ -5,29 +5,43 @@ use std::cell::RefCell;
 use burn::tensor::{DType, Int, Tensor};
 
 use super::Array;
-use super::adapters::Expanded;
+use super::adapters::{Adapted, Expanded};
 use super::decode::{Stream, norm_arrays, norm_defines};
-use super::launch::{Define, Kernel, Source, real};
+use super::launch::{Define, Kernel, Source, processors, real};
 use super::paged::Stretches;
 use crate::config::Activation;
 
-const MATVEC: Source = Source {
+const FEW_ROWS: Source = Source {
     name: "matvec.cu",
+    text: concat!(
+        include_str!("kernels/vector.cuh"),
+        include_str!("kernels/product.cuh"),
+        include_str!("kernels/adapters.cuh"),
+        include_str!("kernels/matvec.cu")
+    ),
+};
+const ONE_ROW: Source = Source {
+    name: "one_row.cu",
     text: concat!(
         include_str!("kernels/vector.cuh"),
         include_str!("kernels/norm_row.cuh"),
         include_str!("kernels/join.cuh"),
-        include_str!("kernels/matvec.cu")
+        include_str!("kernels/product.cuh"),
+        include_str!("kernels/adapters.cuh"),
+        include_str!("kernels/one_row.cu")
     ),
 };
 /// Rows from which on the kernels for many rows are faster.
 pub(crate) const MOST_ROWS: usize = 64;
-/// Shared memory of a block: four steps of 24 KB.
-const SHARED: usize = 4 * 24_576;
+/// Shared memory of a block, bytes: two of them have room on a multiprocessor. Four steps of 24 KB, or five or four of 16 KB and one
+/// row.
+const SHARED: usize = 98_304;
+/// A step of one row's weights, bytes.
+const STEP: usize = 16_384;
 /// Blocks that keep the machine busy.
 const BUSY: usize = 256;
-/// Widest row that a product's blocks can each make by themselves: it lies where the rows of the steps else would.
-const MOST_WIDTH: usize = 4 * 8_192 / 2;
+/// Widest row that has room behind four steps.
+const MOST_WIDTH: usize = (SHARED - 4 * STEP) / 2;
 /// Stretches of attention that each block can join by itself before a launch for it takes less.
 const MOST_SPLITS: usize = 16;
 
@@ -75,7 +89,7 @@ impl Launch {
     /// Takes rows over, or what they are made of; gives their shape and an array beside them.
     fn rows(&mut self, rows: Rows<'_>) -> ([usize; 2], Array) {
         let x = match rows {
-            Rows::Normed { stream, weight, eps } if is_made_within(stream.x.matrix()) => {
+            Rows::Normed { stream, weight, eps } if is_one(stream.x.matrix()) => {
                 let (x, delta) = (stream.x.clone(), stream.delta.take());
                 self.defines.push(("ROW", 1));
                 self.defines.extend(norm_defines(&x, delta.as_ref()));
@@ -88,7 +102,7 @@ impl Launch {
                 self.words[17] = real(f64::from(eps));
                 return (x.matrix(), x);
             }
-            Rows::Joined(stretches) if is_made_within(stretches.shape()) && stretches.splits <= MOST_SPLITS => {
+            Rows::Joined(stretches) if is_one(stretches.shape()) && stretches.splits <= MOST_SPLITS => {
                 self.defines.extend([("ROW", 2), ("HEAD_DIM", stretches.heads.dim)]);
                 self.arrays.extend([stretches.sums.clone(), stretches.tops.clone()]);
                 self.packed = Some(stretches.lengths.clone());
@@ -104,23 +118,32 @@ impl Launch {
     }
 
     /// Takes over what adds the rows' adapters to so many products; gives the tiles of their first factors.
-    fn expand(&mut self, expanded: &Expanded<'_>, beside: &Array, [rows, batch, weights]: [usize; 3]) -> usize {
-        let Expanded { inputs, factors, places, product } = expanded;
-        let (layout, ranks) = (inputs.layout, factors.ranks);
-        self.defines.extend([("LORA", 1), ("RANKS", ranks)]);
-        let inner = beside.empty([rows * weights * ranks], DType::BF16);
-        self.arrays.extend([inputs.packed.clone(), factors.pool.clone(), inner, inputs.ready.clone()]);
+    fn expand(&mut self, expanded: &Expanded<'_>, tile_rows: usize, weights: usize) -> usize {
+        let Expanded { inputs, adapted, places, product } = expanded;
+        let (layout, factors) = (inputs.layout, &adapted.factors);
+        self.defines.extend([("LORA", 1), ("RANKS", factors.ranks)]);
+        self.arrays.extend([inputs.packed.clone(), factors.pool.clone(), adapted.told.clone()]);
         self.words[5] = factors.slot as u64;
         for (at, [first, second]) in places.iter().enumerate() {
             (self.words[6 + at], self.words[9 + at]) = (*first as u64, *second as u64);
         }
         self.words[12..15].copy_from_slice(&[layout.adapters, layout.adapters_at(), *product].map(|word| word as u64));
-        weights * (layout.adapters * ranks).div_ceil(2 * batch)
+        weights * (layout.adapters * factors.ranks).div_ceil(tile_rows)
+    }
+
+    fn run(&self, source: &Source, blocks: usize) {
+        let arrays: Vec<&Array> = self.arrays.iter().collect();
+        Kernel::new(source, "product", &self.defines, 256, SHARED).launch([blocks, 1, 1], &arrays, &self.words);
+    }
+
+    /// Takes over one to three arrays where the kernel has three.
+    fn three(&mut self, arrays: &[Array]) {
+        self.arrays.extend((0..3).filter_map(|at| arrays.get(at).or(arrays.first())).cloned());
     }
 }
 
-/// True if the blocks of a product make such rows by themselves.
-fn is_made_within([rows, width]: [usize; 2]) -> bool {
+/// True for a single row that has room in a block.
+fn is_one([rows, width]: [usize; 2]) -> bool {
     rows == 1 && width <= MOST_WIDTH
 }
 
@@ -137,11 +160,12 @@ pub(crate) fn products(rows: Rows<'_>, group: &Group<'_>) -> Option<Vec<Array>> 
     if rows > MOST_ROWS || !width.is_multiple_of(8) {
         return None;
     }
+    let one = is_one([rows, width]);
     let batch = rows.next_power_of_two().max(8);
     let outs: Vec<usize> = group.weights.iter().map(|weight| weight.matrix()[0]).collect();
     let results = if group.glu.is_some() { &outs[..1] } else { &outs[..] };
     let tile = if group.glu.is_some() { batch } else { 2 * batch };
-    let mut tiles: usize = results.iter().map(|out| out.div_ceil(tile)).sum();
+    let tiles: usize = results.iter().map(|out| out.div_ceil(tile)).sum();
     let most = batch / 8;
     let mut splits = if batch == 64 { 2 } else { 1 };
     while splits < most && tiles * splits < BUSY {
@@ -152,29 +176,49 @@ pub(crate) fn products(rows: Rows<'_>, group: &Group<'_>) -> Option<Vec<Array>> 
         Some(Activation::Silu) => 1,
         Some(Activation::GeluTanh) => 2,
     };
-    launch.defines.extend([("BATCH", batch), ("SPLITS", splits)]);
     launch.defines.extend([("WEIGHTS", outs.len()), ("GLU", glu), ("BIAS", usize::from(!group.biases.is_empty()))]);
     (launch.words[0], launch.words[1]) = (rows as u64, width as u64);
     for (word, out) in launch.words[2..5].iter_mut().zip(&outs) {
         *word = *out as u64;
     }
-    launch.arrays.extend(group.weights.iter().chain(group.biases).cloned());
+    launch.three(group.weights);
+    launch.three(group.biases);
+    // As many blocks as begin at once.
+    let at_once = 2 * processors(&beside);
+    let mut factors = 0;
     if let Some(expanded) = &group.expanded {
-        tiles += launch.expand(expanded, &beside, [rows, batch, outs.len()]);
+        // The sums and x·Aᵀ of the rows lie side by side; ranks beyond a hundred have no room beside many rows.
+        let inner = outs.len() / results.len() * rows * expanded.adapted.factors.ranks;
+        if 4 * (64 / batch * batch * (2 * batch + 4)) + 2 * inner > SHARED {
+            return None;
+        }
+        let count = launch.expand(expanded, 2 * batch, outs.len());
+        let mut shares = Adapted::SPLITS;
+        while !one && shares > 1 && count * shares + tiles * splits > at_once {
+            shares /= 2;
+        }
+        launch.defines.push(("FACTOR_SPLITS", shares));
+        factors = count * shares;
     } else {
         launch.arrays.extend(launch.packed.take());
     }
     let y: Vec<Array> = results.iter().map(|out| beside.empty([rows, *out], DType::BF16)).collect();
-    launch.arrays.extend(y.iter().cloned());
+    launch.three(&y);
+    if one {
+        launch.defines.push(("STAGES", if 5 * STEP + (2 * width).next_multiple_of(128) <= SHARED { 5 } else { 4 }));
+        let blocks = tiles.min(at_once.saturating_sub(factors).max(at_once / 2));
+        launch.run(&ONE_ROW, factors + blocks);
+        return Some(y);
+    }
+    launch.defines.extend([("BATCH", batch), ("SPLITS", splits)]);
     if splits > 1 {
         launch.arrays.push(beside.empty([tiles * splits * 2 * batch * batch], DType::F32));
         launch.arrays.push(arrived(&beside, tiles)?);
     }
-    let Launch { defines, arrays, words, .. } = launch;
-    let arrays: Vec<&Array> = arrays.iter().collect();
-    Kernel::new(&MATVEC, "product", &defines, 256, SHARED).launch([tiles * splits, 1, 1], &arrays, &words);
+    launch.run(&FEW_ROWS, factors + tiles * splits);
     Some(y)
 }
+
 /// Tiles of one launch whose blocks can be counted.
 const MOST_COUNTED: usize = 1 << 18;
 

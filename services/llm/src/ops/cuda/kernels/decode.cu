@@ -6,20 +6,17 @@
 constexpr int BLOCK = 256;
 
 struct EmbedP {
-    u64 rows, width, launches;
+    u64 rows, width;
     double scale;
 };
 
 // x[r] = scale · table[ids[r]], the first launch of a step. table: bf16 [vocabulary, width], width a multiple of 8; ids: int32 [rows];
-// x: bf16 [rows, width]. Sets ready u32 [launches] to 0, where the products of the step count which of their adapters' first factors
-// are done. Block 256, grid rows.
+// x: bf16 [rows, width]. Block 256, grid rows.
 extern "C" __global__ void __launch_bounds__(BLOCK)
-embed(const bf16* __restrict__ table, const int* __restrict__ ids, bf16* __restrict__ x, unsigned* __restrict__ ready,
-      const __grid_constant__ EmbedP p) {
+embed(const bf16* __restrict__ table, const int* __restrict__ ids, bf16* __restrict__ x, const __grid_constant__ EmbedP p) {
     let_next_begin();
     wait_for_previous();
     const u64 row = blockIdx.x, vectors = p.width / 8;
-    for (u64 i = row * BLOCK + threadIdx.x; i < p.launches; i += p.rows * BLOCK) ready[i] = 0;
     const uint4* from = reinterpret_cast<const uint4*>(table) + (u64)ids[row] * vectors;
     uint4* to = reinterpret_cast<uint4*>(x) + row * vectors;
     const float scale = (float)p.scale;

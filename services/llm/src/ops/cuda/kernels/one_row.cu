@@ -1,0 +1,186 @@
+// Products of one row with whole weights, for decoding a single sequence. Needs vector.cuh, norm_row.cuh, join.cuh, product.cuh and
+// adapters.cuh before it.
+
+#ifndef ROW
+#define ROW 0  // 0: x is there. What every block makes by itself: 1: x is a norm (D, ADD, AFTER), 2: joined attention (HEAD_DIM).
+#endif
+#ifndef STAGES
+#define STAGES 4  // Steps of 16 KB in shared memory, behind which the row lies.
+#endif
+
+#define SHARED_BYTES 98304
+
+constexpr int GROUPS = 8;      // Warps of a block: a strand for each.
+constexpr int TILE_ROWS = 16;  // Rows of weights of a tile.
+constexpr int TILE_OUT = GLU ? 8 : 16;
+constexpr int STAGE_BYTES = 16384;
+constexpr int FACTOR_OWN = FACTOR_STRANDS / (GROUPS * FACTOR_SPLITS);
+static_assert(GROUPS == STRANDS, "a warp takes one strand");
+
+// The same as `product` of matvec.cu for one row, to the last bit. The row lies in shared memory whole, and a block goes on from
+// tile to tile while the weights of the next are on their way.
+//
+// Grid: factors · FACTOR_SPLITS + any number of blocks up to that of tiles, as there; 256 threads; SHARED_BYTES = 98304 =
+// 16384·STAGES + at least 2·in, which is rounded up to 128.
+// Arguments: those of matvec.cu for SPLITS 1; x is bf16 [in], or with ROW 1: x bf16 [D], [ADD: delta bf16 [D]], weight f32 [D], [AFTER:
+// after f32 [D]], [ADD: sum bf16 [D], which is written, not x], with ROW 2: sums f32 [heads, splits, HEAD_DIM] and tops f32
+// [heads, splits, 2] of paged_attention, and `packed` as with LORA.
+extern "C" __global__ void __launch_bounds__(256, 2) product(
+#if ROW == 1
+    const bf16* x,
+#if ADD
+    const bf16* delta,
+#endif
+    const float* __restrict__ norm,
+#if AFTER
+    const float* __restrict__ after,
+#endif
+#if ADD
+    bf16* sum_of_row,
+#endif
+#elif ROW == 2
+    const float *stretch_sums, const float* tops,
+#else
+    const bf16* x,
+#endif
+    WEIGHT_PARAMETERS
+#if LORA || ROW == 2
+    const int* __restrict__ packed,
+#endif
+    ADAPTER_PARAMETERS RESULT_PARAMETERS const __grid_constant__ ProductP p) {
+    extern __shared__ __align__(1024) unsigned char shared[];
+    __shared__ float sums[2][GROUPS][TILE_ROWS];
+    const Matrices of = {{w0, w1, w2}, BIAS_ARGUMENTS, {y0, y1, y2}};
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int line = lane / 8, chunk = lane % 8, g = lane / 4, t = lane % 4;
+    const int in = static_cast<int>(p.in), steps = (in + STEP - 1) / STEP;
+    const int tiles = tiles_of<TILE_OUT>(p.out[0]) + (GLU ? 0 : tiles_of<TILE_OUT>(p.out[1]) + tiles_of<TILE_OUT>(p.out[2]));
+    let_next_begin();
+
+    // Which tiles are this block's.
+#if LORA
+    __shared__ __align__(16) unsigned us[MODULES * RANKS / 2];
+    const Adapters adapters(packed, pool, told, p);
+    const int factor_tiles = adapters.count * (RANKS / TILE_ROWS), factors = WEIGHTS * factor_tiles * FACTOR_SPLITS;
+    const bool of_factor = blockIdx.x < factors;
+    const int factor = blockIdx.x / FACTOR_SPLITS, factor_module = factor / factor_tiles, first_factor = factor % factor_tiles * TILE_ROWS;
+    const int split = of_factor ? blockIdx.x % FACTOR_SPLITS : 0;
+    if (of_factor && adapters.slot(first_factor / RANKS) < 0) return;
+#else
+    constexpr bool of_factor = false;
+    constexpr int factors = 0, split = 0;
+#endif
+    const int parts = of_factor ? FACTOR_STRANDS : STRANDS, own = of_factor ? FACTOR_OWN : 1;
+    const int strand = (split * GROUPS + warp) * own;
+    auto start_of = [&](int strand) { return steps * strand / parts; };
+    const int stride = gridDim.x - factors, begin = start_of(strand), end = start_of(strand + own);
+
+    // The weights' way: a lane's share of a step are four rows, and 16 bytes of each. Rows of odd number lie with their halves
+    // exchanged: eight lanes that read two rows' halves then meet all banks once.
+    const unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(shared)) + warp * 2048 + line * 128 + ((chunk ^ ((line & 1) << 2)) << 4);
+    int coming = of_factor ? tiles : static_cast<int>(blockIdx.x) - factors, next = begin;
+    Lines lines = {w0, w0, 0, 0};
+    if (coming < tiles) lines = lines_of(tile_at<TILE_OUT>(coming, p), of, p, 0, line);
+#if LORA
+    if (of_factor) lines = adapters.firsts(factor_module, first_factor, line, p);
+#endif
+    auto fetch = [&](int stage) {
+        if (next == end && coming + stride < tiles && begin < end) {
+            coming += stride, next = begin;
+            lines = lines_of(tile_at<TILE_OUT>(coming, p), of, p, 0, line);
+        }
+        if (next < end) fetch_lines(lines, to + stage * STAGE_BYTES, next++, chunk, w0, in);
+        commit();
+    };
+#pragma unroll
+    for (int stage = 0; stage < STAGES - 1; ++stage) fetch(stage);
+
+    // The row.
+    uint4* whole = reinterpret_cast<uint4*>(shared + STAGES * STAGE_BYTES);
+#if ROW == 1
+#if !ADD
+    const bf16* delta = nullptr;
+    bf16* sum_of_row = nullptr;
+#endif
+#if !AFTER
+    const float* after = nullptr;
+#endif
+    // The last block leaves the sum to the launches after.
+    norm_row(reinterpret_cast<const uint4*>(x), reinterpret_cast<const uint4*>(delta), norm, after, static_cast<float>(p.eps),
+             blockIdx.x == gridDim.x - 1 ? reinterpret_cast<uint4*>(sum_of_row) : nullptr, [&](int i, const uint4& v) { whole[i] = v; });
+#elif ROW == 2
+    wait_for_previous();
+    const int stretch_count = stretches(packed[p.rows], static_cast<int>(p.window), static_cast<int>(p.splits));
+    for (int i = threadIdx.x; i < in / 8; i += 256) {
+        const long long head = i / (HEAD_DIM / 8);
+        const float2* pairs = reinterpret_cast<const float2*>(tops) + head * p.splits;
+        float most = nothing(), means[8];
+#pragma unroll 8
+        for (int s = 0; s < stretch_count; ++s) most = fmaxf(most, __ldcg(pairs + s).x);
+        join<8>(pairs, stretch_sums + head * p.splits * HEAD_DIM + i % (HEAD_DIM / 8) * 8, stretch_count, most, means);
+        whole[i] = pack(means);
+    }
+#else
+    wait_for_previous();
+#pragma unroll 4
+    for (int i = threadIdx.x; i < in / 8; i += 256) whole[i] = reinterpret_cast<const uint4*>(x)[i];
+#endif
+    for (int i = in / 8 + threadIdx.x; i < steps * (STEP / 8); i += 256) whole[i] = make_uint4(0, 0, 0, 0);
+    __syncthreads();
+
+    int at = 0;
+    auto run = [&](float (&sum)[1][4], int strand) {
+        for (int step = start_of(strand); step < start_of(strand + 1); ++step) {
+            wait<STAGES - 2>();
+            __syncwarp();
+            fetch(at == 0 ? STAGES - 1 : at - 1);
+            const unsigned char* weights = shared + at * STAGE_BYTES + warp * 2048;
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                const int from = g * 128 + (((t + 4 * half) ^ ((g & 1) << 2)) << 4);
+                const uint4 a = *reinterpret_cast<const uint4*>(weights + from);
+                const uint4 b = *reinterpret_cast<const uint4*>(weights + from + 1024);
+                // The row is the first of the operand's eight columns.
+                const uint4 c = g == 0 ? whole[step * (STEP / 8) + t + 4 * half] : make_uint4(0, 0, 0, 0);
+                mma(sum[0], a.x, b.x, a.y, b.y, c.x, c.y);
+                mma(sum[0], a.z, b.z, a.w, b.w, c.z, c.w);
+            }
+            at = at + 1 == STAGES ? 0 : at + 1;
+        }
+    };
+    int turn = 0;
+    auto share = [&](const float (&sum)[1][4]) {
+        if (t == 0) sums[turn][warp][g] = sum[0][0], sums[turn][warp][g + 8] = sum[0][2];
+        __syncthreads();
+    };
+    auto value = [&](int, int r) { return pairwise<GROUPS>([&](int part) { return sums[turn][part][r]; }); };
+    float sum[1][4];
+#if LORA
+    if (of_factor) {
+        strands<FACTOR_OWN>(sum, strand, run);
+        share(sum);
+        adapters.tell(value, split, factor_module, first_factor, TILE_ROWS, p);
+        return;
+    }
+    int heard = -1;
+#endif
+    for (int index = blockIdx.x - factors; index < tiles; index += stride, turn ^= 1) {
+        const Tile tile = tile_at<TILE_OUT>(index, p);
+#if LORA
+        adapters.prefetch(tile, TILE_ROWS, p);
+#endif
+        strands<1>(sum, strand, run);
+#if LORA
+        if (warp == 0) {
+            const Adapters::Seconds near = adapters.near(0, tile, p);
+            if (heard != tile.module) adapters.hear(us, tile, lane, 32, p);
+            heard = tile.module;
+            __syncwarp();
+            adapters.add(sum, us, near, 0, tile, p);
+        }
+#endif
+        share(sum);
+        if (threadIdx.x < TILE_OUT && tile.first + threadIdx.x < tile.out)
+            finish(value(0, threadIdx.x), GLU ? value(0, threadIdx.x + 8) : 0.0f, tile, of, 0, tile.first + threadIdx.x);
+    }
+}

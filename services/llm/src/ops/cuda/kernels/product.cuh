@@ -1,0 +1,152 @@
+// What products of one row and of a few with whole weights share. Needs vector.cuh before it.
+
+#ifndef WEIGHTS
+#define WEIGHTS 1  // Weights that share x: 1, 2 or 3.
+#endif
+#ifndef GLU
+#define GLU 0  // 1: y = silu(gate) * up, 2: with GELU's tanh approximation; needs WEIGHTS 2.
+#endif
+#ifndef BIAS
+#define BIAS 0
+#endif
+#ifndef LORA
+#define LORA 0  // 1: each row's own adapter is added before y is rounded.
+#endif
+#ifndef RANKS
+#define RANKS 16  // Room for an adapter's rank, a multiple of 16.
+#endif
+#ifndef FACTOR_SPLITS
+#define FACTOR_SPLITS 4  // Blocks that share a tile of first factors: 1, 2 or 4. Does not change a bit.
+#endif
+
+typedef u64 word;
+
+constexpr int STRANDS = 8;          // Parts of a dot product, whose sums are added pairwise: ((0+1)+(2+3))+((4+5)+(6+7)).
+constexpr int FACTOR_STRANDS = 32;  // The same of one with a first factor: others wait for it.
+constexpr int STEP = 64;            // Columns of a step: 128 bytes of each row.
+static_assert(RANKS % 16 == 0, "a warp's rows of first factors belong to one adapter");
+
+struct ProductP {
+    word rows, in, out[3];
+    word slot, firsts[3], seconds[3], adapters, adapters_at, product;  // LORA
+    word splits, window;                                               // Rows that are stretches of attention.
+    double eps;                                                        // Rows that are normed.
+};
+
+// The weights bf16 [out_i, in], their biases f32 [out_i] and results; absent ones are 0 wide, and anything.
+#if BIAS
+#define BIAS_PARAMETERS const float *__restrict__ bias0, const float *__restrict__ bias1, const float *__restrict__ bias2,
+#define BIAS_ARGUMENTS {bias0, bias1, bias2}
+#else
+#define BIAS_PARAMETERS
+#define BIAS_ARGUMENTS {}
+#endif
+#define WEIGHT_PARAMETERS const bf16 *__restrict__ w0, const bf16 *__restrict__ w1, const bf16 *__restrict__ w2, BIAS_PARAMETERS
+#define RESULT_PARAMETERS bf16 *__restrict__ y0, bf16 *__restrict__ y1, bf16 *__restrict__ y2,
+struct Matrices {
+    const bf16* weights[3];
+    const float* biases[3];
+    bf16* results[3];
+};
+/// One of three that are in registers, which no index reaches.
+template <class T> __device__ __forceinline__ T pick(const T (&of)[3], int module) { return module == 0 ? of[0] : module == 1 ? of[1] : of[2]; }
+
+/// c += a · b for 16 × 16 by 16 × 8.
+__device__ __forceinline__ void mma(float (&c)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+/// Sixteen bytes into shared memory, zeros if they are not there. The hint brings the neighbours into L2, which come next.
+__device__ __forceinline__ void copy_weights(unsigned to, const void* from, bool there) {
+    asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(there ? 16 : 0) : "memory");
+}
+__device__ __forceinline__ void copy_rows(unsigned to, const void* from, bool there) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(there ? 16 : 0) : "memory");
+}
+__device__ __forceinline__ void commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int PENDING> __device__ __forceinline__ void wait() { asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory"); }
+
+/// The sum of COUNT values, pairwise.
+template <int COUNT, class Get> __device__ __forceinline__ float pairwise(const Get& get, int first = 0) {
+    if constexpr (COUNT == 1) return get(first);
+    else return pairwise<COUNT / 2>(get, first) + pairwise<COUNT / 2>(get, first + COUNT / 2);
+}
+
+/// The sums of COUNT strands from `strand` on, pairwise; TILES of eight columns.
+template <int COUNT, int TILES, class Run> __device__ __forceinline__ void strands(float (&sum)[TILES][4], int strand, Run& run) {
+    if constexpr (COUNT == 1) {
+#pragma unroll
+        for (int j = 0; j < TILES; ++j)
+#pragma unroll
+            for (int i = 0; i < 4; ++i) sum[j][i] = 0.0f;
+        run(sum, strand);
+    } else {
+        strands<COUNT / 2>(sum, strand, run);
+        float other[TILES][4];
+        strands<COUNT / 2>(other, strand + COUNT / 2, run);
+#pragma unroll
+        for (int j = 0; j < TILES; ++j)
+#pragma unroll
+            for (int i = 0; i < 4; ++i) sum[j][i] += other[j][i];
+    }
+}
+
+__device__ __forceinline__ float activation(float x) {
+#if GLU == 2
+    const float inner = 0.7978845608f * (x + 0.044715f * x * x * x);
+    return 0.5f * x * (1.0f + tanhf(inner));
+#else
+    return x / (1.0f + __expf(-x));
+#endif
+}
+
+/// A tile of SIZE numbers of y: which of the results it is in, the first of them, and how many that result has.
+struct Tile {
+    int module, first, out;
+};
+template <int SIZE> __device__ __forceinline__ int tiles_of(word out) { return (static_cast<int>(out) + SIZE - 1) / SIZE; }
+template <int SIZE> __device__ __forceinline__ Tile tile_at(int index, const ProductP& p) {
+    int module = 0;
+#pragma unroll
+    for (int i = 0; i < (GLU ? 0 : WEIGHTS - 1); ++i)
+        if (module == i && index >= tiles_of<SIZE>(p.out[i])) index -= tiles_of<SIZE>(p.out[i]), ++module;
+    return {module, index * SIZE, static_cast<int>(p.out[module])};
+}
+
+/// A lane's rows of a warp's sixteen: `above` and the fourth after it, `below` and the fourth after it, as far as they are there.
+struct Lines {
+    const bf16 *above, *below;
+    int above_left, below_left;
+};
+
+/// Those of weights: `place` sixteens after the tile's beginning; with GLU eights of both weights.
+__device__ __forceinline__ Lines lines_of(const Tile& tile, const Matrices& of, const ProductP& p, int place, int line) {
+    const int top = tile.first + place * (GLU ? 8 : 16) + line, left = tile.out - top;
+    const bf16* above = pick(of.weights, tile.module) + top * p.in;
+    if (GLU) return {above, of.weights[1] + top * p.in, left, left};
+    return {above, above + 8 * p.in, left, left - 8};
+}
+
+/// Brings a step of the lines, `chunk` sixteen bytes each, to where the lane's first is to lie.
+__device__ __forceinline__ void fetch_lines(const Lines& lines, unsigned to, int step, int chunk, const bf16* any, int in) {
+    const int k = step * STEP + chunk * 8;
+    const bool inside = k < in;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        const bool here = inside && 4 * i < lines.above_left, there = inside && 4 * i < lines.below_left;
+        copy_weights(to + i * 512, here ? lines.above + 4ll * i * in + k : any, here);
+        copy_weights(to + 1024 + i * 512, there ? lines.below + 4ll * i * in + k : any, there);
+    }
+}
+
+/// Writes a number of y from its sums, which with GLU are two.
+__device__ __forceinline__ void finish(float result, [[maybe_unused]] float other, const Tile& tile, const Matrices& of, long long row, int o) {
+#if BIAS
+    result += pick(of.biases, tile.module)[o];
+    if (GLU) other += of.biases[1][o];
+#endif
+    pick(of.results, tile.module)[row * tile.out + o] = __float2bfloat16_rn(GLU ? activation(result) * other : result);
+}
