@@ -5,7 +5,8 @@ use std::ops::Range;
 use burn::tensor::{DType, Tensor};
 
 use super::Array;
-use super::launch::{Define, Kernel, Source, processors, real};
+use super::launch::{Define, Kernel, Source, is_hopper, processors, real};
+use super::matrix::boxes;
 use crate::device::BurnDevice;
 use crate::ops::attention::Heads;
 
@@ -16,6 +17,16 @@ const FORWARD: Source = Source {
 const BACKWARD: Source = Source {
     name: "attention_backward.cu",
     text: concat!(include_str!("kernels/mma.cuh"), include_str!("kernels/attention_backward.cu")),
+};
+/// The forward for Hopper's tensor cores.
+const FORWARD_WGMMA: Source = Source {
+    name: "attention_wgmma.cu",
+    text: concat!(
+        include_str!("kernels/mma.cuh"),
+        include_str!("kernels/wgmma.cuh"),
+        include_str!("kernels/attention_wgmma.cuh"),
+        include_str!("kernels/attention_wgmma.cu")
+    ),
 };
 /// Head dimensions that the kernels are made for.
 const DIMS: [usize; 6] = [16, 32, 64, 96, 128, 256];
@@ -50,11 +61,20 @@ pub(crate) fn fits(head_dim: usize) -> bool {
     DIMS.contains(&head_dim)
 }
 
+/// True where the kernels for Hopper's tensor cores take over from those for all GPUs.
+fn wgmma(like: &Array, dim: usize) -> bool {
+    is_hopper(like) && (dim == 64 || dim == 128)
+}
+
 /// Attention `[n, heads · dim]` of rotated queries and keys, and values.
 pub(crate) fn forward([q, k, v]: [&Tensor<2>; 3], bounds: &Bounds, heads: Heads) -> Option<(Tensor<2>, Kept)> {
     let (q, k, v) = (Array::half(q)?, Array::half(k)?, Array::half(v)?);
     let [n, width] = q.matrix();
     let (out, lse) = (q.empty([n, width], DType::BF16), q.empty([width / heads.dim, n], DType::F32));
+    if wgmma(&q, heads.dim) {
+        forward_wgmma([&q, &k, &v], bounds, heads, [&out, &lse]);
+        return Some((out.clone().tensor(), Kept { out, lse }));
+    }
     let (warps, rows, keys) = if heads.dim > 128 { (4, 16, 32) } else { (4, 32, 64) };
     let tile = warps * rows;
     let shared = heads.dim * 2 * (tile + 4 * keys);
@@ -62,6 +82,17 @@ pub(crate) fn forward([q, k, v]: [&Tensor<2>; 3], bounds: &Bounds, heads: Heads)
     let grid = [width / heads.dim, n.div_ceil(tile), 1];
     kernel.launch(grid, &[&q, &k, &v, &bounds.start, &out, &lse], &words(n, heads));
     Some((out.clone().tensor(), Kept { out, lse }))
+}
+
+fn forward_wgmma([q, k, v]: [&Array; 3], bounds: &Bounds, heads: Heads, [out, lse]: [&Array; 2]) {
+    let ([n, width], dim) = (q.matrix(), heads.dim);
+    let (groups, keys, stages) = if dim == 64 { (3, 128, 4) } else { (2, 128, 2) };
+    let rows = 64 * groups;
+    let shared = 2 * dim * (rows + 2 * stages * keys) + 2_048;
+    let threads = 128 * (groups as u32 + 1);
+    let kernel = Kernel::new(&FORWARD_WGMMA, "attention_forward", &[("HEAD_DIM", dim)], threads, shared);
+    let maps = vec![boxes(q, rows), boxes(k, keys), boxes(v, keys)];
+    kernel.launch_mapped([width / dim, n.div_ceil(rows), 1], maps, &[&bounds.start, out, lse], &words(n, heads));
 }
 
 /// Gradients of queries, keys and values.
