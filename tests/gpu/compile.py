@@ -38,6 +38,7 @@ TEXTS = [
     (["mma.cuh", "attention.cu"], flags(HEAD_DIM=HEADS)),
     (["mma.cuh", "attention_backward.cu"], flags(HEAD_DIM=HEADS) + [dict(HEAD_DIM=64, SPLIT=1)]),
     (["mma.cuh", "wgmma.cuh", "attention_wgmma.cuh", "attention_wgmma.cu"], flags(HEAD_DIM=[64, 128])),
+    (["mma.cuh", "wgmma.cuh", "attention_wgmma.cuh", "attention_wgmma_backward.cu"], flags(HEAD_DIM=[64, 128]) + flags(HEAD_DIM=[64, 128], SPLIT=[1])),
     (["vector.cuh", "paged.cu"], flags(HEAD_DIM=[64, 128, 256], QK_NORM=[0, 1])),
     (["vector.cuh", "matvec.cu"], [dict(BATCH=8)] + [dict(BATCH=batch, SPLITS=splits) for batch in (16, 32, 64) for splits in (1, 2, 4, 8) if 8 * splits <= batch]),
     (["vector.cuh", "matvec.cu"], flags(WEIGHTS=[1, 3], BIAS=[0, 1], LORA=[0, 1], RANKS=[16]) + flags(WEIGHTS=[2], GLU=[1, 2], BIAS=[0, 1], LORA=[0, 1], BATCH=[8, 64], SPLITS=[1]) + flags(WEIGHTS=[3], LORA=[1], RANKS=[16, 64], SIDE=[4, 16], BATCH=[32], SPLITS=[1, 4])),

@@ -47,20 +47,6 @@ __device__ __forceinline__ bool exponentials(
     }
     return grows;
 }
-
-// The lane's scores of a tile that its rows do not see: columns beyond `row`, or before `low`, of each of its rows.
-__device__ __forceinline__ void hide(float (&s)[FORWARD_KV / 2], int kv_first, int row, const int (&low)[2]) {
-    const int at = kv_first + threadIdx.x % 4 * 2;
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-        const int from = low[h] - at, to = row + 8 * h - at;
-#pragma unroll
-        for (int j = 0; j < FORWARD_KV / 8; ++j)
-#pragma unroll
-            for (int i = 0; i < 2; ++i)
-                if (8 * j + i > to || 8 * j + i < from) s[4 * j + 2 * h + i] = NOTHING;
-    }
-}
 #endif
 
 // Arguments: maps of q (boxes of FORWARD_Q rows), k and v (FORWARD_KV); start, o, lse as attention_forward has them.
@@ -155,7 +141,7 @@ extern "C" __global__ void __launch_bounds__((FORWARD_GROUPS + 1) * 128, 1)
         keep(s);
         release(k_empty + 8 * k_ring.stage);
         k_ring.next();
-        if (masked(tile * KV)) hide(s, tile * KV, row, low);
+        if (masked(tile * KV)) hide<KV>(s, tile * KV, row, low);
         exponentials(s, sum, top, factor, scale);
         as_operand<KV>(a, s);
         for (--tile; tile >= seen_first; --tile) {
@@ -175,9 +161,9 @@ extern "C" __global__ void __launch_bounds__((FORWARD_GROUPS + 1) * 128, 1)
             keep(s);
             release(k_empty + 8 * k_ring.stage);
             k_ring.next();
-            if (masked(tile * KV)) hide(s, tile * KV, row, low);
+            if (masked(tile * KV)) hide<KV>(s, tile * KV, row, low);
             const bool grows = exponentials(s, sum, top, factor, scale);
-            made(sum[0] + sum[1]);
+            made(sum[0] + sum[1], scale);
             products_wait<0>();
             keep(out);
             keep(a);

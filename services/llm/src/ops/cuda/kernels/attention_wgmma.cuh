@@ -77,10 +77,27 @@ __device__ __forceinline__ void keep(u32 (&a)[N][4]) {
         asm volatile("" : "+r"(a[i][0]), "+r"(a[i][1]), "+r"(a[i][2]), "+r"(a[i][3])::"memory");
 }
 
-// What a sum of positive numbers depends on is computed before whatever comes next. The compiler would wait for products
-// under way first, and then compute what could have gone on beside them; it does not move a wait across a branch.
-__device__ __forceinline__ void made(float positive) {
-    asm volatile("{ .reg .pred never; setp.lt.f32 never, %0, 0f00000000; @never nanosleep.u32 0; }" ::"f"(positive) : "memory");
+// Hides the lane's scores of a tile that its rows do not see: keys beyond
+// `row`, or before `low`, of each of its rows.
+template <int KV>
+__device__ __forceinline__ void hide(float (&s)[KV / 2], int kv_first, int row, const int (&low)[2]) {
+    const int at = kv_first + threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+        const int from = low[h] - at, to = row + 8 * h - at;
+#pragma unroll
+        for (int j = 0; j < KV / 8; ++j)
+#pragma unroll
+            for (int i = 0; i < 2; ++i)
+                if (8 * j + i > to || 8 * j + i < from) s[4 * j + 2 * h + i] = NOTHING;
+    }
+}
+
+// What `x`, a sum of exponentials, depends on is computed before whatever comes next; `scale` is positive, which the
+// compiler can't know. It would wait for products under way first, and then compute what could have gone on beside them.
+__device__ __forceinline__ void made(float x, float scale) {
+    asm volatile("{ .reg .pred never; setp.lt.f32 never, %0, %1; @never nanosleep.u32 0; }" ::"f"(x), "f"(-scale)
+        : "memory");
 }
 
 // Writes a lane's sums, of rows `row` and `row + 8` of a [n, stride] matrix, each times its factor, as bf16. Four
