@@ -9,6 +9,16 @@
 #define FORWARD_BARRIERS (TILE_BYTES(FORWARD_Q) + 2 * FORWARD_STAGES * TILE_BYTES(FORWARD_KV))
 
 #if __CUDA_ARCH__ == 900
+// Warpgroups take turns in giving work to the tensor cores, so that one's exponentials fall together with another's
+// products: left alone, all would multiply at once, and then all make exponentials. Each takes as many turns as the block
+// has tiles.
+__device__ __forceinline__ void wait_for_turn(int group) {
+    asm volatile("bar.sync %0, 256;" ::"r"(1 + group) : "memory");
+}
+__device__ __forceinline__ void end_turn(int group) {
+    asm volatile("bar.arrive %0, 256;" ::"r"(1 + (group + 1 < FORWARD_GROUPS ? group + 1 : 0)) : "memory");
+}
+
 // The exponentials of a tile of scores, in place, their sums, and the row's `top`, as in attention.cu: `factor` is what
 // the sums so far are scaled by, if the result is true.
 __device__ __forceinline__ bool exponentials(
@@ -87,8 +97,9 @@ extern "C" __global__ void __launch_bounds__((FORWARD_GROUPS + 1) * 128, 1)
         Ring<STAGES> ring;
         barrier_expect(q_full, TILE_BYTES(FORWARD_Q));
         load_rows<FORWARD_Q>(&q_map, q_tile, q_full, head * HEAD_DIM, q_first);
+        // The last tile is on its way before the first one's number has come from memory.
 #pragma unroll 1
-        for (int tile = last_tile; tile >= first_tile; --tile, ring.next()) {
+        for (int tile = last_tile; tile == last_tile || tile >= first_tile; --tile, ring.next()) {
             const u32 at = 8 * ring.stage, free = ring.phase ^ 1;
             barrier_wait(k_empty + at, free);
             barrier_expect(k_full + at, TILE);
@@ -120,6 +131,8 @@ extern "C" __global__ void __launch_bounds__((FORWARD_GROUPS + 1) * 128, 1)
         barrier_wait(v_full + 8 * v_ring.stage, v_ring.phase);
         release(v_empty + 8 * v_ring.stage);
         v_ring.next();
+        wait_for_turn(group);
+        end_turn(group);
     };
     auto masked = [&](int kv_first) { return kv_first + KV - 1 > warp_first || kv_first < low_last; };
 
@@ -127,6 +140,7 @@ extern "C" __global__ void __launch_bounds__((FORWARD_GROUPS + 1) * 128, 1)
 #pragma unroll
     for (int i = 0; i < HEAD_DIM / 2; ++i) out[i] = 0.0f;
     int tile = last_tile;
+    if (group == FORWARD_GROUPS - 1) end_turn(group);  // the first begins
 #pragma unroll 1
     for (; tile > seen_last; --tile) pass();
     if (tile >= seen_first) {
@@ -134,9 +148,11 @@ extern "C" __global__ void __launch_bounds__((FORWARD_GROUPS + 1) * 128, 1)
         u32 a[KV / 16][4];
         barrier_wait(q_full, 0);
         barrier_wait(k_full + 8 * k_ring.stage, k_ring.phase);
+        wait_for_turn(group);
         products_begin();
         product_of_rows<FORWARD_Q, KV>(s, q_rows, k_tile + k_ring.stage * TILE);
         products_commit();
+        end_turn(group);
         products_wait<0>();
         keep(s);
         release(k_empty + 8 * k_ring.stage);
@@ -150,6 +166,7 @@ extern "C" __global__ void __launch_bounds__((FORWARD_GROUPS + 1) * 128, 1)
             keep(s);
             keep(a);
             keep(out);
+            wait_for_turn(group);
             products_begin();
             product_of_rows<FORWARD_Q, KV>(s, q_rows, k_tile + k_ring.stage * TILE);
             products_commit();
@@ -157,6 +174,7 @@ extern "C" __global__ void __launch_bounds__((FORWARD_GROUPS + 1) * 128, 1)
             products_begin();
             add_product<KV>(out, a, v_tile + v_ring.stage * TILE);
             products_commit();
+            end_turn(group);
             products_wait<1>();
             keep(s);
             release(k_empty + 8 * k_ring.stage);
@@ -198,5 +216,6 @@ extern "C" __global__ void __launch_bounds__((FORWARD_GROUPS + 1) * 128, 1)
             lse[(size_t)head * n + row + 8 * h] = (top[h] + log2_fast(x)) * (float)LN2;
     }
     store_sums(out, factor, o + head * HEAD_DIM, row, n, heads * HEAD_DIM);
+    if (group == 0) wait_for_turn(group);  // the last one's end, which nobody else waits for
 #endif
 }

@@ -268,8 +268,9 @@ extern "C" __global__ void __launch_bounds__((Q_GROUPS + 1) * 128, 1)
         barrier_expect(own_full, 2 * TILE_BYTES(Q_ROWS));
         load_rows<Q_ROWS>(&q_map, q_tile, own_full, head * HEAD_DIM, q_first);
         load_rows<Q_ROWS>(&do_map, do_tile, own_full, head * HEAD_DIM, q_first);
+        // The last tile is on its way before the first one's number has come from memory.
 #pragma unroll 1
-        for (int tile = last_tile; tile >= first_tile; --tile, ring.next()) {
+        for (int tile = last_tile; tile == last_tile || tile >= first_tile; --tile, ring.next()) {
             const u32 at = 8 * ring.stage, free = ring.phase ^ 1;
             barrier_wait(k_empty + at, free);
             barrier_expect(k_full + at, TILE);
