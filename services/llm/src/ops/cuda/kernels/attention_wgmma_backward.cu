@@ -105,7 +105,8 @@ extern "C" __global__ void __launch_bounds__((KV_GROUPS + 1) * 128, 1)
     }
 
     asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
-    const int group = uniform(threadIdx.x / 128) - 1, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32, t = lane % 4;
+    const int group = uniform(threadIdx.x / 128) - 1, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32,
+              t = lane % 4;
     const int first = kv_first + group * 64, warp_first = first + warp * 16, row = warp_first + lane / 4;
     const float scale = (float)(p.scale * LOG2E);
     const u32 k_rows = k_tile + group * PART_BYTES(64), v_rows = v_tile + group * PART_BYTES(64);
@@ -152,7 +153,8 @@ extern "C" __global__ void __launch_bounds__((KV_GROUPS + 1) * 128, 1)
             products_wait<1>();
             keep(s);
 
-            if (q_first < warp_first + 15 || low[KV_Q - 1] > warp_first)  // some query does not see some of the warp's keys
+            // Where some query does not see some of the warp's keys.
+            if (q_first < warp_first + 15 || low[KV_Q - 1] > warp_first)
 #pragma unroll
                 for (int j = 0; j < KV_Q / 8; ++j) {
                     const int2 from = *(const int2*)(low + 8 * j + 2 * t);
@@ -247,10 +249,11 @@ extern "C" __global__ void __launch_bounds__((Q_GROUPS + 1) * 128, 1)
     const int last_tile = (min(q_first + Q_ROWS, n) - 1) / Q_KV, first_tile = first_seen(start, q_first, window) / Q_KV;
     const u32 q_tile = (address(shared) + 1023) & ~1023u, do_tile = q_tile + TILE_BYTES(Q_ROWS),
               k_tile = do_tile + TILE_BYTES(Q_ROWS), v_tile = k_tile + STAGES * TILE;
-    const u32 own_full = q_tile + Q_BARRIERS, k_full = own_full + 8, k_empty = k_full + 8 * STAGES,
+    const u32 q_full = q_tile + Q_BARRIERS, do_full = q_full + 8, k_full = do_full + 8, k_empty = k_full + 8 * STAGES,
               v_full = k_empty + 8 * STAGES, v_empty = v_full + 8 * STAGES;
     if (threadIdx.x == 0) {
-        barrier_init(own_full, 1);
+        barrier_init(q_full, 1);
+        barrier_init(do_full, 1);
         for (int s = 0; s < STAGES; ++s) {
             barrier_init(k_full + 8 * s, 1);
             barrier_init(v_full + 8 * s, 1);
@@ -265,9 +268,8 @@ extern "C" __global__ void __launch_bounds__((Q_GROUPS + 1) * 128, 1)
     if (threadIdx.x < 128) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
         if (threadIdx.x != 0) return;
-        barrier_expect(own_full, 2 * TILE_BYTES(Q_ROWS));
-        load_rows<Q_ROWS>(&q_map, q_tile, own_full, head * HEAD_DIM, q_first);
-        load_rows<Q_ROWS>(&do_map, do_tile, own_full, head * HEAD_DIM, q_first);
+        barrier_expect(q_full, TILE_BYTES(Q_ROWS));
+        load_rows<Q_ROWS>(&q_map, q_tile, q_full, head * HEAD_DIM, q_first);
         // The last tile is on its way before the first one's number has come from memory.
 #pragma unroll 1
         for (int tile = last_tile; tile == last_tile || tile >= first_tile; --tile, ring.next()) {
@@ -275,6 +277,10 @@ extern "C" __global__ void __launch_bounds__((Q_GROUPS + 1) * 128, 1)
             barrier_wait(k_empty + at, free);
             barrier_expect(k_full + at, TILE);
             load_rows<Q_KV>(&k_map, k_tile + ring.stage * TILE, k_full + at, kv_head * HEAD_DIM, tile * Q_KV);
+            if (tile == last_tile) {  // not before: the first product needs q and k alone
+                barrier_expect(do_full, TILE_BYTES(Q_ROWS));
+                load_rows<Q_ROWS>(&do_map, do_tile, do_full, head * HEAD_DIM, q_first);
+            }
             barrier_wait(v_empty + at, free);
             barrier_expect(v_full + at, TILE);
             load_rows<Q_KV>(&v_map, v_tile + ring.stage * TILE, v_full + at, kv_head * HEAD_DIM, tile * Q_KV);
@@ -316,7 +322,7 @@ extern "C" __global__ void __launch_bounds__((Q_GROUPS + 1) * 128, 1)
     for (; tile > seen_last; --tile) pass();
     if (tile >= seen_first) {
         u32 before = k_empty;
-        barrier_wait(own_full, 0);
+        barrier_wait(q_full, 0);
 #pragma unroll 1
         for (; tile >= seen_first; --tile) {
             const int kv_first = tile * Q_KV;
@@ -329,6 +335,7 @@ extern "C" __global__ void __launch_bounds__((Q_GROUPS + 1) * 128, 1)
             keep(a);
             if (tile < seen_last) release(before);
             before = k_empty + at;
+            barrier_wait(do_full, 0);
             barrier_wait(v_full + at, ring.phase);
             products_begin();
             product_of_rows<Q_ROWS, Q_KV>(d, do_rows, v_tile + ring.stage * TILE);

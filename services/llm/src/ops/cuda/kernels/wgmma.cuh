@@ -113,8 +113,8 @@ __device__ __forceinline__ void multiply(float (&d)[128], unsigned long long a, 
       : "l"(a), "l"(b), "r"(add), "n"(A_OUTER), "n"(B_OUTER));
 }
 
-// d[64, n] += a[64, 16] b[16, n], a in registers: in words 2 c + h row lane / 4 + 8 h, columns 8 c + 2 (lane % 4) + {0, 1}, which is
-// how a product's sums lie.
+// d[64, n] += a[64, 16] b[16, n], a in registers: in words 2 c + h row lane / 4 + 8 h, columns 8 c + 2 (lane % 4) + {0, 1}, which
+// is how a product's sums lie.
 template <int B_OUTER>
 __device__ __forceinline__ void multiply(float (&d)[32], const unsigned (&a)[4], unsigned long long b) {
   asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
