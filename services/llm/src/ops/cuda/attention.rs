@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use burn::tensor::{DType, Tensor};
 
-use super::Array;
-use super::launch::{Define, Kernel, Source, processors, real};
+use super::launch::{Define, Kernel, Source, is_hopper, processors, real};
+use super::{Array, attention_wgmma};
 use crate::device::BurnDevice;
 use crate::ops::attention::Heads;
 
@@ -50,11 +50,20 @@ pub(crate) fn fits(head_dim: usize) -> bool {
     DIMS.contains(&head_dim)
 }
 
+/// True where the kernels for Hopper's tensor cores take over from those for all GPUs.
+fn on_hopper(like: &Array, dim: usize) -> bool {
+    is_hopper(like) && attention_wgmma::fits(dim)
+}
+
 /// Attention `[n, heads · dim]` of rotated queries and keys, and values.
 pub(crate) fn forward([q, k, v]: [&Tensor<2>; 3], bounds: &Bounds, heads: Heads) -> Option<(Tensor<2>, Kept)> {
     let (q, k, v) = (Array::half(q)?, Array::half(k)?, Array::half(v)?);
     let [n, width] = q.matrix();
     let (out, lse) = (q.empty([n, width], DType::BF16), q.empty([width / heads.dim, n], DType::F32));
+    if on_hopper(&q, heads.dim) {
+        attention_wgmma::forward([&q, &k, &v], &bounds.start, [&out, &lse], heads, &words(n, heads));
+        return Some((out.clone().tensor(), Kept { out, lse }));
+    }
     let (warps, rows, keys) = if heads.dim > 128 { (4, 16, 32) } else { (4, 32, 64) };
     let tile = warps * rows;
     let shared = heads.dim * 2 * (tile + 4 * keys);
@@ -74,10 +83,9 @@ pub(crate) fn backward(
 ) -> Option<[Tensor<2>; 3]> {
     let (dout, q, k, v) = (Array::half(dout)?, Array::half(q)?, Array::half(k)?, Array::half(v)?);
     let ([n, width], dim) = (q.matrix(), heads.dim);
+    let hopper = on_hopper(&q, dim);
     let (count, words) = (width / dim, words(n, heads));
-    let kernel = |entry, threads: usize, shared| {
-        Kernel::new(&BACKWARD, entry, &[("HEAD_DIM", dim)] as &[Define], threads as u32, shared)
-    };
+    let kernel = |entry| Kernel::new(&BACKWARD, entry, &[("HEAD_DIM", dim)], 256, 0);
     let delta = q.empty([count, n], DType::F32);
     let lanes = if dim.is_multiple_of(64) {
         8
@@ -86,37 +94,62 @@ pub(crate) fn backward(
     } else {
         2
     };
-    kernel("attention_delta", 256, 0).launch(
-        [(n * count * lanes).div_ceil(256), 1, 1],
-        &[&kept.out, &dout, &delta],
-        &words,
-    );
+    kernel("attention_delta").launch([(n * count * lanes).div_ceil(256), 1, 1], &[&kept.out, &dout, &delta], &words);
 
-    let [dk, dv] = [0; 2].map(|_| q.empty([n, heads.kv * dim], DType::BF16));
+    let (dq, [dk, dv]) = (q.empty([n, width], DType::BF16), [0; 2].map(|_| q.empty([n, heads.kv * dim], DType::BF16)));
+    // Blocks differ in length, so a few for each processor are too few: then each query head has its own. A processor of
+    // Hopper has one block at a time, of others two.
+    let (rows, enough) = if hopper { (attention_wgmma::ROWS, 2) } else { (key_block(dim).1, 4) };
+    let alone = heads.group > 1 && heads.kv * n.div_ceil(rows) < enough * processors(&q);
+    let inputs = [&q, &k, &v, &dout, &kept.lse, &delta, &bounds.start, &bounds.end];
+    let write = |outputs: [&Array; 2]| {
+        if hopper {
+            attention_wgmma::keys_and_values(inputs, outputs, heads, alone, &words);
+        } else {
+            keys_and_values(inputs, outputs, heads, alone, &words);
+        }
+    };
+    if alone {
+        let [dks, dvs] = [0; 2].map(|_| q.empty([n, width], DType::F32));
+        write([&dks, &dvs]);
+        for (sums, out) in [(&dks, &dk), (&dvs, &dv)] {
+            let grid = [(n * heads.kv * dim / 4).div_ceil(256), 1, 1];
+            kernel("attention_group_sum").launch(grid, &[sums, out], &words);
+        }
+    } else {
+        write([&dk, &dv]);
+    }
+    if hopper {
+        attention_wgmma::queries(inputs, &dq, heads, &words);
+    } else {
+        queries(inputs, &dq, heads, &words);
+    }
+    Some([dq.tensor(), dk.tensor(), dv.tensor()])
+}
+
+/// Warps of a block that makes the gradients of keys and values, and its keys.
+fn key_block(dim: usize) -> (usize, usize) {
     let warps = if dim == 96 || dim == 128 { 8 } else { 4 };
-    let rows = warps * if dim > 64 { 16 } else { 32 };
+    (warps, warps * if dim > 64 { 16 } else { 32 })
+}
+
+/// Writes the gradients of keys and values: of each key head, or `alone`, in f32, of each query head.
+fn keys_and_values(inputs: [&Array; 8], outputs: [&Array; 2], heads: Heads, alone: bool, words: &[u64]) {
+    let (dim, n) = (heads.dim, inputs[0].matrix()[0]);
+    let (warps, rows) = key_block(dim);
     let queries = if dim > 128 { 16 } else { 64 };
     let (own, tiles) = (2 * rows * dim * 2, 4 * queries * dim * 2);
     let shared = if dim <= 128 { own.max(tiles) } else { own + tiles } + 2 * 3 * queries * 4;
-    let (blocks, parts) = (n.div_ceil(rows), if dim > 128 { 2 } else { 1 });
-    // Blocks differ in length, so a few for each processor are too few: then each query head has its own.
-    let alone = heads.group > 1 && heads.kv * blocks < 4 * processors(&q);
-    let inputs = [&q, &k, &v, &dout, &kept.lse, &delta, &bounds.start, &bounds.end];
-    if alone {
-        let [dks, dvs] = [0; 2].map(|_| q.empty([n, width], DType::F32));
-        let defines = [("HEAD_DIM", dim), ("SPLIT", 1)];
-        let split = Kernel::new(&BACKWARD, "attention_backward_kv", &defines, warps as u32 * 32, shared);
-        split.launch([count, blocks, parts], &[&inputs[..], &[&dks, &dvs]].concat(), &words);
-        for (sums, out) in [(&dks, &dk), (&dvs, &dv)] {
-            let grid = [(n * heads.kv * dim / 4).div_ceil(256), 1, 1];
-            kernel("attention_group_sum", 256, 0).launch(grid, &[sums, out], &words);
-        }
-    } else {
-        let whole = kernel("attention_backward_kv", warps * 32, shared);
-        whole.launch([heads.kv, blocks, parts], &[&inputs[..], &[&dk, &dv]].concat(), &words);
-    }
+    let defines: &[Define] = if alone { &[("HEAD_DIM", dim), ("SPLIT", 1)] } else { &[("HEAD_DIM", dim)] };
+    let kernel = Kernel::new(&BACKWARD, "attention_backward_kv", defines, warps as u32 * 32, shared);
+    let count = if alone { heads.kv * heads.group } else { heads.kv };
+    let grid = [count, n.div_ceil(rows), if dim > 128 { 2 } else { 1 }];
+    kernel.launch(grid, &[&inputs[..], &outputs].concat(), words);
+}
 
-    let dq = q.empty([n, width], DType::BF16);
+/// Writes the gradient of queries.
+fn queries([q, k, v, dout, lse, delta, start, _]: [&Array; 8], dq: &Array, heads: Heads, words: &[u64]) {
+    let ([n, width], dim) = (q.matrix(), heads.dim);
     let rows = 4 * if dim > 128 { 16 } else { 32 };
     let keys = match dim {
         0..=64 => 64,
@@ -125,12 +158,8 @@ pub(crate) fn backward(
     };
     let (own, tiles) = (2 * rows * dim * 2, 4 * keys * dim * 2);
     let shared = if dim <= 64 { own.max(tiles) } else { own + tiles };
-    kernel("attention_backward_q", 128, shared).launch(
-        [count, n.div_ceil(rows), 1],
-        &[&q, &k, &v, &dout, &kept.lse, &delta, &bounds.start, &dq],
-        &words,
-    );
-    Some([dq.tensor(), dk.tensor(), dv.tensor()])
+    let kernel = Kernel::new(&BACKWARD, "attention_backward_q", &[("HEAD_DIM", dim)], 128, shared);
+    kernel.launch([width / dim, n.div_ceil(rows), 1], &[q, k, v, dout, lse, delta, start, dq], words);
 }
 
 fn words(n: usize, heads: Heads) -> [u64; 5] {

@@ -10,7 +10,8 @@ use cubecl::zspace::{Shape, Strides};
 use super::Array;
 use super::launch::{Kernel, Source, is_hopper, processors, real};
 
-const GEMM: Source = Source { name: "gemm.cu", text: include_str!("kernels/gemm.cu") };
+const GEMM: Source =
+    Source { name: "gemm.cu", text: concat!(include_str!("kernels/wgmma.cuh"), include_str!("kernels/gemm.cu")) };
 /// Rows of a tile.
 const TILE: usize = 128;
 const THREADS: u32 = 384;
@@ -124,8 +125,12 @@ fn depth(array: &Array, layout: Layout) -> usize {
 
 /// The operand in boxes of 64 columns, swizzled so that reads of eight rows meet no bank twice.
 fn map(array: &Array, layout: Layout, rows: usize) -> TensorMapBinding {
+    boxes(array, if layout == Layout::Inner { rows } else { 64 })
+}
+
+/// A matrix in boxes of 64 columns and so many rows, at most 256, each row of a box swizzled by 128 bytes.
+pub(super) fn boxes(array: &Array, rows: usize) -> TensorMapBinding {
     let [height, width] = array.matrix();
-    let rows = if layout == Layout::Inner { rows } else { 64 };
     let meta = TensorMapMeta {
         format: TensorMapFormat::Tiled(TiledArgs { tile_size: Shape::new([rows, 64]) }),
         metadata: Metadata::new(Shape::new([height, width]), Strides::new(&[width, 1])),

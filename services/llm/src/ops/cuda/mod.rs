@@ -7,6 +7,7 @@ pub(crate) mod adamw;
 pub(crate) mod adapters;
 mod array;
 pub(crate) mod attention;
+mod attention_wgmma;
 pub(crate) mod decode;
 pub(crate) mod few;
 pub(crate) mod glu;
