@@ -350,8 +350,8 @@ impl Weights {
             let activation = group(2, self.normed(&mut stream, norm(Norm::Mlp)?), Some(self.activation))?.remove(0);
             stream.delta = delta(group(3, Rows::Ready(&activation), None)?, Norm::AfterMlp);
         }
-        let hidden = stream.norm(&self.norm, self.eps);
-        let logits = few::product(&hidden, &self.head)?;
+        let head = Group { weights: std::slice::from_ref(&self.head), ..Group::default() };
+        let logits = few::products(self.normed(&mut stream, &self.norm), &head)?.remove(0);
         let best = decode::greedy(&logits);
         Some(Output { logits, best })
     }

@@ -151,18 +151,18 @@ impl ArtifactCompiler for CudaArtifactCompiler {
         mut lowered: Self::Lowered,
     ) -> Result<Self::Artifact, LaunchError> {
         let io = lowered.io.take();
-        let (ptx, shared_mem_bytes) = match (backend_of(&lowered), &lowered.repr) {
+        let ((ptx, cubin), shared_mem_bytes) = match (backend_of(&lowered), &lowered.repr) {
             // What the LLVM backend hands back is already PTX, so no `nvrtc*`
             // call belongs here. The driver still JITs it when the module
             // loads, which is what it does with NVRTC's output too.
             (_, Some(CudaRepresentation::Llvm(module))) => {
-                (module.ptx.clone(), module.shared_memory_size)
+                ((module.ptx.clone(), Vec::new()), module.shared_memory_size)
             }
             // A precompiled kernel has no representation to read the size
             // from: it declares its shared memory statically, or says in its
             // first line how much the launch reserves.
             (CudaBackend::Cpp, repr) => (
-                self.compile_to_ptx(&lowered.source)?,
+                self.compile_with_nvrtc(&lowered.source)?,
                 repr.as_ref()
                     .map(|repr| repr.shared_memory_size())
                     .unwrap_or_else(|| declared_shared_memory(&lowered.source)),
@@ -178,7 +178,13 @@ impl ArtifactCompiler for CudaArtifactCompiler {
             }
         };
 
-        let cubin = self.assemble(&ptx, id.kernel.debug_info != DebugInfo::None)?;
+        // What NVRTC assembled by itself is taken as it is: a driver's assembler may be another one,
+        // and was seen to leave kernels of `wgmma` four times as slow.
+        let cubin = if cubin.is_empty() {
+            self.assemble(&ptx, id.kernel.debug_info != DebugInfo::None)?
+        } else {
+            cubin
+        };
         Ok(CudaArtifact {
             entrypoint_name: lowered.entrypoint_name,
             shared_mem_bytes,
@@ -288,13 +294,17 @@ impl CudaArtifactCompiler {
         }
     }
 
-    /// Compiles `source` to PTX with NVRTC.
+    /// Compiles `source` with NVRTC to PTX and to machine code for the device, which is empty if
+    /// NVRTC does not know the device and compiled for another.
     ///
     /// # Errors
     ///
     /// [`CompilationError::Generic`] carrying the compiler's own log, and the source that
     /// produced it, so a kernel the compiler refuses says why.
-    fn compile_to_ptx(&self, source: &str) -> Result<Vec<c_char>, CompilationError> {
+    fn compile_with_nvrtc(
+        &self,
+        source: &str,
+    ) -> Result<(Vec<c_char>, Vec<u8>), CompilationError> {
         let arch = if self.arch.version >= 90 {
             format!("--gpu-architecture=sm_{}a", self.arch)
         } else {
@@ -310,8 +320,9 @@ impl CudaArtifactCompiler {
             options.push(&cccl_include_option);
         }
 
-        // SAFETY: Calling NVRTC FFI to create, compile, and extract PTX from a program.
-        // The `CString` source is null-terminated and outlives the program. On compilation
+        // SAFETY: Calling NVRTC FFI to create, compile, and extract PTX and machine code from a
+        // program. The `CString` source is null-terminated and outlives the program, and the
+        // machine code has the size that NVRTC asks for. On compilation
         // failure, the error log is retrieved and reported before returning.
         unsafe {
             // I'd like to set the name to the kernel name, but keep getting UTF-8 errors so let's
@@ -343,12 +354,13 @@ impl CudaArtifactCompiler {
                     if cudarc::nvrtc::result::compile_program(fallback_prog, &fallback_opts).is_ok()
                     {
                         let _ = cudarc::nvrtc::result::destroy_program(program);
-                        return cudarc::nvrtc::result::get_ptx(fallback_prog).map_err(|err| {
+                        let ptx = cudarc::nvrtc::result::get_ptx(fallback_prog).map_err(|err| {
                             CompilationError::Generic {
                                 reason: format!("{err}"),
                                 backtrace: BackTrace::capture(),
                             }
-                        });
+                        })?;
+                        return Ok((ptx, Vec::new()));
                     }
                     let _ = cudarc::nvrtc::result::destroy_program(fallback_prog);
                 }
@@ -373,10 +385,20 @@ impl CudaArtifactCompiler {
                     backtrace: BackTrace::capture(),
                 })?;
             };
-            cudarc::nvrtc::result::get_ptx(program).map_err(|err| CompilationError::Generic {
+            let failed = |err: cudarc::nvrtc::result::NvrtcError| CompilationError::Generic {
                 reason: format!("{err}"),
                 backtrace: BackTrace::capture(),
-            })
+            };
+            let ptx = cudarc::nvrtc::result::get_ptx(program).map_err(failed)?;
+            let mut size = 0;
+            cudarc::nvrtc::sys::nvrtcGetCUBINSize(program, &mut size)
+                .result()
+                .map_err(failed)?;
+            let mut cubin = vec![0u8; size];
+            cudarc::nvrtc::sys::nvrtcGetCUBIN(program, cubin.as_mut_ptr() as *mut c_char)
+                .result()
+                .map_err(failed)?;
+            Ok((ptx, cubin))
         }
     }
 }

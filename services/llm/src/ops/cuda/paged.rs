@@ -100,7 +100,7 @@ pub(crate) fn attend([q, k, v]: [&Tensor<2>; 3], pools: [&Array; 2], plan: &Plan
         let q = Array::half(&q)?;
         let splits = longest.div_ceil(split(dim));
         let stretches = Stretches::new(&q, lengths, 0, splits, heads);
-        stretches.attend(&[&q, keys, values, lengths, sequences, &plan.tables], &[], plan.pages, [0, 0]);
+        stretches.attend(&[&q, keys, values, lengths, sequences, &plan.tables], &[], plan.pages, [0; 2]);
         outputs.push(stretches.join().tensor());
     }
     Some(if outputs.len() == 1 { outputs.remove(0) } else { Tensor::cat(outputs, 0) })
@@ -133,11 +133,12 @@ impl Stretches {
         Self { sums, tops, lengths: lengths.clone(), lengths_at, rows, splits, heads }
     }
 
-    fn attend(&self, arrays: &[&Array], defines: &[(&'static str, usize)], pages: usize, [context, eps]: [u64; 2]) {
+    fn attend(&self, arrays: &[&Array], defines: &[(&'static str, usize)], pages: usize, more: [u64; 2]) {
         let Self { rows, splits, heads, .. } = self;
         let (dim, count) = (heads.dim, heads.kv * heads.group);
         let mut words = [*rows, count, heads.kv, pages, *splits, self.window()].map(|word| word as u64).to_vec();
-        words.extend([real(f64::from(heads.scale)), context, eps]);
+        words.push(real(f64::from(heads.scale)));
+        words.extend(more);
         let defines = [&[("HEAD_DIM", dim)], defines].concat();
         let shared = (4 * split(dim) * dim).max(256 * (dim + 8));
         let grid = [*splits, heads.kv * heads.group.div_ceil(16), *rows];

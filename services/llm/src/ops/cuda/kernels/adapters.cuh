@@ -58,10 +58,10 @@ struct Adapters {
 
     /// Tells a split's sums of all rows with the first factors of a tile, each if it is of the row's adapter; for all threads.
     template <class Sum> __device__ __forceinline__ void tell(const Sum& sum, int split, int module, int first, int tile_rows, const ProductP& p) const {
-        for (int i = threadIdx.x; i < static_cast<int>(p.rows) * tile_rows; i += 256) {
-            const int row = i / tile_rows, r = i % tile_rows;
-            if (owns[row] != (first + r) / RANKS) continue;
-            asm volatile("st.relaxed.gpu.global.v2.b32 [%0], {%1, %2};" ::"l"(told_at(split, row, module, (first + r) % RANKS, p)),
+        for (int i = threadIdx.x; i < static_cast<int>(p.rows) * RANKS; i += 256) {
+            const int row = i / RANKS, own = owns[row], r = own * RANKS + i % RANKS - first;
+            if (own < 0 || r < 0 || r >= tile_rows) continue;
+            asm volatile("st.relaxed.gpu.global.v2.b32 [%0], {%1, %2};" ::"l"(told_at(split, row, module, i % RANKS, p)),
                          "r"(__float_as_uint(sum(row, r))), "r"(now)
                          : "memory");
         }
@@ -107,7 +107,7 @@ struct Adapters {
         }
         return found;
     }
-    /// The first of them, which are asked for before u is there.
+    /// The first of them, which are asked for long before u is there.
     __device__ __forceinline__ Seconds near(int row, const Tile& tile, const ProductP& p) const {
         return seconds(0, row, threadIdx.x % 4 * 4, tile, p);
     }
@@ -119,28 +119,32 @@ struct Adapters {
         int own[TILES];
 #pragma unroll
         for (int j = 0; j < TILES; ++j) own[j] = 8 * j + g < rows ? owns[8 * j + g] : -1;
-        for (int rank = threadIdx.x % 4 * 4; rank < RANKS; rank += 16)
+        for (int rank = threadIdx.x % 4 * 4; rank < RANKS; rank += 16) {
+            uint2 u[MODULES][TILES];
+#pragma unroll
+            for (int m = 0; m < MODULES; ++m)
+#pragma unroll
+                for (int j = 0; j < TILES; ++j)
+                    u[m][j] = own[j] < 0 ? make_uint2(0, 0) : *reinterpret_cast<const uint2*>(us + ((m * rows + 8 * j + g) * RANKS + rank) / 2);
             for (int begin = 0; slot(begin) >= 0; begin += 4) {
                 if (rank >= 16 || begin > 0) bs = seconds(begin, row, rank, tile, p);
 #pragma unroll
                 for (int i = 0; i < 4; ++i)
 #pragma unroll
                     for (int j = 0; j < TILES; ++j) {
-                        uint2 u[MODULES];
-#pragma unroll
-                        for (int m = 0; m < MODULES; ++m) {
-                            u[m] = make_uint2(0, 0);
-                            if (own[j] == begin + i) u[m] = *reinterpret_cast<const uint2*>(us + ((m * rows + 8 * j + g) * RANKS + rank) / 2);
-                        }
+                        const bool mine = own[j] == begin + i;
+                        const uint2 v = mine ? u[0][j] : make_uint2(0, 0);
 #if GLU
                         // A warp's upper rows are the gate's, its lower ones the other's.
-                        mma(sum[j], bs.above[i].x, 0, bs.above[i].y, 0, u[0].x, u[0].y);
-                        mma(sum[j], 0, bs.below[i].x, 0, bs.below[i].y, u[1].x, u[1].y);
+                        const uint2 w = mine ? u[1][j] : make_uint2(0, 0);
+                        mma(sum[j], bs.above[i].x, 0, bs.above[i].y, 0, v.x, v.y);
+                        mma(sum[j], 0, bs.below[i].x, 0, bs.below[i].y, w.x, w.y);
 #else
-                        mma(sum[j], bs.above[i].x, bs.below[i].x, bs.above[i].y, bs.below[i].y, u[0].x, u[0].y);
+                        mma(sum[j], bs.above[i].x, bs.below[i].x, bs.above[i].y, bs.below[i].y, v.x, v.y);
 #endif
                     }
             }
+        }
     }
 };
 #else

@@ -42,7 +42,7 @@ static_assert(GROUPS * BATCH * LINE * 4 <= STAGES * STAGE_BYTES, "the sums lie w
 // the strands' sums are added pairwise, so a row has the same bits in any batch. Wider batches let TILES warps share x, which
 // else would be read as often as the weights; then fewer blocks would have work, so they split the strands, and the last one to
 // arrive adds the sums, in their order.
-extern "C" __global__ void __launch_bounds__(256) product(
+extern "C" __global__ void __launch_bounds__(256, BATCH == 64 ? 1 : 2) product(
     const bf16* x, WEIGHT_PARAMETERS
 #if LORA
     const int* __restrict__ packed,
@@ -79,6 +79,8 @@ extern "C" __global__ void __launch_bounds__(256) product(
 #if LORA
     if (of_factor) lines = adapters.firsts(factor_module, first_factor + place * 16, line, p);
     const bool adds = !of_factor && split == 0;
+    Adapters::Seconds near;
+    if (adds && group == 0) near = adapters.near(place * 16, tile, p);
     if (adds) adapters.prefetch(tile, TILE_ROWS, p);
 #endif
 
@@ -169,7 +171,6 @@ extern "C" __global__ void __launch_bounds__(256) product(
 #if LORA
     if (adds) {
         unsigned* us = reinterpret_cast<unsigned*>(sums + GROUPS * BATCH * LINE);
-        const Adapters::Seconds near = adapters.near(place * 16, tile, p);
         adapters.hear(us, tile, threadIdx.x, 256, p);
         __syncthreads();
         if (group == 0) adapters.add(sum, us, near, place * 16, tile, p);

@@ -167,12 +167,12 @@ extern "C" __global__ void __launch_bounds__(256, 2) product(
     for (int index = blockIdx.x - factors; index < tiles; index += stride, turn ^= 1) {
         const Tile tile = tile_at<TILE_OUT>(index, p);
 #if LORA
-        adapters.prefetch(tile, TILE_ROWS, p);
+        Adapters::Seconds near;
+        if (warp == 0) near = adapters.near(0, tile, p);
 #endif
         strands<1>(sum, strand, run);
 #if LORA
         if (warp == 0) {
-            const Adapters::Seconds near = adapters.near(0, tile, p);
             if (heard != tile.module) adapters.hear(us, tile, lane, 32, p);
             heard = tile.module;
             __syncwarp();

@@ -124,8 +124,8 @@ struct AttentionP {
 // splits ≥ ⌈longest / SPLIT⌉, with a window ⌈(min(window, longest) − 1) / SPLIT⌉ + 1 are enough. A graph is captured with the splits of
 // the longest row it will see: blocks of no tokens end at once.
 // Arguments: q, k_pool, v_pool, [FRESH: packed i32, the step's inputs as ops/cuda/decode.rs has them; k and v bf16
-// [rows, kv_heads·HEAD_DIM]; cos and sin f32 [context, HEAD_DIM / 2]; QK_NORM: q_weight and k_weight f32 [HEAD_DIM]], [else: lengths,
-// sequences, tables], partial, tops.
+// [rows, kv_heads·HEAD_DIM]; cos and sin f32 [context, HEAD_DIM / 2]; QK_NORM: q_weight and k_weight f32 [HEAD_DIM]], [else:
+// lengths, sequences, tables], partial, tops.
 //
 // With FRESH the row's last token is in k and v, not yet in the pools, where the block that needs it puts it; what is older was there
 // before the step began, so it is on its way before the launch's turn. Positions are clamped to the tables.
