@@ -132,10 +132,22 @@ async fn a_registry_that_comes_late_is_found() {
     }
     let args = ServerArgs { listen: address, ..ServerArgs::loopback() };
     let registry = Registry::bind_with(args, stage.clone()).await.unwrap();
-    let run = registry.run(shutdown.clone());
+    let registry_shutdown = shutdown.child_token();
+    let run = registry.run(registry_shutdown.clone());
     let registry_task = tokio::spawn(async move { run.await.unwrap() });
     let registry = RegistryServiceClient::new(firn_kit::channel(&format!("http://{address}")).unwrap());
-    let running = Running { client, channel, registry, stage, shutdown, service, registry_task, _work: work };
+    let running = Running {
+        client,
+        channel,
+        registry,
+        stage,
+        shutdown,
+        service,
+        registry_task,
+        registry_address: address,
+        registry_shutdown,
+        _work: work,
+    };
     let version = running.register(&llama().join("adapter_init"), "best", "").await;
     running.until_served("offers@best", &version).await;
     running.stop().await;

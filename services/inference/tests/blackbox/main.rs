@@ -4,12 +4,14 @@
 
 mod adapters;
 mod answers;
+mod damage;
 mod load;
 mod loading;
 mod oip;
 
 use std::{
     future::Future,
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -42,6 +44,9 @@ struct Running {
     shutdown: CancellationToken,
     service: JoinHandle<Result<(), RunError>>,
     registry_task: JoinHandle<()>,
+    registry_address: SocketAddr,
+    /// Ends the registry alone.
+    registry_shutdown: CancellationToken,
     _work: TempDir,
 }
 
@@ -51,8 +56,10 @@ impl Running {
         let stage = Stage::memory();
         let shutdown = CancellationToken::new();
         let registry = Registry::bind_with(ServerArgs::loopback(), stage.clone()).await.unwrap();
-        let registry_endpoint = format!("http://{}", registry.local_addr());
-        let run = registry.run(shutdown.clone());
+        let registry_address = registry.local_addr();
+        let registry_endpoint = format!("http://{registry_address}");
+        let registry_shutdown = shutdown.child_token();
+        let run = registry.run(registry_shutdown.clone());
         let registry_task = tokio::spawn(async move { run.await.unwrap() });
         let options = Options {
             registry_endpoint: registry_endpoint.clone(),
@@ -66,7 +73,18 @@ impl Running {
         let client = Client::new(channel.clone());
         let service = tokio::spawn(service.run(shutdown.clone()));
         let registry = RegistryServiceClient::new(firn_kit::channel(&registry_endpoint).unwrap());
-        let running = Self { client, channel, registry, stage, shutdown, service, registry_task, _work: work };
+        let running = Self {
+            client,
+            channel,
+            registry,
+            stage,
+            shutdown,
+            service,
+            registry_task,
+            registry_address,
+            registry_shutdown,
+            _work: work,
+        };
         let loaded = firn_kit::retry_unavailable(Duration::from_secs(60), || async {
             let mut pieces = running.generate(ids_request("", vec![1], greedy(1))).await?;
             pieces.message().await

@@ -83,6 +83,8 @@ fn each_error_is_found_alone_and_in_its_place() {
     let stage = "source: stage\n    uid: 10001\n    gid: 10001\n    stageConfig: {name: \"@db.schema.stage/folder\"}";
     let secret = "envVarName: HF_KEY\n      secretKeyRef: secret_string";
     let gpu_request = "memory: 2Gi, nvidia.com/gpu: 1";
+    let block = "source: block\n    size: 100Gi\n    blockConfig: {iops: 3000, throughput: 125, encryption: SNOWFLAKE_SSE, \
+                 snapshotDeleteAfter: 7d}";
     for (from, to, expected) in [
         (stage, v1, "stage-v1 spec.volumes[0].source"),
         ("    image: /db/schema/repo/web:1\n", "", "missing-field spec.containers[0]"),
@@ -133,6 +135,11 @@ fn each_error_is_found_alone_and_in_its_place() {
         ("    stageConfig: {name: \"@db.schema.stage/folder\"}\n", "", "stage spec.volumes[0]"),
         ("    uid: 10001\n", "    uid: -1\n", "volume spec.volumes[0].uid"),
         ("    uid: 10001\n", "    size: 1Gi\n", "volume spec.volumes[0].size"),
+        ("stage/folder\"}", "stage/folder\", metadataCache: soon}", "stage spec.volumes[0].stageConfig.metadataCache"),
+        (block, "source: disk", "value spec.volumes[1].source"),
+        (block, "source: local\n    stageConfig: {name: \"@db.schema.stage\"}", "volume spec.volumes[1].stageConfig"),
+        ("source: block\n    size: 100Gi", "source: local", "volume spec.volumes[1].blockConfig"),
+        (block, "source: memory\n    size: 10", "size spec.volumes[1].size"),
         ("    size: 100Gi\n", "", "size spec.volumes[1]"),
         ("size: 100Gi", "size: 1.5Gi", "size spec.volumes[1].size"),
         ("size: 100Gi", "size: 70000Gi", "block spec.volumes[1].size"),
