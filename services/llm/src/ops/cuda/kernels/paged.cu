@@ -2,16 +2,13 @@
 //
 // A pool is bf16 [pages, kv_heads, 16, HEAD_DIM]: what one key head has of a page lies together (2 KB at 64, 4 KB at 128), so a
 // block that reads one head reads whole lines in a row. As [pages, 16, kv_heads·HEAD_DIM] the same head would be 128 bytes, then
-// a gap, sixteen times. A slot is page·16 + place. Needs vector.cuh before it.
+// a gap, sixteen times. A slot is page·16 + place. Needs vector.cuh and join.cuh before it.
 
-#ifndef HEAD_DIM
-#define HEAD_DIM 64  // 64, 128 or 256.
-#endif
-#ifndef SPLIT
-#define SPLIT (HEAD_DIM == 256 ? 64 : 128)  // Tokens of a block of paged_attention: a multiple of 64.
+#ifndef FRESH
+#define FRESH 0  // 1: queries are still to be turned, and the newest token's key to be turned and stored, as in a step of one token.
 #endif
 #ifndef QK_NORM
-#define QK_NORM 0  // 1: rope_store norms queries and keys, head by head, before it turns them.
+#define QK_NORM 0  // 1: with FRESH, queries and keys are normed, head by head, before they are turned.
 #endif
 
 #define PAGE 16
@@ -21,7 +18,7 @@
 #define SUMS_BYTES (WARPS * 16 * LINE * 4)
 #define SHARED_BYTES (TOKENS_BYTES > SUMS_BYTES ? TOKENS_BYTES : SUMS_BYTES)
 
-typedef unsigned long long word;
+typedef u64 word;
 
 __device__ __forceinline__ float low(unsigned pair) { return __uint_as_float(pair << 16); }
 __device__ __forceinline__ float high(unsigned pair) { return __uint_as_float(pair & 0xffff0000u); }
