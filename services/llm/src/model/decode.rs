@@ -24,7 +24,7 @@ use crate::ops::cuda::paged::{self, Turn};
 use crate::ops::to_vec;
 
 /// Sizes that are kept recorded. Each holds its own memory for what lies between its kernels.
-const MOST_RECORDED: usize = 24;
+const MOST_RECORDED: usize = 48;
 /// Parts of the shortest sequence that a step is recorded for.
 const FEWEST_SPLITS: usize = 4;
 

@@ -187,9 +187,9 @@ pub(crate) fn products(rows: Rows<'_>, group: &Group<'_>) -> Option<Vec<Array>> 
     let at_once = 2 * processors(&beside);
     let mut factors = 0;
     if let Some(expanded) = &group.expanded {
-        // The sums and x·Aᵀ of the rows lie side by side; ranks beyond a hundred have no room beside many rows.
+        // The sums and x·Aᵀ of the rows lie side by side; ranks beyond a hundred have no room beside 64 rows.
         let inner = outs.len() / results.len() * rows * expanded.adapted.factors.ranks;
-        if 4 * (64 / batch * batch * (2 * batch + 4)) + 2 * inner > SHARED {
+        if 4 * (64 + batch) * (2 * batch + 4) + 2 * inner > SHARED {
             return None;
         }
         let count = launch.expand(expanded, 2 * batch, outs.len());

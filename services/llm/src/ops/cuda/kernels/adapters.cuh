@@ -1,9 +1,9 @@
 // What adds each row's own adapter to a product, s·(x·Aᵀ)·Bᵀ (Hu et al. 2021). Needs product.cuh before it.
 //
 // The rows of all adapters' A are tiles beside those of the weights, which other blocks compute at the same time, so that each
-// is read once for all rows; a row keeps of x·Aᵀ what belongs to its own adapter. Those who compute y's first strand add u·Bᵀ when u
-// is there, each adapter's B to the rows that have it and zeros to the others. Blocks of a grid begin in their order, and those of
-// first factors are the first, so what is waited for has begun.
+// is read once for all rows; a row keeps of x·Aᵀ what belongs to its own adapter. Those who finish y add u·Bᵀ when u is there, each
+// adapter's B to the rows that have it and zeros to the others. Blocks of a grid begin in their order, and those of first factors are
+// the first, so what is waited for has begun.
 //
 // u is told word by word, each with the step's number, so that whoever waits for it sees it as soon as it is there.
 
@@ -107,7 +107,7 @@ struct Adapters {
         }
         return found;
     }
-    /// The first of them, which are asked for long before u is there.
+    /// The first of them, which are asked for before u is there.
     __device__ __forceinline__ Seconds near(int row, const Tile& tile, const ProductP& p) const {
         return seconds(0, row, threadIdx.x % 4 * 4, tile, p);
     }

@@ -39,7 +39,7 @@ struct NormP {
 extern "C" __global__ void __launch_bounds__(BLOCK)
 norm_add(
 #if ADD
-    const bf16* __restrict__ delta,
+    const bf16* delta,
 #endif
     const float* __restrict__ weight,
 #if AFTER
@@ -68,6 +68,7 @@ struct StoreP {
 // x: f32; pool: bf16. Block 256, grid ceil(rows · room / 256).
 extern "C" __global__ void __launch_bounds__(BLOCK)
 store_factor(const float* x, bf16* pool, const __grid_constant__ StoreP p) {
+    wait_for_previous();
     const u64 i = (u64)blockIdx.x * BLOCK + threadIdx.x, row = i / p.room, column = i % p.room;
     if (row < p.rows) pool[p.at + i] = __float2bfloat16_rn(column < p.width ? x[row * p.width + column] : 0.0f);
 }
@@ -99,7 +100,7 @@ struct ArgmaxP {
 
 // Maximum of a part of each row of logits bf16 [rows, width] (value f32, index int32) [rows, parts]. Block 256, grid (parts, rows).
 extern "C" __global__ void __launch_bounds__(BLOCK)
-argmax_parts(const bf16* __restrict__ logits, Best* __restrict__ best_of_part, const __grid_constant__ ArgmaxP p) {
+argmax_parts(const bf16* logits, Best* __restrict__ best_of_part, const __grid_constant__ ArgmaxP p) {
     __shared__ Best warps[BLOCK / 32];
     let_next_begin();
     wait_for_previous();
@@ -132,7 +133,7 @@ argmax_parts(const bf16* __restrict__ logits, Best* __restrict__ best_of_part, c
 // Index of each row's maximum, the lowest of equal ones, from those of its parts: int32 [rows]; 0 where all are NaN. Block 32, grid
 // rows.
 extern "C" __global__ void __launch_bounds__(32)
-argmax_merge(const Best* __restrict__ best_of_part, int* __restrict__ out, const __grid_constant__ ArgmaxP p) {
+argmax_merge(const Best* best_of_part, int* __restrict__ out, const __grid_constant__ ArgmaxP p) {
     Best best = nowhere();
     wait_for_previous();
     for (u64 i = threadIdx.x; i < p.parts; i += 32) {

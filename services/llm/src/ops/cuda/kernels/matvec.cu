@@ -29,7 +29,7 @@ static_assert(GROUPS * BATCH * LINE * 4 <= STAGES * STAGE_BYTES, "the sums lie w
 //
 // Grid: factors · FACTOR_SPLITS + tiles · SPLITS with tiles = Σ_i ⌈out_i / (2·BATCH)⌉, with GLU ⌈out0 / BATCH⌉, and factors =
 // WEIGHTS · ⌈adapters · RANKS / (2·BATCH)⌉ with LORA, else 0; 256 threads; SHARED_BYTES, which hold with LORA
-// 4·(8·BATCH/TILES)·(2·BATCH + 4) + 2·(1, with GLU 2)·rows·RANKS.
+// 4·(64 + BATCH)·(2·BATCH + 4) + 2·(1, with GLU 2)·rows·RANKS.
 // Arguments in order, those of absent options left out: x, w0, w1, w2, [BIAS: bias0, bias1, bias2], [LORA: packed i32, the step's inputs
 //   as ops/cuda/decode.rs has them; pool bf16 [slots, slot]: A_i [rank, in] of an adapter begins at firsts[i] of its slot, B_i
 //   [out_i, RANKS] with zeros beyond the rank at seconds[i]; told u32 [products, 4·rows·3·RANKS, 2], which only launches
@@ -78,10 +78,6 @@ extern "C" __global__ void __launch_bounds__(256, BATCH == 64 ? 1 : 2) product(
     Lines lines = lines_of(tile, of, p, place, line);
 #if LORA
     if (of_factor) lines = adapters.firsts(factor_module, first_factor + place * 16, line, p);
-    const bool adds = !of_factor && split == 0;
-    Adapters::Seconds near;
-    if (adds && group == 0) near = adapters.near(place * 16, tile, p);
-    if (adds) adapters.prefetch(tile, TILE_ROWS, p);
 #endif
 
     // This lane's share of a step: four rows, and 16 bytes of each. Rows of odd number lie with their halves exchanged: eight
@@ -146,6 +142,9 @@ extern "C" __global__ void __launch_bounds__(256, BATCH == 64 ? 1 : 2) product(
 #pragma unroll
     for (int stage = 0; stage < STAGES - 1; ++stage)
         if (stage < left) fetch_weights(stage, next + stage);
+#if LORA
+    if (!of_factor && split == 0) adapters.prefetch(tile, TILE_ROWS, p);
+#endif
     wait_for_previous();
 #pragma unroll
     for (int stage = 0; stage < STAGES - 1; ++stage) {
@@ -168,20 +167,15 @@ extern "C" __global__ void __launch_bounds__(256, BATCH == 64 ? 1 : 2) product(
     wait<0>();
     __syncthreads();
     float* sums = reinterpret_cast<float*>(shared);
-#if LORA
-    if (adds) {
-        unsigned* us = reinterpret_cast<unsigned*>(sums + GROUPS * BATCH * LINE);
-        adapters.hear(us, tile, threadIdx.x, 256, p);
-        __syncthreads();
-        if (group == 0) adapters.add(sum, us, near, place * 16, tile, p);
-    }
-#endif
+    auto put = [&](int slab, const float (&of)[TILES][4]) {
 #pragma unroll
-    for (int j = 0; j < TILES; ++j) {
-        float* to_sums = sums + (group * BATCH + 8 * j + 2 * t) * LINE + place * 16 + g;
-        to_sums[0] = sum[j][0], to_sums[LINE] = sum[j][1];
-        to_sums[8] = sum[j][2], to_sums[LINE + 8] = sum[j][3];
-    }
+        for (int j = 0; j < TILES; ++j) {
+            float* to_sums = sums + (slab * BATCH + 8 * j + 2 * t) * LINE + place * 16 + g;
+            to_sums[0] = of[j][0], to_sums[LINE] = of[j][1];
+            to_sums[8] = of[j][2], to_sums[LINE + 8] = of[j][3];
+        }
+    };
+    put(group, sum);
     __syncthreads();
     auto of_groups = [&](int c, int r) {
         return pairwise<GROUPS>([&](int part) { return sums[(part * BATCH + c) * LINE + r]; });
@@ -211,9 +205,26 @@ extern "C" __global__ void __launch_bounds__(256, BATCH == 64 ? 1 : 2) product(
 #else
     auto value = of_groups;
 #endif
+#if LORA
+    // What the adapters add comes last, whatever the sums before were made of.
+    unsigned* us = reinterpret_cast<unsigned*>(sums + (GROUPS + 1) * BATCH * LINE);
+    Adapters::Seconds near;
+    if (group == 0) near = adapters.near(place * 16, tile, p);
+    adapters.hear(us, tile, threadIdx.x, 256, p);
+    __syncthreads();
+    if (group == 0) {
+        float added[TILES][4] = {};
+        adapters.add(added, us, near, place * 16, tile, p);
+        put(GROUPS, added);
+    }
+    __syncthreads();
+    auto total = [&](int c, int r) { return value(c, r) + sums[(GROUPS * BATCH + c) * LINE + r]; };
+#else
+    auto total = value;
+#endif
     for (int i = threadIdx.x; i < rows * TILE_OUT; i += 256) {
         const int c = i / TILE_OUT, r = i % TILE_OUT, at_row = GLU ? r / 8 * 16 + r % 8 : r;
         if (tile.first + r >= tile.out) continue;
-        finish(value(c, at_row), GLU ? value(c, at_row + 8) : 0.0f, tile, of, c, tile.first + r);
+        finish(total(c, at_row), GLU ? total(c, at_row + 8) : 0.0f, tile, of, c, tile.first + r);
     }
 }

@@ -49,7 +49,7 @@ extern "C" __global__ void __launch_bounds__(256, 2) product(
 #endif
     ADAPTER_PARAMETERS RESULT_PARAMETERS const __grid_constant__ ProductP p) {
     extern __shared__ __align__(1024) unsigned char shared[];
-    __shared__ float sums[2][GROUPS][TILE_ROWS];
+    __shared__ float sums[2][GROUPS + LORA][TILE_ROWS];
     const Matrices of = {{w0, w1, w2}, BIAS_ARGUMENTS, {y0, y1, y2}};
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int line = lane / 8, chunk = lane % 8, g = lane / 4, t = lane % 4;
@@ -149,16 +149,16 @@ extern "C" __global__ void __launch_bounds__(256, 2) product(
         }
     };
     int turn = 0;
-    auto share = [&](const float (&sum)[1][4]) {
-        if (t == 0) sums[turn][warp][g] = sum[0][0], sums[turn][warp][g + 8] = sum[0][2];
-        __syncthreads();
+    auto put = [&](int slab, const float (&sum)[1][4]) {
+        if (t == 0) sums[turn][slab][g] = sum[0][0], sums[turn][slab][g + 8] = sum[0][2];
     };
     auto value = [&](int, int r) { return pairwise<GROUPS>([&](int part) { return sums[turn][part][r]; }); };
     float sum[1][4];
 #if LORA
     if (of_factor) {
         strands<FACTOR_OWN>(sum, strand, run);
-        share(sum);
+        put(warp, sum);
+        __syncthreads();
         adapters.tell(value, split, factor_module, first_factor, TILE_ROWS, p);
         return;
     }
@@ -176,11 +176,16 @@ extern "C" __global__ void __launch_bounds__(256, 2) product(
             if (heard != tile.module) adapters.hear(us, tile, lane, 32, p);
             heard = tile.module;
             __syncwarp();
-            adapters.add(sum, us, near, 0, tile, p);
+            float added[1][4] = {};
+            adapters.add(added, us, near, 0, tile, p);
+            put(GROUPS, added);
         }
 #endif
-        share(sum);
+        put(warp, sum);
+        __syncthreads();
+        // What the adapter adds comes last.
+        auto total = [&](int r) { return LORA ? value(0, r) + sums[turn][GROUPS + LORA - 1][r] : value(0, r); };
         if (threadIdx.x < TILE_OUT && tile.first + threadIdx.x < tile.out)
-            finish(value(0, threadIdx.x), GLU ? value(0, threadIdx.x + 8) : 0.0f, tile, of, 0, tile.first + threadIdx.x);
+            finish(total(threadIdx.x), GLU ? total(threadIdx.x + 8) : 0.0f, tile, of, 0, tile.first + threadIdx.x);
     }
 }
