@@ -3,7 +3,7 @@ each row's f32 sums beside those that it has in the largest batch, which must be
 
   python3 emulate.py
 
-Needs g++ 11 or later, and half a minute. What it does not show: copies that are still on their way, launches that overlap, time.
+Needs g++ 11 or later, and a minute. What it does not show: copies that are still on their way, launches that overlap, time.
 """
 import os
 import re
