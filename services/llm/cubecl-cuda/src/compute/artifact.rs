@@ -79,7 +79,7 @@ pub struct CudaArtifact {
     pub entrypoint_name: String,
     pub shared_mem_bytes: usize,
     pub ptx: Vec<std::ffi::c_char>,
-    /// The machine code the driver assembled `ptx` to, which the load hands the driver.
+    /// The machine code that NVRTC or the driver assembled `ptx` to, which the load hands the driver.
     pub cubin: Vec<u8>,
     /// See [`CudaCompiledKernel::io`](super::modules::CudaCompiledKernel::io);
     /// defaulted for entries persisted before the field existed.
@@ -153,8 +153,7 @@ impl ArtifactCompiler for CudaArtifactCompiler {
         let io = lowered.io.take();
         let ((ptx, cubin), shared_mem_bytes) = match (backend_of(&lowered), &lowered.repr) {
             // What the LLVM backend hands back is already PTX, so no `nvrtc*`
-            // call belongs here. The driver still JITs it when the module
-            // loads, which is what it does with NVRTC's output too.
+            // call belongs here, and the driver assembles it.
             (_, Some(CudaRepresentation::Llvm(module))) => {
                 ((module.ptx.clone(), Vec::new()), module.shared_memory_size)
             }

@@ -102,7 +102,7 @@ impl CompilationTarget for CudaModules {
 
         let func_name = CString::new(artifact.entrypoint_name.clone()).unwrap();
         let line_info = id.kernel.debug_info != DebugInfo::None;
-        // SAFETY: `cubin` is machine code a driver assembled for this device's architecture, and
+        // SAFETY: `cubin` is machine code NVRTC or a driver assembled for this device's architecture, and
         // `ptx` a valid null-terminated PTX binary. `func_name` is a null-terminated `CString`
         // matching the kernel entry point in the compiled module.
         let func = unsafe {
