@@ -23,7 +23,7 @@ BATCHES = [dict(BATCH=64, SPLITS=2, ROWS=40, FACTOR_SPLITS=1), dict(BATCH=32, SP
 # What stands in for assembly, and for what only a GPU's compiler knows.
 STAND_INS = [
     (r"#include <cuda_bf16.h>", ""),
-    (r"/// c \+= a · b for 16.*?(?=/// The sum of COUNT values, pairwise)", ""),
+    (r"/// Sixteen bytes into shared memory.*?(?=/// The sum of COUNT values, pairwise)", ""),
     (r'asm volatile\("prefetch[^;]*;"[^;]*;', ";"),
     (r'asm volatile\("st\.relaxed.*?: "memory"\);', "*told_at(split, row, module, i % RANKS, p) = {__float_as_uint(sum(row, r)), now};"),
     (r'asm volatile\("ld\.relaxed.*?: "memory"\);', "words[s] = *reinterpret_cast<uint4*>(told_at(s, row, tile.module + module, 2 * pair, p));"),
@@ -35,7 +35,7 @@ STAND_INS = [
 
 
 def run(folder, defines):
-    text = "".join(open(os.path.join(KERNELS, file)).read() for file in (ONE if defines["ONE"] else FEW) if file not in ("norm_row.cuh", "join.cuh"))
+    text = "".join(open(os.path.join(KERNELS, file)).read() for file in (ONE if defines["ONE"] else FEW) if file not in ("norm_row.cuh", "join.cuh", "tiles.cuh"))
     # GPUs before Hopper have no early launches.
     for pattern, stand_in in STAND_INS:
         text = re.sub(pattern, stand_in, text, flags=re.S)

@@ -15,6 +15,7 @@ const FEW_ROWS: Source = Source {
     name: "matvec.cu",
     text: concat!(
         include_str!("kernels/vector.cuh"),
+        include_str!("kernels/tiles.cuh"),
         include_str!("kernels/product.cuh"),
         include_str!("kernels/adapters.cuh"),
         include_str!("kernels/matvec.cu")
@@ -26,6 +27,7 @@ const ONE_ROW: Source = Source {
         include_str!("kernels/vector.cuh"),
         include_str!("kernels/norm_row.cuh"),
         include_str!("kernels/join.cuh"),
+        include_str!("kernels/tiles.cuh"),
         include_str!("kernels/product.cuh"),
         include_str!("kernels/adapters.cuh"),
         include_str!("kernels/one_row.cu")

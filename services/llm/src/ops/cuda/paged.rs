@@ -15,6 +15,7 @@ const PAGED: Source = Source {
     name: "paged.cu",
     text: concat!(
         include_str!("kernels/vector.cuh"),
+        include_str!("kernels/tiles.cuh"),
         include_str!("kernels/join.cuh"),
         include_str!("kernels/paged.cu")
     ),

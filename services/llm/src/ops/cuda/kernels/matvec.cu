@@ -1,5 +1,5 @@
 // Products of a few rows with whole weights, for decoding: each weight is read once for up to 64 rows of the batch. Needs
-// vector.cuh, product.cuh and adapters.cuh before it.
+// vector.cuh, tiles.cuh, product.cuh and adapters.cuh before it.
 
 #ifndef BATCH
 #define BATCH 8  // Rows of x that a block takes: 8, 16, 32 or 64. A row's result has the same bits with each.

@@ -1,5 +1,5 @@
-// Products of one row with whole weights, for decoding a single sequence. Needs vector.cuh, norm_row.cuh, join.cuh, product.cuh and
-// adapters.cuh before it.
+// Products of one row with whole weights, for decoding a single sequence. Needs vector.cuh, norm_row.cuh, join.cuh, tiles.cuh,
+// product.cuh and adapters.cuh before it.
 
 #ifndef ROW
 #define ROW 0  // 0: x is there. What every block makes by itself: 1: x is a norm (D, ADD, AFTER), 2: joined attention (HEAD_DIM).

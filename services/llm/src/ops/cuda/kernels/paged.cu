@@ -2,7 +2,7 @@
 //
 // A pool is bf16 [pages, kv_heads, 16, HEAD_DIM]: what one key head has of a page lies together (2 KB at 64, 4 KB at 128), so a
 // block that reads one head reads whole lines in a row. As [pages, 16, kv_heads·HEAD_DIM] the same head would be 128 bytes, then
-// a gap, sixteen times. A slot is page·16 + place. Needs vector.cuh and join.cuh before it.
+// a gap, sixteen times. A slot is page·16 + place. Needs vector.cuh, tiles.cuh and join.cuh before it.
 
 #ifndef FRESH
 #define FRESH 0  // 1: queries are still to be turned, and the newest token's key to be turned and stored, as in a step of one token.
@@ -47,18 +47,9 @@ extern "C" __global__ void __launch_bounds__(256) paged_store(
     *reinterpret_cast<uint4*>(v_pool + to) = __ldg(reinterpret_cast<const uint4*>(v) + index);
 }
 
-/// c += a · b for 16 × 16 by 16 × 8.
-__device__ __forceinline__ void mma(float (&c)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
 __device__ __forceinline__ void copy(unsigned to, const void* from, bool there) {
     asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(there ? 16 : 0) : "memory");
 }
-__device__ __forceinline__ void commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int PENDING> __device__ __forceinline__ void wait() { asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory"); }
 
 #if FRESH
 /// Turns a head by a position whose cosines and sines [HEAD_DIM / 2] are given, in the half-split layout (Su et al. 2021). Lane t of four

@@ -1,4 +1,4 @@
-// What products of one row and of a few with whole weights share. Needs vector.cuh before it.
+// What products of one row and of a few with whole weights share. Needs vector.cuh and tiles.cuh before it.
 
 #ifndef WEIGHTS
 #define WEIGHTS 1  // Weights that share x: 1, 2 or 3.
@@ -51,14 +51,6 @@ struct Matrices {
 /// One of three that are in registers, which no index reaches.
 template <class T> __device__ __forceinline__ T pick(const T (&of)[3], int module) { return module == 0 ? of[0] : module == 1 ? of[1] : of[2]; }
 
-/// c += a · b for 16 × 16 by 16 × 8.
-__device__ __forceinline__ void mma(float (&c)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
-
 /// Sixteen bytes into shared memory, zeros if they are not there. The hint brings the neighbours into L2, which come next.
 __device__ __forceinline__ void copy_weights(unsigned to, const void* from, bool there) {
     asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(there ? 16 : 0) : "memory");
@@ -66,8 +58,6 @@ __device__ __forceinline__ void copy_weights(unsigned to, const void* from, bool
 __device__ __forceinline__ void copy_rows(unsigned to, const void* from, bool there) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(there ? 16 : 0) : "memory");
 }
-__device__ __forceinline__ void commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int PENDING> __device__ __forceinline__ void wait() { asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory"); }
 
 /// The sum of COUNT values, pairwise.
 template <int COUNT, class Get> __device__ __forceinline__ float pairwise(const Get& get, int first = 0) {
