@@ -103,7 +103,8 @@ impl Stack {
         let trainer = Trainer::bind_with(&args(addresses.trainer), stage.clone(), &options).await?;
         let mut options = firn_inference::Options::new(base.as_str());
         options.registry_endpoint.clone_from(&registry_endpoint);
-        options.device = device;
+        // Several GPUs are for training.
+        options.device = device.first();
         let inference = Inference::bind_with(&args(addresses.inference), options, stage.clone()).await?;
         let endpoints = Endpoints {
             data_prep_endpoint,

@@ -59,7 +59,7 @@ impl Inference {
     /// # Errors
     /// As [`Self::bind`].
     pub async fn bind_with(args: &ServerArgs, options: Options, stage: Stage) -> Result<Self, StartError> {
-        let device = Device::open(options.device)?;
+        let device = Device::open_one(options.device)?;
         let base = Arc::new(Base::open(&options.base, &stage, &options.work_dir).await?);
         let registry = RegistryServiceClient::new(firn_kit::channel(&options.registry_endpoint)?);
         let models = Models::default();

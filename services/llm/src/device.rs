@@ -32,6 +32,14 @@ pub enum DeviceError {
         /// The Cargo feature that adds it.
         feature: &'static str,
     },
+    /// Several GPUs for what computes on one.
+    #[error("{name} names several GPUs, which the training of an adapter alone uses: name one here, as in {one}")]
+    Several {
+        /// The devices' name.
+        name: String,
+        /// The first of them.
+        one: String,
+    },
 }
 
 /// What a model's weights and activations are kept in on a GPU. Sums, norms, losses and what is trained are f32 always.
@@ -63,6 +71,17 @@ pub enum DeviceSpec {
     },
     /// The default Vulkan device.
     Vulkan,
+}
+
+impl DeviceSpec {
+    /// The first of several GPUs, or the device itself.
+    #[must_use]
+    pub fn first(self) -> Self {
+        match self {
+            Self::Cuda { first, precision, .. } => Self::Cuda { first, last: first, precision },
+            other => other,
+        }
+    }
 }
 
 impl FromStr for DeviceSpec {
@@ -170,6 +189,17 @@ impl Device {
             #[cfg(not(feature = "vulkan"))]
             DeviceSpec::Vulkan => Err(DeviceError::NotBuilt { name: spec.to_string(), feature: "vulkan" }),
         }
+    }
+
+    /// Opens a device for what computes on one.
+    ///
+    /// # Errors
+    /// The name is that of several GPUs, or this build does not have it.
+    pub fn open_one(spec: DeviceSpec) -> Result<Self, DeviceError> {
+        if spec.first() != spec {
+            return Err(DeviceError::Several { name: spec.to_string(), one: spec.first().to_string() });
+        }
+        Self::open(spec)
     }
 
     /// The CPU, with a worker for each core.
@@ -296,7 +326,19 @@ fn free_host_memory() -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::Device;
+    use super::{Device, DeviceError};
+
+    #[test]
+    fn what_computes_on_one_gpu_refuses_several() {
+        let open = |name: &str| Device::open_one(name.parse().unwrap());
+        let error = open("cuda:1-2:f32").unwrap_err();
+        assert!(
+            matches!(&error, DeviceError::Several { name, one } if name == "cuda:1-2:f32" && one == "cuda:1:f32"),
+            "{error}"
+        );
+        assert!(open("cpu").is_ok());
+        assert!(!matches!(open("cuda:1-1"), Err(DeviceError::Several { .. })));
+    }
 
     #[test]
     #[cfg(target_os = "linux")]

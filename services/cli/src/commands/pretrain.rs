@@ -96,7 +96,7 @@ pub(crate) fn run(args: &PretrainArgs) -> Result<()> {
         "--hidden-size must be a multiple of {HEAD}"
     );
     std::fs::create_dir_all(&args.out).with_context(|| format!("failed to make {}", args.out.display()))?;
-    let device = Device::open(args.device)?.in_full_precision();
+    let device = Device::open_one(args.device)?.in_full_precision();
     let tokenizer_dir = args.from.as_ref().unwrap_or(&args.out);
     if args.from.is_none() {
         eprintln!("training the tokenizer");

@@ -46,7 +46,7 @@ pub(crate) struct ModelArgs {
 impl ModelArgs {
     /// Loads the decoder and the adapter.
     pub(crate) fn load(&self) -> Result<(Decoder, Option<Adapter>)> {
-        let device = Device::open(self.device)?;
+        let device = Device::open_one(self.device)?;
         let decoder = Decoder::load_quantized(&self.model, &device, self.quantization)?;
         let adapter = self.adapter.as_ref().map(|dir| Adapter::load(dir, decoder.config(), &device)).transpose()?;
         Ok((decoder, adapter))

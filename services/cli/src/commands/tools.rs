@@ -61,7 +61,7 @@ pub(crate) fn run(args: &ToolsArgs) -> Result<()> {
 fn merge(args: &MergeArgs) -> Result<()> {
     let into = &args.output_folder;
     // The merged weights are what others will load: they are made in f32.
-    let device = Device::open(args.device)?.in_full_precision();
+    let device = Device::open_one(args.device)?.in_full_precision();
     let proof = merge_folders(&args.base_model_path, &args.adapter_path, into, &device, args.input.as_ref())?;
     if args.json {
         println!("{}", json!({ "output_folder": into, "proof": proof }));

@@ -13,7 +13,7 @@ pub(super) struct CheckArgs {
 
 /// Runs the command.
 pub(super) fn run(args: &CheckArgs) -> Result<()> {
-    let device = Device::open(args.device)?;
+    let device = Device::open_one(args.device)?;
     let results = check(&device);
     for Checked { name, error, bound } in &results {
         println!("{} {name}: {error:.1e} (at most {bound:.0e})", if error <= bound { "ok  " } else { "FAIL" });

@@ -45,7 +45,7 @@ pub(super) struct InferArgs {
 /// Runs the command.
 pub(super) fn run(args: &InferArgs) -> Result<()> {
     let begin = Instant::now();
-    let device = Device::open(args.device)?;
+    let device = Device::open_one(args.device)?;
     let batch = usize::from(args.batch);
     let length = args.seq.max(1) + args.steps + 2;
     let config = architectures::architecture(&args.arch, length)?;
