@@ -13,11 +13,22 @@ use crate::model::{Adapter, Decoder, LoraConfig, ModelError};
 use crate::ops::{tensor, to_vec};
 use crate::random::normal;
 
-/// Lengths of the prompts: less than a page, a page, more than a block of attention.
+/// Lengths of the prompts, in turn: less than a page, a page, more than a block of attention.
 const PROMPTS: [usize; 5] = [3, 16, 40, 150, 9];
-/// Which adapter each sequence has.
+/// Which adapter each sequence has, in turn.
 const OWN: [Option<usize>; 5] = [None, Some(0), Some(1), None, Some(0)];
 const TOKENS: usize = 12;
+/// Sequences of a batch, and with them how the blocks of a product share its sums.
+const FEW: usize = 5;
+const MORE: [usize; 2] = [17, 40];
+
+fn prompt_length(at: usize) -> usize {
+    PROMPTS[at % PROMPTS.len()]
+}
+
+fn own(at: usize) -> Option<usize> {
+    OWN[at % OWN.len()]
+}
 
 impl Run<'_> {
     /// Tokens and log-probabilities of a batch's answers, beside what the CPU says of the same texts.
@@ -39,8 +50,12 @@ impl Run<'_> {
         };
         let all =
             [("plain", plain), ("windowed", windowed), ("biased", biased), ("wide", wide), ("normed after", double)];
-        for (name, config) in all {
-            match self.answers(&config) {
+        let all = all.map(|(name, config)| (name.to_owned(), FEW, config));
+        // Wide enough that a dot product is cut, and that its parts are shared in another way than a row alone has them.
+        let deep = ModelConfig::llama(Widths { intermediate: 8_192, layers: 2, ..widths });
+        let more = MORE.map(|count| (format!("{count} rows"), count, deep.clone()));
+        for (name, count, config) in all.into_iter().chain(more) {
+            match self.answers(&config, count) {
                 Ok([logs, expected_logs, tops, expected_tops, together, alone]) => {
                     self.compare_within(format!("decoding, {name}: alone"), alone, together, 0.0);
                     self.compare_within(format!("decoding, {name}: log-probabilities"), logs, expected_logs, 2e-2);
@@ -53,10 +68,10 @@ impl Run<'_> {
 
     /// Of the sequences that ask for log-probabilities theirs and the CPU's; of the others the CPU's logit of each token and its
     /// largest one; and all that was told of a batch's sequences, and of each by itself: a row's bits do not depend on others.
-    fn answers(&mut self, config: &ModelConfig) -> Result<[Tensor<1>; 6], ModelError> {
+    fn answers(&mut self, config: &ModelConfig, count: usize) -> Result<[Tensor<1>; 6], ModelError> {
         let models = [self.device, &self.host].map(|device| model(config, device));
         let adapters = [self.device, &self.host].map(|device| [(16, 3), (12, 4)].map(|of| adapter(config, of, device)));
-        let all: Vec<usize> = (0..PROMPTS.len()).collect();
+        let all: Vec<usize> = (0..count).collect();
         let batch = answer(&models[0], &adapters[0], &all)?;
         let (mut together, mut alone) = (Vec::new(), Vec::new());
         for at in &all {
@@ -67,8 +82,8 @@ impl Run<'_> {
         }
         let [mut logs, mut expected_logs, mut tops, mut expected_tops] = [(); 4].map(|()| Vec::new());
         for (at, answer) in batch.iter().enumerate() {
-            let (ids, begin) = (&answer.ids, PROMPTS[at]);
-            let logits = models[1].logits(ids, OWN[at].map(|own| &adapters[1][own]))?;
+            let (ids, begin) = (&answer.ids, prompt_length(at));
+            let logits = models[1].logits(ids, own(at).map(|own| &adapters[1][own]))?;
             for (&id, row) in ids[begin..].iter().zip(logits.chunks_exact(config.vocab).skip(begin - 1)) {
                 let top = row.iter().fold(f32::NEG_INFINITY, |top, logit| top.max(*logit));
                 let sum: f32 = row.iter().map(|logit| (logit - top).exp()).sum();
@@ -101,10 +116,12 @@ fn answer(model: &Decoder, adapters: &[Adapter; 2], which: &[usize]) -> Result<V
     let mut cache = KvCache::new(model, 4 * model.config().context);
     let mut sequences = Vec::new();
     for &at in which {
-        let prompt = (0..PROMPTS[at]).map(|place| (place * 7 + PROMPTS[at]) as u32 % 503).collect();
+        let length = prompt_length(at);
+        // None begins as another does: pages that are shared are not read again.
+        let prompt = (0..length).map(|place| (place * 7 + length + at) as u32 % 503).collect();
         let sequence = Sequence::new(model, prompt, Sampling::greedy())?;
         let mut sequence = if at % 2 == 0 { sequence.with_logprobs(0) } else { sequence };
-        sequence.attach(&mut cache, OWN[at].map(|own| &adapters[own]));
+        sequence.attach(&mut cache, own(at).map(|own| &adapters[own]));
         sequences.push(sequence);
     }
     let mut logprobs = vec![Vec::new(); which.len()];
@@ -113,7 +130,7 @@ fn answer(model: &Decoder, adapters: &[Adapter; 2], which: &[usize]) -> Result<V
     for batch in batches {
         let mut parts: Vec<Part<'_>> = Vec::new();
         for (sequence, at) in sequences[batch.clone()].iter_mut().zip(&which[batch.clone()]) {
-            parts.push(Part { sequence, adapter: OWN[*at].map(|own| &adapters[own]), tokens: usize::MAX });
+            parts.push(Part { sequence, adapter: own(*at).map(|own| &adapters[own]), tokens: usize::MAX });
         }
         for (told, stepped) in logprobs[batch].iter_mut().zip(step(model, &mut cache, &mut parts)?) {
             if let Stepped::Chose(token) = stepped {
