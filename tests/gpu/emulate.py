@@ -17,16 +17,15 @@ HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "emulate")
 SHAPES = {"one weight": dict(WEIGHTS=1, OUT0=72, OUT1=8, OUT2=8), "three": dict(WEIGHTS=3, OUT0=72, OUT1=40, OUT2=24),
           "gated": dict(WEIGHTS=2, GLU=1, OUT0=72, OUT1=72, OUT2=8)}
 # The largest batch first: the others are compared with it.
-BATCHES = [dict(BATCH=64, SPLITS=2, ROWS=40, FACTOR_SPLITS=1), dict(BATCH=32, SPLITS=1, ROWS=20, FACTOR_SPLITS=2), dict(BATCH=32, SPLITS=4, ROWS=20),
-           dict(BATCH=16, SPLITS=1, ROWS=12), dict(BATCH=16, SPLITS=2, ROWS=12), dict(BATCH=8, ROWS=5), dict(BATCH=8, ROWS=7, FACTOR_SPLITS=2),
+BATCHES = [dict(BATCH=64, SPLITS=2, ROWS=40, FACTOR_SPLITS=4), dict(BATCH=32, SPLITS=1, ROWS=20), dict(BATCH=32, SPLITS=4, ROWS=20, FACTOR_SPLITS=4),
+           dict(BATCH=16, SPLITS=1, ROWS=12), dict(BATCH=16, SPLITS=2, ROWS=12, FACTOR_SPLITS=4), dict(BATCH=8, ROWS=5), dict(BATCH=8, ROWS=7),
            dict(ONE=1, ROWS=1, STAGES=5)]
 # What stands in for assembly, and for what only a GPU's compiler knows.
 STAND_INS = [
     (r"#include <cuda_bf16.h>", ""),
     (r"/// Sixteen bytes into shared memory.*?(?=/// The sum of COUNT values, pairwise)", ""),
-    (r'asm volatile\("prefetch[^;]*;"[^;]*;', ";"),
-    (r'asm volatile\("st\.relaxed.*?: "memory"\);', "*told_at(split, row, module, i % RANKS, p) = {__float_as_uint(sum(row, r)), now};"),
-    (r'asm volatile\("ld\.relaxed.*?: "memory"\);', "words[s] = *reinterpret_cast<uint4*>(told_at(s, row, tile.module + module, 2 * pair, p));"),
+    (r'asm volatile\("st\.relaxed.*?: "memory"\);', "*told_at(split, row, module, i % RANKS, p) = said;"),
+    (r'asm volatile\("ld\.relaxed.*?: "memory"\);', "memcpy(pair, told_at(split, rows[at], module + m, rank, p), 16);"),
     (r'asm volatile\("bar\.sync.*?"memory"\);', "group_sync(group);"),
     (r"extern __shared__ __align__\(1024\) unsigned char shared\[\];", "unsigned char* shared = dynamic_shared;"),
     (r"__shared__( __align__\(16\))?", "static"),

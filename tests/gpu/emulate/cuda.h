@@ -26,6 +26,7 @@ inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 
 inline float __uint_as_float(unsigned bits) { float f; memcpy(&f, &bits, 4); return f; }
+inline float __int_as_float(int bits) { float f; memcpy(&f, &bits, 4); return f; }
 inline unsigned __float_as_uint(float f) { unsigned bits; memcpy(&bits, &f, 4); return bits; }
 struct __nv_bfloat16 { uint16_t bits; };
 struct __nv_bfloat162 { __nv_bfloat16 low, high; };
@@ -54,11 +55,11 @@ inline void group_sync(int group) { group_barriers[group]->arrive_and_wait(); }
 
 inline unsigned char* dynamic_shared;
 inline unsigned __cvta_generic_to_shared(const void* at) { return unsigned(static_cast<const unsigned char*>(at) - dynamic_shared); }
-inline void copy_weights(unsigned to, const void* from, bool there) {
+inline void copy_weights(unsigned to, const void* from, unsigned there) {
     if (there) memcpy(dynamic_shared + to, from, 16);
     else memset(dynamic_shared + to, 0, 16);
 }
-inline void copy_rows(unsigned to, const void* from, bool there) { copy_weights(to, from, there); }
+inline void copy_rows(unsigned to, const void* from, unsigned there) { copy_weights(to, from, there); }
 inline void commit() {}
 template <int PENDING> inline void wait() {}
 
@@ -66,8 +67,8 @@ template <int PENDING> inline void wait() {}
 // of row lane / 4; of C columns 2·(lane % 4) and the next of A's rows.
 inline unsigned operands[8][32][6];
 inline float half_of(unsigned pair, int high) { return __uint_as_float(high ? pair & 0xffff0000u : pair << 16); }
-inline void mma(float (&c)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
-    const unsigned own[6] = {a0, a1, a2, a3, b0, b1}, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+inline void mma(float (&c)[4], const uint4& a, unsigned b0, unsigned b1) {
+    const unsigned own[6] = {a.x, a.y, a.z, a.w, b0, b1}, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     memcpy(operands[warp][lane], own, sizeof own);
     __syncwarp();
     for (int i = 0; i < 4; ++i) {
@@ -80,3 +81,19 @@ inline void mma(float (&c)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a
     }
     __syncwarp();
 }
+
+// ldmatrix: a lane gets of each of four matrices two neighbouring numbers of row lane / 4.
+inline unsigned places[8][32];
+inline uint4 load_matrices(unsigned from) {
+    const unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    places[warp][lane] = from;
+    __syncwarp();
+    unsigned v[4];
+    for (int i = 0; i < 4; ++i) memcpy(v + i, dynamic_shared + places[warp][8 * i + lane / 4] + lane % 4 * 4, 4);
+    __syncwarp();
+    return {v[0], v[1], v[2], v[3]};
+}
+inline unsigned swizzled(int row, int chunk) { return row * 128 + ((chunk ^ row % 8) << 4); }
+inline unsigned sixteen_rows() { return swizzled(threadIdx.x % 16, threadIdx.x % 32 / 16); }
+inline unsigned eight_rows() { return swizzled(threadIdx.x % 8, threadIdx.x % 32 / 8); }
+inline void keep(const void*) {}

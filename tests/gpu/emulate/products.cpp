@@ -27,7 +27,7 @@ int main(int, char** arguments) {
         p.firsts[i] = p.slot, p.slot += RANKS * in, p.seconds[i] = p.slot, p.slot += RANKS * outs[i];
     }
     auto pool = halves(p.slot * 5, 77, 0.3f);
-    std::vector<int> packed(4 * rows + 2 * adapters + 1);
+    std::vector<int> packed(4 * rows + 2 * adapters + 2);
     for (int row = 0; row < rows; ++row) {
         const float scale = 0.5f + owner(row);
         packed[2 * rows + row] = owner(row), packed[3 * rows + row] = int(__float_as_uint(scale));
@@ -38,8 +38,8 @@ int main(int, char** arguments) {
             for (int o = 0; o < outs[i]; ++o)
                 for (int rank = ranks[a]; rank < RANKS; ++rank) pool[slots[a] * p.slot + p.seconds[i] + o * RANKS + rank] = {0};
     }
-    packed.back() = 7;
-    std::vector<uint2> told(2 * 4 * 3 * RANKS * rows, uint2{0x7fc00000u, 6});
+    packed[4 * rows + 2 * adapters] = 3, packed.back() = 7;
+    std::vector<u64> told(2 * 4 * 3 * RANKS * rows, 0x7fc0000000000006ull);
     std::vector<float> partial(1 << 18, NAN);
     std::vector<unsigned> arrived(1024, 0);
     dynamic_shared = static_cast<unsigned char*>(aligned_alloc(1024, 98304));

@@ -66,7 +66,10 @@ impl Store {
         #[cfg(not(feature = "cuda"))]
         let _ = (sequences, heads);
         #[cfg(feature = "cuda")]
-        if let Layers::Paged { plan, device, .. } = &mut self.layers {
+        if let Layers::Paged { plan, steps, device, .. } = &mut self.layers {
+            if let Some(steps) = steps {
+                steps.interrupt();
+            }
             *plan = Plan::new(sequences, heads, device).map(Box::new);
         }
     }

@@ -17,7 +17,8 @@ use crate::random::normal;
 const PROMPTS: [usize; 5] = [3, 16, 40, 150, 9];
 /// Which adapter each sequence has, in turn.
 const OWN: [Option<usize>; 5] = [None, Some(0), Some(1), None, Some(0)];
-const TOKENS: usize = 12;
+/// More than a step needs to be begun before it is asked for.
+const TOKENS: usize = 26;
 /// Sequences of a batch, and with them how the blocks of a product share its sums.
 const FEW: usize = 5;
 const MORE: [usize; 2] = [17, 40];
@@ -48,6 +49,10 @@ impl Run<'_> {
             qk_norm: true,
             ..windowed.clone()
         };
+        match self.comings_and_goings(&plain) {
+            Ok([together, alone]) => self.compare_within("decoding, some come and go".to_owned(), together, alone, 0.0),
+            Err(error) => self.fail(format!("decoding, some come and go: {error}")),
+        }
         let all =
             [("plain", plain), ("windowed", windowed), ("biased", biased), ("wide", wide), ("normed after", double)];
         let all = all.map(|(name, config)| (name.to_owned(), FEW, config));
@@ -64,6 +69,39 @@ impl Run<'_> {
                 Err(error) => self.fail(format!("decoding, {name}: {error}")),
             }
         }
+    }
+
+    /// What two sequences say of which one comes when the other is at it and stays when it goes, and what each says by itself: what
+    /// was begun for those who were there before is not seen.
+    fn comings_and_goings(&self, config: &ModelConfig) -> Result<[Tensor<1>; 2], ModelError> {
+        let model = model(config, self.device);
+        let said = |turns: &[(usize, &[usize])]| -> Result<Vec<Vec<u32>>, ModelError> {
+            let mut cache = KvCache::new(&model, config.context);
+            let prompts = [40, 9].map(|length| (0..length).map(|place| (place * 5 + length) % 503).collect());
+            let mut sequences = Vec::new();
+            for prompt in prompts {
+                let mut sequence = Sequence::new(&model, prompt, Sampling::greedy())?;
+                sequence.attach(&mut cache, None);
+                sequences.push(sequence);
+            }
+            for (turns, which) in turns {
+                for _ in 0..*turns {
+                    let there = sequences.iter_mut().enumerate().filter(|(at, _)| which.contains(at));
+                    let mut parts: Vec<Part<'_>> =
+                        there.map(|(_, sequence)| Part { sequence, adapter: None, tokens: usize::MAX }).collect();
+                    step(&model, &mut cache, &mut parts)?;
+                }
+            }
+            Ok(sequences.iter().map(|sequence| sequence.ids().to_vec()).collect())
+        };
+        let together = said(&[(24, &[0]), (30, &[0, 1]), (24, &[1])])?;
+        let alone = [said(&[(54, &[0])])?.swap_remove(0), said(&[(54, &[1])])?.swap_remove(1)];
+        let of = |ids: &[Vec<u32>]| {
+            let values: Vec<f32> = ids.iter().flatten().map(|id| *id as f32).collect();
+            let count = values.len();
+            tensor(values, [count], &self.host.burn)
+        };
+        Ok([of(&together), of(&alone)])
     }
 
     /// Of the sequences that ask for log-probabilities theirs and the CPU's; of the others the CPU's logit of each token and its

@@ -9,6 +9,7 @@ use std::thread::ThreadId;
 
 use burn::tensor::{DType, Int, Tensor};
 
+use super::ahead::Ahead;
 use super::{Adapter, Decoder, Weight};
 use crate::cache::PageTable;
 use crate::config::{Activation, Module, Norm};
@@ -87,6 +88,7 @@ pub(crate) struct Steps {
     recorded: HashMap<Size, Recorded>,
     /// Of the last step, never 0.
     number: i32,
+    ahead: Ahead<Size>,
     /// Whose stream they were recorded on.
     thread: ThreadId,
     /// Why the launches of the last size are given one by one, if they are.
@@ -101,6 +103,7 @@ impl Steps {
             adapters: Pool::default(),
             recorded: HashMap::new(),
             number: 0,
+            ahead: Ahead::default(),
             thread: std::thread::current().id(),
             failure: None,
         }
@@ -109,6 +112,11 @@ impl Steps {
     /// Why steps are not recorded, if they are not.
     pub(crate) fn failure(&self) -> Option<&str> {
         self.failure.as_deref()
+    }
+
+    /// Something else than a step is launched.
+    pub(crate) fn interrupt(&mut self) {
+        self.ahead.forget();
     }
 
     /// What comes next in each row; `None` if the step can't be recorded.
@@ -134,6 +142,7 @@ impl Steps {
         if !wanted.is_empty() {
             let (places, renewed) = self.adapters.place(&wanted, model.config(), model.device())?;
             if renewed {
+                self.ahead.forget();
                 self.recorded.retain(|size, _| size.layout.adapters == 0);
             }
             placed = places;
@@ -143,29 +152,49 @@ impl Steps {
         let size = Size { layout: Layout { rows: count, pages, adapters: adapters.room() }, splits };
         let thread = std::thread::current().id();
         if self.thread != thread || (self.recorded.len() >= MOST_RECORDED && !self.recorded.contains_key(&size)) {
+            self.ahead.forget();
             self.recorded.clear();
             self.thread = thread;
         }
         let mut inputs = packed(rows, &adapters, size.layout);
+        let begun = self.ahead.meet(&size, &inputs[..size.layout.number_at()], size.layout.tables_at());
         let mut number = |inputs: &mut [i32]| {
             self.number = self.number.checked_add(1).unwrap_or(1);
             inputs[size.layout.number_at()] = self.number;
         };
-        number(&mut inputs);
         let recorded = match self.recorded.entry(size) {
             std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::hash_map::Entry::Vacant(entry) => {
+                number(&mut inputs);
                 let array = Array::whole(inputs.clone(), &model.device().burn)?;
                 let factors = self.adapters.factors().filter(|_| size.layout.adapters > 0).cloned();
                 let recorded = record(weights, factors, array, size, &model.device().burn)?;
                 self.failure = recorded.failure();
-                // Recording was a step of its own.
-                number(&mut inputs);
                 entry.insert(recorded)
             }
         };
-        let output = recorded.run(inputs);
-        Some(next(output, rows, model.config().vocab))
+        let plain = rows.iter().all(|row| row.plain);
+        let more = begun.unwrap_or_else(|| {
+            let more =
+                if plain && self.ahead.is_steady() { room(rows, size, heads, model.config().context) } else { 0 };
+            number(&mut inputs);
+            inputs[size.layout.ahead_at()] = i32::from(more > 0);
+            recorded.run(inputs.clone());
+            more
+        });
+        if !plain {
+            return next(recorded.output(), rows, model.config().vocab);
+        }
+        let best = recorded.output().best.clone();
+        let chosen = best.whole_numbers(|| {
+            if more > 0 {
+                number(&mut inputs);
+                recorded.again();
+            }
+        })?;
+        inputs.truncate(size.layout.number_at());
+        self.ahead.expect(size, inputs, &chosen, more.checked_sub(1));
+        Some(chosen.into_iter().take(rows.len()).map(|id| Next::Id(id as u32)).collect())
     }
 }
 
@@ -198,7 +227,7 @@ impl Chosen {
     fn room(&self) -> usize {
         match self.distinct.len() {
             0 => 0,
-            count => (0..).map(|power| 1 << (2 * power)).find(|room| *room >= count).unwrap_or(count),
+            count => count.next_power_of_two(),
         }
     }
 }
@@ -221,8 +250,8 @@ fn packed(rows: &[Speaking<'_>], adapters: &Chosen, layout: Layout) -> Vec<i32> 
             *word = *page as i32;
         }
     }
+    words[layout.count_at()] = adapters.distinct.len() as i32;
     let (slots, ranks) = words[layout.adapters_at()..].split_at_mut(layout.adapters);
-    slots.fill(-1);
     for ((slot, rank), placed) in slots.iter_mut().zip(ranks).zip(&adapters.distinct) {
         (*slot, *rank) = (placed.slot as i32, placed.rank as i32);
     }
@@ -250,13 +279,18 @@ fn record(
     Some(Recorded::new(packed, device, Box::new(step)))
 }
 
+/// How many steps more there is room for behind one with these rows, in their pages and in what was recorded.
+fn room(rows: &[Speaking<'_>], size: Size, heads: Heads, context: usize) -> usize {
+    let most = context.min(size.splits * paged::split(heads.dim));
+    let of = |row: &Speaking<'_>| {
+        (row.table.pages().len() * crate::cache::PAGE_TOKENS).min(most).saturating_sub(row.table.len() + 1)
+    };
+    rows.iter().map(of).min().unwrap_or(0)
+}
+
 /// Brings to the host what the rows ask for.
-fn next(output: &Output, rows: &[Speaking<'_>], vocab: usize) -> Vec<Next> {
-    let ids = || output.best.clone().whole_numbers();
-    if rows.iter().all(|row| row.plain) {
-        return ids().into_iter().take(rows.len()).map(|id| Next::Id(id as u32)).collect();
-    }
-    let ids = if rows.iter().any(|row| row.plain) { ids() } else { Vec::new() };
+fn next(output: &Output, rows: &[Speaking<'_>], vocab: usize) -> Option<Vec<Next>> {
+    let ids = if rows.iter().any(|row| row.plain) { output.best.whole_numbers(|| ())? } else { Vec::new() };
     let wanted: Vec<i64> = (0i64..).zip(rows).filter(|(_, row)| !row.plain).map(|(at, _)| at).collect();
     let logits = output.logits.clone().tensor::<2>();
     let chosen = Tensor::<1, Int>::from_data(wanted.as_slice(), &logits.device());
@@ -266,7 +300,7 @@ fn next(output: &Output, rows: &[Speaking<'_>], vocab: usize) -> Vec<Next> {
         true => ids.get(at).map(|id| Next::Id(*id as u32)),
         false => logits.next().map(|logits| Next::Logits(logits.to_vec())),
     };
-    rows.iter().enumerate().filter_map(of).collect()
+    Some(rows.iter().enumerate().filter_map(of).collect())
 }
 
 impl Weights {
@@ -352,7 +386,7 @@ impl Weights {
         }
         let head = Group { weights: std::slice::from_ref(&self.head), ..Group::default() };
         let logits = few::products(self.normed(&mut stream, &self.norm), &head)?.remove(0);
-        let best = decode::greedy(&logits);
+        let best = inputs.choose(&logits)?;
         Some(Output { logits, best })
     }
 }

@@ -1,5 +1,7 @@
 //! The decoder: one model for every family, described by its configuration.
 
+#[cfg(any(feature = "cuda", test))]
+mod ahead;
 mod block;
 mod build;
 #[cfg(feature = "cuda")]

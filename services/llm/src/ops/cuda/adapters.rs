@@ -32,7 +32,7 @@ pub(crate) struct Factors {
 #[derive(Debug)]
 pub(crate) struct Adapted {
     pub(crate) factors: Factors,
-    /// Where blocks tell each other `x·Aᵀ`, with the step's number: u32 `[products, SPLITS · rows · 3 · ranks, 2]`. No other step's.
+    /// Where blocks tell each other `x·Aᵀ`, with the step's number: u64 `[products, SPLITS · rows · 3 · ranks]`. No other step's.
     pub(super) told: Array,
 }
 

@@ -84,12 +84,13 @@ impl Array {
         self.0.client.write(&self.0.handle, Bytes::from_elems(values));
     }
 
-    /// The values of an array of i32, once they are computed.
-    pub(crate) fn whole_numbers(self) -> Vec<i32> {
-        let kind = DispatchTensorKind::Cube(BackendTensor::Int(self.0));
-        let tensor = DispatchTensor { kind, autodiff: DispatchAutodiffContext::Disabled };
-        let data = Tensor::<1, Int>::from_dispatch(tensor).into_data();
-        data.try_into_vec().unwrap_or_default()
+    /// The values of an array of i32, once they are computed. They are those of now: `meanwhile` may launch what overwrites them.
+    /// `None` if the device fails.
+    pub(crate) fn whole_numbers(&self, meanwhile: impl FnOnce()) -> Option<Vec<i32>> {
+        let reading = self.0.client.read_async(vec![self.0.handle.clone()]);
+        meanwhile();
+        let bytes = cubecl::future::block_on(reading).ok()?.pop()?;
+        Some(bytes.as_chunks().0.iter().map(|bytes| i32::from_ne_bytes(*bytes)).collect())
     }
 
     /// Number of values.

@@ -3,6 +3,7 @@
 use burn::tensor::DType;
 
 use super::Array;
+use super::few::arrived;
 use super::launch::{Kernel, Source, real};
 
 pub(super) const DECODE: Source = Source {
@@ -21,8 +22,9 @@ const MOST_WIDTH: usize = 16_384;
 
 /// How a step's inputs lie in one array of i32, so that one copy brings them: ids of tokens; how many tokens a row sees, itself
 /// included, 0 for a row that only fills the batch up; which of the step's adapters is a row's, or −1; the bits of its scale: each
-/// `[rows]`; pages of each row's sequence `[rows, pages]`; slots of the step's adapters in their pool, −1 from where there are no
-/// more, and their ranks, each `[adapters]`; the step's number.
+/// `[rows]`; pages of each row's sequence `[rows, pages]`; slots of the step's adapters in their pool and their ranks, each
+/// `[adapters]`, of which not all need be there; how many are; the step's number; whether the step leaves them as the next one has
+/// them if all rows go on, with the tokens that it chose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Layout {
     pub(crate) rows: usize,
@@ -41,14 +43,24 @@ impl Layout {
         self.tables_at() + self.rows * self.pages
     }
 
+    /// Where it is said how many adapters there are.
+    pub(crate) fn count_at(&self) -> usize {
+        self.adapters_at() + 2 * self.adapters
+    }
+
     /// Where the step's number is.
     pub(crate) fn number_at(&self) -> usize {
-        self.adapters_at() + 2 * self.adapters
+        self.count_at() + 1
+    }
+
+    /// Where it is said whether the step leaves its inputs as the next one has them.
+    pub(crate) fn ahead_at(&self) -> usize {
+        self.number_at() + 1
     }
 
     /// How many words there are.
     pub(crate) fn words(&self) -> usize {
-        self.number_at() + 1
+        self.ahead_at() + 1
     }
 }
 
@@ -68,6 +80,18 @@ impl Inputs {
         let words = [*rows as u64, width as u64, real(f64::from(scale))];
         Kernel::new(&DECODE, "embed", &[], 256, 0).launch([*rows, 1, 1], &[table, packed, &x], &words);
         x
+    }
+
+    /// Ends a step: the first index of each row's largest logit, i32 `[rows]`, which goes to the inputs of the next if it is asked
+    /// for.
+    pub(crate) fn choose(&self, logits: &Array) -> Option<Array> {
+        let [rows, width] = logits.matrix();
+        let parts = logits.empty([rows * PARTS * 2], DType::F32);
+        let out = logits.empty([rows], DType::I32);
+        let words = [rows, width, PARTS, self.layout.number_at()].map(|word| word as u64);
+        let arrays = [logits, &parts, &arrived(logits, rows)?, &out, &self.packed];
+        Kernel::new(&DECODE, "argmax", &[], 256, 0).launch([PARTS, rows, 1], &arrays, &words);
+        Some(out)
     }
 }
 
@@ -120,15 +144,4 @@ pub(super) fn norm_arrays<'a>(delta: Option<&'a Delta>, weight: &'a Array) -> Ve
     arrays.push(weight);
     arrays.extend(delta.and_then(|delta| delta.norm.as_ref()));
     arrays
-}
-
-/// The first index of each row's largest logit, i32 `[rows]`.
-pub(crate) fn greedy(logits: &Array) -> Array {
-    let [rows, width] = logits.matrix();
-    let parts = logits.empty([rows * PARTS * 2], DType::F32);
-    let out = logits.empty([rows], DType::I32);
-    let words = [rows, width, PARTS].map(|word| word as u64);
-    Kernel::new(&DECODE, "argmax_parts", &[], 256, 0).launch([PARTS, rows, 1], &[logits, &parts], &words);
-    Kernel::new(&DECODE, "argmax_merge", &[], 32, 0).launch([rows, 1, 1], &[&parts, &out], &words);
-    out
 }

@@ -18,6 +18,7 @@ const FEW_ROWS: Source = Source {
         include_str!("kernels/tiles.cuh"),
         include_str!("kernels/product.cuh"),
         include_str!("kernels/adapters.cuh"),
+        include_str!("kernels/share.cuh"),
         include_str!("kernels/matvec.cu")
     ),
 };
@@ -189,16 +190,10 @@ pub(crate) fn products(rows: Rows<'_>, group: &Group<'_>) -> Option<Vec<Array>> 
     let at_once = 2 * processors(&beside);
     let mut factors = 0;
     if let Some(expanded) = &group.expanded {
-        // The sums and x·Aᵀ of the rows lie side by side; ranks beyond a hundred have no room beside 64 rows.
-        let inner = outs.len() / results.len() * rows * expanded.adapted.factors.ranks;
-        if 4 * (64 + batch) * (2 * batch + 4) + 2 * inner > SHARED {
-            return None;
-        }
         let count = launch.expand(expanded, 2 * batch, outs.len());
-        let mut shares = Adapted::SPLITS;
-        while !one && shares > 1 && count * shares + tiles * splits > at_once {
-            shares /= 2;
-        }
+        // A block that begins late ends late.
+        let late = count * Adapted::SPLITS + tiles * splits > at_once;
+        let shares = if batch == 8 || late { Adapted::SPLITS / 2 } else { Adapted::SPLITS };
         launch.defines.push(("FACTOR_SPLITS", shares));
         factors = count * shares;
     } else {
@@ -214,18 +209,19 @@ pub(crate) fn products(rows: Rows<'_>, group: &Group<'_>) -> Option<Vec<Array>> 
     }
     launch.defines.extend([("BATCH", batch), ("SPLITS", splits)]);
     if splits > 1 {
-        launch.arrays.push(beside.empty([tiles * splits * 2 * batch * batch], DType::F32));
+        let slabs = splits + usize::from(group.expanded.is_some());
+        launch.arrays.push(beside.empty([tiles * slabs * 2 * batch * batch], DType::F32));
         launch.arrays.push(arrived(&beside, tiles)?);
     }
     launch.run(&FEW_ROWS, factors + tiles * splits);
     Some(y)
 }
 
-/// Tiles of one launch whose blocks can be counted.
+/// What is counted of one launch, tiles or rows, at most.
 const MOST_COUNTED: usize = 1 << 18;
 
-/// The thread's counts of arrived blocks, for at most [`MOST_COUNTED`] tiles.
-fn arrived(x: &Array, tiles: usize) -> Option<Array> {
+/// The thread's counts of arrived blocks, for so many tiles or rows.
+pub(super) fn arrived(x: &Array, tiles: usize) -> Option<Array> {
     if tiles > MOST_COUNTED {
         return None;
     }

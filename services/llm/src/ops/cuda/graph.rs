@@ -41,13 +41,23 @@ impl Recorded {
     }
 
     /// Runs it on new inputs, on the thread that recorded it.
-    #[expect(unsafe_code, reason = "a graph's replay writes to where it was recorded, whatever lies there")]
-    pub(crate) fn run(&mut self, inputs: Vec<i32>) -> &Output {
+    pub(crate) fn run(&mut self, inputs: Vec<i32>) {
         self.inputs.write(inputs);
+        self.again();
+    }
+
+    /// Runs it on the inputs that lie there, on the thread that recorded it.
+    #[expect(unsafe_code, reason = "a graph's replay writes to where it was recorded, whatever lies there")]
+    pub(crate) fn again(&mut self) {
         // SAFETY: the step owns the arrays that it reads and writes (weights, pools of keys, values and adapters, the
         // output), so they live as long as the graph, and the runtime keeps the memory of what it allocated in between for the
         // graph alone. Nothing else writes to the output; pools are read and written by launches of this thread only, as are the
         // inputs, and a thread has one stream, so that they follow each other.
-        unsafe { self.graph.replay() }
+        unsafe { self.graph.replay() };
+    }
+
+    /// What it gives, of the last run.
+    pub(crate) fn output(&self) -> &Output {
+        self.graph.output()
     }
 }

@@ -8,143 +8,106 @@
 // u is told word by word, each with the step's number, so that whoever waits for it sees it as soon as it is there.
 
 #if LORA
-constexpr int MODULES = GLU ? 2 : 1;  // Modules of a number of y.
-
 constexpr int MOST_FACTOR_SPLITS = 4;
+constexpr int MODULES = GLU ? 2 : 1;  // Modules of a number of y.
+#define ADAPTER_PARAMETERS const bf16 *__restrict__ pool, word *told,
 
-#define ADAPTER_PARAMETERS const bf16 *__restrict__ pool, uint2 *told,
+/// A row's own adapter and its scale.
+struct Own {
+    int adapter;  ///< Which of the step's, or −1.
+    float scale;
+};
 
 struct Adapters {
-    const int* owns;           ///< [rows]: which of the step's adapters, or −1.
-    const float* scales;       ///< [rows]
-    const int *slots, *ranks;  ///< [count]: −1 from where there are no more.
-    int count;
-    unsigned now;      ///< The step's number.
-    const bf16* pool;  ///< [slots, slot]
-    uint2* told;       ///< [FACTOR_SPLITS, rows, WEIGHTS, RANKS] of it: a sum's bits and the number of the step that it is of.
+    const Own* owns;           ///< [rows], in shared memory: others wait for what is read late.
+    const int *slots, *ranks;  ///< [count]
+    int room, count;           ///< How many there may be, and are.
+    unsigned now;              ///< The step's number.
+    const bf16* pool;          ///< [slots, slot]
+    word* told;                ///< [FACTOR_SPLITS, rows, WEIGHTS, RANKS] of it: a sum's bits above the number of the step that it is of.
 
-    __device__ __forceinline__ Adapters(const int* packed, const bf16* pool, uint2* told, const ProductP& p)
-        : owns(packed + 2 * p.rows), scales(reinterpret_cast<const float*>(packed + 3 * p.rows)), slots(packed + p.adapters_at),
-          ranks(slots + p.adapters), count(static_cast<int>(p.adapters)), now(static_cast<unsigned>(slots[2 * count])), pool(pool),
-          told(told + p.product * p.rows * (MOST_FACTOR_SPLITS * 3 * RANKS)) {}
-
-    __device__ __forceinline__ int slot(int index) const { return index < count ? slots[index] : -1; }
+    /// Brings what the rows own to shared memory, where it is after the block's next barrier.
+    __device__ __forceinline__ Adapters(const int* packed, const bf16* pool, word* told, Own* owns, const ProductP& p)
+        : owns(owns), slots(packed + p.adapters_at), ranks(slots + p.adapters), room(static_cast<int>(p.adapters)), count(slots[2 * room]),
+          now(static_cast<unsigned>(slots[2 * room + 1])), pool(pool),
+          told(told + p.product * p.rows * (MOST_FACTOR_SPLITS * 3 * RANKS)) {
+        const int row = threadIdx.x;
+        if (row < p.rows) owns[row] = {packed[2 * p.rows + row], __int_as_float(packed[3 * p.rows + row])};
+    }
 
     /// The lane's rows of the sixteen first factors of a module from `row` on, all adapters' rows one after another.
-    __device__ __forceinline__ Lines firsts(int module, int row, int line, const ProductP& p) const {
-        const int of = slot(row / RANKS), left = of < 0 ? 0 : ranks[row / RANKS] - row % RANKS - line;
-        const bf16* above = pool + max(of, 0) * p.slot + p.firsts[module] + (row % RANKS + line) * p.in;
-        return {above, above + 8 * p.in, left, left - 8};
-    }
-
-    /// The second factors of an adapter for a tile's row, or null.
-    __device__ __forceinline__ const bf16* second(int index, int row, const Tile& tile, const ProductP& p) const {
-        const int of = slot(index), o = tile.first + (GLU ? row / 16 * 8 + row % 8 : row);
-        if (of < 0 || o >= tile.out) return nullptr;
-        return pool + of * p.slot + p.seconds[GLU ? row / 8 % 2 : tile.module] + static_cast<word>(o) * RANKS;
-    }
-
-    /// Brings a tile's second factors nearer; for all threads of a block.
-    __device__ __forceinline__ void prefetch(const Tile& tile, int tile_rows, const ProductP& p) const {
-        for (int i = threadIdx.x; i < count * tile_rows; i += 256) {
-            const bf16* b = second(i / tile_rows, i % tile_rows, tile, p);
-            if (b != nullptr) asm volatile("prefetch.global.L2 [%0];" ::"l"(b));
+    __device__ __forceinline__ Lines firsts(int module, int row, int line, int chunk, const ProductP& p) const {
+        const int index = min(row / RANKS, count - 1), last = ranks[index] - 1;
+        const bf16* first = pool + slots[index] * p.slot + p.firsts[module] + chunk * 8;
+        Lines lines;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            lines.rows[i] = first + min(row % RANKS + line + 4 * i, last) * p.in;
+            keep(lines.rows[i]);
         }
+        return lines;
     }
 
-    __device__ __forceinline__ uint2* told_at(int split, int row, int module, int rank, const ProductP& p) const {
+    /// An adapter's second factors for a row of a tile, or null where there is none.
+    __device__ __forceinline__ const bf16* second(int index, int row, const Tile& tile, const ProductP& p) const {
+        const int o = tile.first + (GLU ? row / 16 * 8 + row % 8 : row);
+        if (index >= count || o >= tile.out) return nullptr;
+        return pool + slots[index] * p.slot + p.seconds[GLU ? row / 8 % 2 : tile.module] + static_cast<word>(o) * RANKS;
+    }
+
+    __device__ __forceinline__ word* told_at(int split, int row, int module, int rank, const ProductP& p) const {
         return told + ((split * static_cast<int>(p.rows) + row) * WEIGHTS + module) * RANKS + rank;
     }
 
     /// Tells a split's sums of all rows with the first factors of a tile, each if it is of the row's adapter; for all threads.
     template <class Sum> __device__ __forceinline__ void tell(const Sum& sum, int split, int module, int first, int tile_rows, const ProductP& p) const {
         for (int i = threadIdx.x; i < static_cast<int>(p.rows) * RANKS; i += 256) {
-            const int row = i / RANKS, own = owns[row], r = own * RANKS + i % RANKS - first;
+            const int row = i / RANKS, own = owns[row].adapter, r = own * RANKS + i % RANKS - first;
             if (own < 0 || r < 0 || r >= tile_rows) continue;
-            asm volatile("st.relaxed.gpu.global.v2.b32 [%0], {%1, %2};" ::"l"(told_at(split, row, module, i % RANKS, p)),
-                         "r"(__float_as_uint(sum(row, r))), "r"(now)
-                         : "memory");
+            const word said = static_cast<word>(__float_as_uint(sum(row, r))) << 32 | now;
+            asm volatile("st.relaxed.gpu.global.b64 [%0], %1;" ::"l"(told_at(split, row, module, i % RANKS, p)), "l"(said) : "memory");
         }
     }
 
-    /// Brings s·u of a tile's modules to shared memory, bf16 [MODULES, rows, RANKS], as it is told; for thread `index` of `threads`.
-    __device__ __forceinline__ void hear(unsigned* us, const Tile& tile, int index, int threads, const ProductP& p) const {
-        const int rows = static_cast<int>(p.rows);
-        for (int i = index; i < MODULES * rows * (RANKS / 2); i += threads) {
-            const int pair = i % (RANKS / 2), row = i / (RANKS / 2) % rows, module = i / (RANKS / 2) / rows;
-            if (owns[row] < 0) continue;
-            uint4 words[FACTOR_SPLITS];
-            bool there;
-            do {
-                there = true;
+    /// s·u of COUNT rows at a rank and the next one of MODULES modules from `module` on, when they are told; zeros for rows of −1.
+    template <int COUNT>
+    __device__ __forceinline__ void hear(unsigned (&us)[COUNT][MODULES], const int (&rows)[COUNT], int module, int rank, const ProductP& p) const {
+        word words[COUNT][MODULES][FACTOR_SPLITS][2];
+        bool there;
+        do {
+            there = true;
 #pragma unroll
-                for (int s = 0; s < FACTOR_SPLITS; ++s)
-                    asm volatile("ld.relaxed.gpu.global.v4.b32 {%0, %1, %2, %3}, [%4];"
-                                 : "=r"(words[s].x), "=r"(words[s].y), "=r"(words[s].z), "=r"(words[s].w)
-                                 : "l"(told_at(s, row, tile.module + module, 2 * pair, p))
-                                 : "memory");
-#pragma unroll
-                for (int s = 0; s < FACTOR_SPLITS; ++s) there = there && words[s].y == now && words[s].w == now;
-            } while (!there);
-            const float low = pairwise<FACTOR_SPLITS>([&](int s) { return __uint_as_float(words[s].x); });
-            const float high = pairwise<FACTOR_SPLITS>([&](int s) { return __uint_as_float(words[s].z); });
-            us[i] = pack(scales[row] * low, scales[row] * high);
-        }
-    }
-
-    /// A lane's part of four adapters' second factors for sixteen rows of a tile from `row` on, at a rank.
-    struct Seconds {
-        uint2 above[4], below[4];
-    };
-    __device__ __forceinline__ Seconds seconds(int begin, int row, int rank, const Tile& tile, const ProductP& p) const {
-        const int g = threadIdx.x % 32 / 4;
-        Seconds found;
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            const bf16 *b = second(begin + i, row + g, tile, p), *c = second(begin + i, row + g + 8, tile, p);
-            found.above[i] = b != nullptr ? __ldg(reinterpret_cast<const uint2*>(b + rank)) : make_uint2(0, 0);
-            found.below[i] = c != nullptr ? __ldg(reinterpret_cast<const uint2*>(c + rank)) : make_uint2(0, 0);
-        }
-        return found;
-    }
-    /// The first of them, which are asked for before u is there.
-    __device__ __forceinline__ Seconds near(int row, const Tile& tile, const ProductP& p) const {
-        return seconds(0, row, threadIdx.x % 4 * 4, tile, p);
-    }
-
-    /// sum += u·Bᵀ for a warp's sixteen rows of a tile from `row` on and all rows of x, sixteen ranks and four adapters at once.
-    template <int TILES>
-    __device__ __forceinline__ void add(float (&sum)[TILES][4], const unsigned* us, Seconds bs, int row, const Tile& tile, const ProductP& p) const {
-        const int g = threadIdx.x % 32 / 4, rows = static_cast<int>(p.rows);
-        int own[TILES];
-#pragma unroll
-        for (int j = 0; j < TILES; ++j) own[j] = 8 * j + g < rows ? owns[8 * j + g] : -1;
-        for (int rank = threadIdx.x % 4 * 4; rank < RANKS; rank += 16) {
-            uint2 u[MODULES][TILES];
-#pragma unroll
-            for (int m = 0; m < MODULES; ++m)
-#pragma unroll
-                for (int j = 0; j < TILES; ++j)
-                    u[m][j] = own[j] < 0 ? make_uint2(0, 0) : *reinterpret_cast<const uint2*>(us + ((m * rows + 8 * j + g) * RANKS + rank) / 2);
-            for (int begin = 0; slot(begin) >= 0; begin += 4) {
-                if (rank >= 16 || begin > 0) bs = seconds(begin, row, rank, tile, p);
-#pragma unroll
-                for (int i = 0; i < 4; ++i)
-#pragma unroll
-                    for (int j = 0; j < TILES; ++j) {
-                        const bool mine = own[j] == begin + i;
-                        const uint2 v = mine ? u[0][j] : make_uint2(0, 0);
-#if GLU
-                        // A warp's upper rows are the gate's, its lower ones the other's.
-                        const uint2 w = mine ? u[1][j] : make_uint2(0, 0);
-                        mma(sum[j], bs.above[i].x, 0, bs.above[i].y, 0, v.x, v.y);
-                        mma(sum[j], 0, bs.below[i].x, 0, bs.below[i].y, w.x, w.y);
-#else
-                        mma(sum[j], bs.above[i].x, bs.below[i].x, bs.above[i].y, bs.below[i].y, v.x, v.y);
-#endif
-                    }
+            for (int i = 0; i < COUNT * MODULES * FACTOR_SPLITS; ++i) {
+                const int split = i % FACTOR_SPLITS, m = i / FACTOR_SPLITS % MODULES, at = i / FACTOR_SPLITS / MODULES;
+                word(&pair)[2] = words[at][m][split];
+                if (rows[at] < 0) continue;
+                asm volatile("ld.relaxed.gpu.global.v2.b64 {%0, %1}, [%2];"
+                             : "=l"(pair[0]), "=l"(pair[1])
+                             : "l"(told_at(split, rows[at], module + m, rank, p))
+                             : "memory");
             }
+#pragma unroll
+            for (int i = 0; i < COUNT * MODULES * FACTOR_SPLITS * 2; ++i)
+                there = there && (rows[i / 2 / FACTOR_SPLITS / MODULES] < 0 || static_cast<unsigned>((&words[0][0][0][0])[i]) == now);
+        } while (!there);
+#pragma unroll
+        for (int i = 0; i < COUNT * MODULES; ++i) {
+            const int m = i % MODULES, at = i / MODULES;
+            auto sum = [&](int side) {
+                return pairwise<FACTOR_SPLITS>([&](int s) { return __uint_as_float(static_cast<unsigned>(words[at][m][s][side] >> 32)); });
+            };
+            us[at][m] = rows[at] < 0 ? 0 : pack(owns[rows[at]].scale * sum(0), owns[rows[at]].scale * sum(1));
         }
+    }
+
+    /// Sixteen ranks from `rank` on of an adapter's second factors for a tile's sixteen rows, as an operand.
+    __device__ __forceinline__ uint4 seconds(int index, int rank, const Tile& tile, const ProductP& p) const {
+        const int lane = threadIdx.x % 32;
+        const bf16 *above = second(index, lane / 4, tile, p), *below = second(index, lane / 4 + 8, tile, p);
+        auto of = [&](const bf16* b, int further) {
+            return b != nullptr ? __ldg(reinterpret_cast<const unsigned*>(b + rank + lane % 4 * 2 + further)) : 0;
+        };
+        return make_uint4(of(above, 0), of(below, 0), of(above, 8), of(below, 8));
     }
 };
 #else

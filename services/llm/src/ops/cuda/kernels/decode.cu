@@ -74,7 +74,7 @@ store_factor(const float* x, bf16* pool, const __grid_constant__ StoreP p) {
 }
 
 // A maximum and where it is first.
-struct Best {
+struct alignas(8) Best {
     float value;
     int index;
 
@@ -95,12 +95,15 @@ constexpr int NOWHERE = 0x7fffffff;
 __device__ __forceinline__ Best nowhere() { return {__uint_as_float(0xff800000u), NOWHERE}; }
 
 struct ArgmaxP {
-    u64 rows, width, parts;
+    u64 rows, width, parts, number_at;
 };
 
-// Maximum of a part of each row of logits bf16 [rows, width] (value f32, index int32) [rows, parts]. Block 256, grid (parts, rows).
+// Index of each row's maximum, the lowest of equal ones, int32 [rows]; 0 where all are NaN. The last launch of a step: where the step's
+// inputs (ops/cuda/decode.rs) ask for it, they become those of the next. logits: bf16 [rows, width]; best_of_part: value f32 and index
+// int32 [rows, parts]; arrived: u32 [rows], zero before the first launch and again after each. Each block looks through a part, and a
+// row's last one through the parts'. Block 256, grid (parts, rows).
 extern "C" __global__ void __launch_bounds__(BLOCK)
-argmax_parts(const bf16* logits, Best* __restrict__ best_of_part, const __grid_constant__ ArgmaxP p) {
+argmax(const bf16* logits, Best* best_of_part, unsigned* arrived, int* __restrict__ out, int* packed, const __grid_constant__ ArgmaxP p) {
     __shared__ Best warps[BLOCK / 32];
     let_next_begin();
     wait_for_previous();
@@ -127,19 +130,28 @@ argmax_parts(const bf16* logits, Best* __restrict__ best_of_part, const __grid_c
     if (threadIdx.x >= 32) return;
     best = threadIdx.x < BLOCK / 32 ? warps[threadIdx.x] : nowhere();
     best.merge();
-    if (threadIdx.x == 0) best_of_part[blockIdx.y * p.parts + blockIdx.x] = best;
-}
-
-// Index of each row's maximum, the lowest of equal ones, from those of its parts: int32 [rows]; 0 where all are NaN. Block 32, grid
-// rows.
-extern "C" __global__ void __launch_bounds__(32)
-argmax_merge(const Best* best_of_part, int* __restrict__ out, const __grid_constant__ ArgmaxP p) {
-    Best best = nowhere();
-    wait_for_previous();
+    const u64 row_of_all = blockIdx.y;
+    Best* parts = best_of_part + row_of_all * p.parts;
+    bool last = false;
+    if (threadIdx.x == 0) {
+        parts[blockIdx.x] = best;
+        __threadfence();
+        last = atomicAdd(arrived + row_of_all, 1u) == p.parts - 1;
+        __threadfence();
+    }
+    if (!__shfl_sync(~0u, last, 0)) return;
+    best = nowhere();
     for (u64 i = threadIdx.x; i < p.parts; i += 32) {
-        const Best other = best_of_part[blockIdx.x * p.parts + i];
-        best.take(other.value, other.index);
+        const float2 part = __ldcg(reinterpret_cast<const float2*>(parts) + i);
+        best.take(part.x, __float_as_int(part.y));
     }
     best.merge();
-    if (threadIdx.x == 0) out[blockIdx.x] = best.index == NOWHERE ? 0 : best.index;
+    if (threadIdx.x > 0) return;
+    arrived[row_of_all] = 0;
+    const int chosen = best.index == NOWHERE ? 0 : best.index;
+    out[row_of_all] = chosen;
+    if (packed[p.number_at + 1] == 0) return;
+    int *id = packed + row_of_all, *length = id + p.rows;
+    if (*length > 0) *id = chosen, ++*length;
+    if (row_of_all == 0) ++packed[p.number_at];
 }

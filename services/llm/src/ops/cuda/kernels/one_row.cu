@@ -14,8 +14,7 @@ constexpr int GROUPS = 8;      // Warps of a block: a strand for each.
 constexpr int TILE_ROWS = 16;  // Rows of weights of a tile.
 constexpr int TILE_OUT = GLU ? 8 : 16;
 constexpr int STAGE_BYTES = 16384;
-constexpr int FACTOR_OWN = FACTOR_STRANDS / (GROUPS * FACTOR_SPLITS);
-static_assert(GROUPS == STRANDS, "a warp takes one strand");
+static_assert(GROUPS == STRANDS && GROUPS * FACTOR_SPLITS == FACTOR_STRANDS, "a warp takes one strand");
 
 // The same as `product` of matvec.cu for one row, to the last bit. The row lies in shared memory whole, and a block goes on from
 // tile to tile while the weights of the next are on their way.
@@ -59,37 +58,37 @@ extern "C" __global__ void __launch_bounds__(256, 2) product(
 
     // Which tiles are this block's.
 #if LORA
-    __shared__ __align__(16) unsigned us[MODULES * RANKS / 2];
-    const Adapters adapters(packed, pool, told, p);
-    const int factor_tiles = adapters.count * (RANKS / TILE_ROWS), factors = WEIGHTS * factor_tiles * FACTOR_SPLITS;
+    __shared__ __align__(16) unsigned us[MODULES][RANKS / 2];
+    __shared__ Own owns[1];
+    const Adapters adapters(packed, pool, told, owns, p);
+    const int factor_tiles = adapters.room * (RANKS / TILE_ROWS), factors = WEIGHTS * factor_tiles * FACTOR_SPLITS;
     const bool of_factor = blockIdx.x < factors;
     const int factor = blockIdx.x / FACTOR_SPLITS, factor_module = factor / factor_tiles, first_factor = factor % factor_tiles * TILE_ROWS;
     const int split = of_factor ? blockIdx.x % FACTOR_SPLITS : 0;
-    if (of_factor && adapters.slot(first_factor / RANKS) < 0) return;
+    if (of_factor && first_factor / RANKS >= adapters.count) return;
 #else
     constexpr bool of_factor = false;
     constexpr int factors = 0, split = 0;
 #endif
-    const int parts = of_factor ? FACTOR_STRANDS : STRANDS, own = of_factor ? FACTOR_OWN : 1;
-    const int strand = (split * GROUPS + warp) * own;
-    auto start_of = [&](int strand) { return steps * strand / parts; };
-    const int stride = gridDim.x - factors, begin = start_of(strand), end = start_of(strand + own);
+    const int strand = split * GROUPS + warp, parts = of_factor ? FACTOR_STRANDS : STRANDS;
+    const int stride = gridDim.x - factors, begin = steps * strand / parts, end = steps * (strand + 1) / parts;
 
-    // The weights' way: a lane's share of a step are four rows, and 16 bytes of each. Rows of odd number lie with their halves
-    // exchanged: eight lanes that read two rows' halves then meet all banks once.
-    const unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(shared)) + warp * 2048 + line * 128 + ((chunk ^ ((line & 1) << 2)) << 4);
+    // The weights' way: a lane's share of a step are four rows, and 16 bytes of each.
+    const unsigned base = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+    const unsigned to = base + warp * 2048 + swizzled(line, chunk);
+    // Where the lane's operands are: the row is each of the eight columns.
+    const unsigned from = base + warp * 2048 + sixteen_rows(), row = base + STAGES * STAGE_BYTES + lane / 8 * 16;
     int coming = of_factor ? tiles : static_cast<int>(blockIdx.x) - factors, next = begin;
-    Lines lines = {w0, w0, 0, 0};
-    if (coming < tiles) lines = lines_of(tile_at<TILE_OUT>(coming, p), of, p, 0, line);
+    Lines lines = lines_of(tile_at<TILE_OUT>(min(coming, tiles - 1), p), of, p, 0, line, chunk);
 #if LORA
-    if (of_factor) lines = adapters.firsts(factor_module, first_factor, line, p);
+    if (of_factor) lines = adapters.firsts(factor_module, first_factor, line, chunk, p);
 #endif
     auto fetch = [&](int stage) {
         if (next == end && coming + stride < tiles && begin < end) {
             coming += stride, next = begin;
-            lines = lines_of(tile_at<TILE_OUT>(coming, p), of, p, 0, line);
+            lines = lines_of(tile_at<TILE_OUT>(coming, p), of, p, 0, line, chunk);
         }
-        if (next < end) fetch_lines(lines, to + stage * STAGE_BYTES, next++, chunk, w0, in);
+        if (next < end) fetch_lines(lines, to + stage * STAGE_BYTES, next++, chunk, in);
         commit();
     };
 #pragma unroll
@@ -129,62 +128,80 @@ extern "C" __global__ void __launch_bounds__(256, 2) product(
     __syncthreads();
 
     int at = 0;
-    auto run = [&](float (&sum)[1][4], int strand) {
-        for (int step = start_of(strand); step < start_of(strand + 1); ++step) {
+    float sum[4];
+    auto run = [&] {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) sum[i] = 0.0f;
+        for (int step = begin; step < end; ++step) {
             wait<STAGES - 2>();
             __syncwarp();
             fetch(at == 0 ? STAGES - 1 : at - 1);
-            const unsigned char* weights = shared + at * STAGE_BYTES + warp * 2048;
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
-                const int from = g * 128 + (((t + 4 * half) ^ ((g & 1) << 2)) << 4);
-                const uint4 a = *reinterpret_cast<const uint4*>(weights + from);
-                const uint4 b = *reinterpret_cast<const uint4*>(weights + from + 1024);
-                // The row is the first of the operand's eight columns.
-                const uint4 c = g == 0 ? whole[step * (STEP / 8) + t + 4 * half] : make_uint4(0, 0, 0, 0);
-                mma(sum[0], a.x, b.x, a.y, b.y, c.x, c.y);
-                mma(sum[0], a.z, b.z, a.w, b.w, c.z, c.w);
+                const unsigned weights = (from + at * STAGE_BYTES) ^ (half * 64);
+                const uint4 c = load_matrices(row + step * (2 * STEP) + half * 64);
+                mma(sum, load_matrices(weights), c.x, c.y);
+                mma(sum, load_matrices(weights ^ 32), c.z, c.w);
             }
             at = at + 1 == STAGES ? 0 : at + 1;
         }
     };
     int turn = 0;
-    auto put = [&](int slab, const float (&sum)[1][4]) {
-        if (t == 0) sums[turn][slab][g] = sum[0][0], sums[turn][slab][g + 8] = sum[0][2];
+    auto put = [&](int slab, const float (&of)[4]) {
+        if (t == 0) sums[turn][slab][g] = of[0], sums[turn][slab][g + 8] = of[2];
     };
     auto value = [&](int, int r) { return pairwise<GROUPS>([&](int part) { return sums[turn][part][r]; }); };
-    float sum[1][4];
 #if LORA
     if (of_factor) {
-        strands<FACTOR_OWN>(sum, strand, run);
+        run();
         put(warp, sum);
         __syncthreads();
         adapters.tell(value, split, factor_module, first_factor, TILE_ROWS, p);
         return;
     }
+    const int adapter = owns[0].adapter;
     int heard = -1;
 #endif
     for (int index = blockIdx.x - factors; index < tiles; index += stride, turn ^= 1) {
         const Tile tile = tile_at<TILE_OUT>(index, p);
 #if LORA
-        Adapters::Seconds near;
-        if (warp == 0) near = adapters.near(0, tile, p);
+        uint4 seconds = {};
+        if (warp == 0 && adapter >= 0) seconds = adapters.seconds(adapter, 0, tile, p);
 #endif
-        strands<1>(sum, strand, run);
+        run();
 #if LORA
         if (warp == 0) {
-            if (heard != tile.module) adapters.hear(us, tile, lane, 32, p);
+            for (int pair = lane; heard != tile.module && pair < RANKS / 2; pair += 32) {
+                unsigned heard_of[1][MODULES];
+                adapters.hear(heard_of, {adapter < 0 ? -1 : 0}, tile.module, 2 * pair, p);
+#pragma unroll
+                for (int m = 0; m < MODULES; ++m) us[m][pair] = heard_of[0][m];
+            }
             heard = tile.module;
             __syncwarp();
-            float added[1][4] = {};
-            adapters.add(added, us, near, 0, tile, p);
+            float added[4] = {};
+            for (int rank = 0; adapter >= 0 && rank < RANKS; rank += 16) {
+                if (rank > 0) seconds = adapters.seconds(adapter, rank, tile, p);
+                auto u = [&](int m, int further) { return us[m][rank / 2 + t + further]; };
+#if GLU
+                // A tile's upper rows are the gate's, its lower ones the other's.
+                mma(added, make_uint4(seconds.x, 0, seconds.z, 0), u(0, 0), u(0, 4));
+                mma(added, make_uint4(0, seconds.y, 0, seconds.w), u(1, 0), u(1, 4));
+#else
+                mma(added, seconds, u(0, 0), u(0, 4));
+#endif
+            }
             put(GROUPS, added);
         }
 #endif
         put(warp, sum);
         __syncthreads();
+#if LORA
         // What the adapter adds comes last.
-        auto total = [&](int r) { return LORA ? value(0, r) + sums[turn][GROUPS + LORA - 1][r] : value(0, r); };
+        auto total = [&](int r) { return adapter >= 0 ? value(0, r) + sums[turn][GROUPS][r] : value(0, r); };
+#else
+        auto total = [&](int r) { return value(0, r); };
+#endif
         if (threadIdx.x < TILE_OUT && tile.first + threadIdx.x < tile.out)
             finish(total(threadIdx.x), GLU ? total(threadIdx.x + 8) : 0.0f, tile, of, 0, tile.first + threadIdx.x);
     }

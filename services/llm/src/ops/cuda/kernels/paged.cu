@@ -240,8 +240,8 @@ extern "C" __global__ void __launch_bounds__(128) paged_attention(
         for (int j = 0; j < HEAD_DIM / 32; ++j) {
             const int place = (4 * j + t) ^ ((g & 1) << 2);
             const uint4 key = *reinterpret_cast<const uint4*>(keys + (n * 8 + g) * (HEAD_DIM * 2) + place * 16);
-            mma(scores[n], upper[j].x, lower[j].x, upper[j].y, lower[j].y, key.x, key.y);
-            mma(scores[n], upper[j].z, lower[j].z, upper[j].w, lower[j].w, key.z, key.w);
+            mma(scores[n], make_uint4(upper[j].x, lower[j].x, upper[j].y, lower[j].y), key.x, key.y);
+            mma(scores[n], make_uint4(upper[j].z, lower[j].z, upper[j].w, lower[j].w), key.z, key.w);
         }
     }
 
@@ -297,8 +297,8 @@ extern "C" __global__ void __launch_bounds__(128) paged_attention(
                          : "memory");
             const unsigned a0 = weights[2 * block][0], a1 = weights[2 * block][1];
             const unsigned a2 = weights[2 * block + 1][0], a3 = weights[2 * block + 1][1];
-            mma(means[n], a0, a1, a2, a3, b0, b1);
-            mma(means[n + 1], a0, a1, a2, a3, b2, b3);
+            mma(means[n], make_uint4(a0, a1, a2, a3), b0, b1);
+            mma(means[n + 1], make_uint4(a0, a1, a2, a3), b2, b3);
         }
     }
 

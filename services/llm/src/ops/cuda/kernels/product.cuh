@@ -16,13 +16,13 @@
 #define RANKS 16  // Room for an adapter's rank, a multiple of 16.
 #endif
 #ifndef FACTOR_SPLITS
-#define FACTOR_SPLITS 4  // Blocks that share a tile of first factors: 1, 2 or 4. Does not change a bit.
+#define FACTOR_SPLITS 2  // Blocks that share a tile of first factors: 2, or 4 if BATCH is more than 8. Does not change a bit.
 #endif
 
 typedef u64 word;
 
 constexpr int STRANDS = 8;          // Parts of a dot product, whose sums are added pairwise: ((0+1)+(2+3))+((4+5)+(6+7)).
-constexpr int FACTOR_STRANDS = 32;  // The same of one with a first factor: others wait for it.
+constexpr int FACTOR_STRANDS = 16;  // The same of one with a first factor: others wait for it.
 constexpr int STEP = 64;            // Columns of a step: 128 bytes of each row.
 static_assert(RANKS % 16 == 0, "a warp's rows of first factors belong to one adapter");
 
@@ -51,37 +51,32 @@ struct Matrices {
 /// One of three that are in registers, which no index reaches.
 template <class T> __device__ __forceinline__ T pick(const T (&of)[3], int module) { return module == 0 ? of[0] : module == 1 ? of[1] : of[2]; }
 
-/// Sixteen bytes into shared memory, zeros if they are not there. The hint brings the neighbours into L2, which come next.
-__device__ __forceinline__ void copy_weights(unsigned to, const void* from, bool there) {
-    asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(there ? 16 : 0) : "memory");
+/// Sixteen bytes into shared memory, the first `there` of them and zeros. The hint brings the neighbours into L2, which come next.
+__device__ __forceinline__ void copy_weights(unsigned to, const void* from, unsigned there) {
+    asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(there) : "memory");
 }
-__device__ __forceinline__ void copy_rows(unsigned to, const void* from, bool there) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(there ? 16 : 0) : "memory");
+__device__ __forceinline__ void copy_rows(unsigned to, const void* from, unsigned there) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(there) : "memory");
 }
+/// Four matrices of 8 × 8 from shared memory as operands of `mma` are: the i-th eight lanes say where the rows of the i-th are.
+__device__ __forceinline__ uint4 load_matrices(unsigned from) {
+    uint4 v;
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(from) : "memory");
+    return v;
+}
+/// Where sixteen bytes of a step's row lie behind its first row: so that eight rows' same bytes meet all banks once.
+__device__ __forceinline__ unsigned swizzled(int row, int chunk) { return row * 128 + ((chunk ^ row % 8) << 4); }
+/// What a lane says to `load_matrices` for sixteen rows and sixteen columns: those of columns 16·i are where this is, XOR 32·i.
+__device__ __forceinline__ unsigned sixteen_rows() { return swizzled(threadIdx.x % 16, threadIdx.x % 32 / 16); }
+/// The same for eight rows and 32 columns; those of the second 32 are where this is, XOR 64.
+__device__ __forceinline__ unsigned eight_rows() { return swizzled(threadIdx.x % 8, threadIdx.x % 32 / 8); }
+/// Keeps the compiler from computing an address anew at each use.
+__device__ __forceinline__ void keep(const bf16*& address) { asm volatile("" : "+l"(address)); }
 
 /// The sum of COUNT values, pairwise.
 template <int COUNT, class Get> __device__ __forceinline__ float pairwise(const Get& get, int first = 0) {
     if constexpr (COUNT == 1) return get(first);
     else return pairwise<COUNT / 2>(get, first) + pairwise<COUNT / 2>(get, first + COUNT / 2);
-}
-
-/// The sums of COUNT strands from `strand` on, pairwise; TILES of eight columns.
-template <int COUNT, int TILES, class Run> __device__ __forceinline__ void strands(float (&sum)[TILES][4], int strand, Run& run) {
-    if constexpr (COUNT == 1) {
-#pragma unroll
-        for (int j = 0; j < TILES; ++j)
-#pragma unroll
-            for (int i = 0; i < 4; ++i) sum[j][i] = 0.0f;
-        run(sum, strand);
-    } else {
-        strands<COUNT / 2>(sum, strand, run);
-        float other[TILES][4];
-        strands<COUNT / 2>(other, strand + COUNT / 2, run);
-#pragma unroll
-        for (int j = 0; j < TILES; ++j)
-#pragma unroll
-            for (int i = 0; i < 4; ++i) sum[j][i] += other[j][i];
-    }
 }
 
 __device__ __forceinline__ float activation(float x) {
@@ -106,30 +101,29 @@ template <int SIZE> __device__ __forceinline__ Tile tile_at(int index, const Pro
     return {module, index * SIZE, static_cast<int>(p.out[module])};
 }
 
-/// A lane's rows of a warp's sixteen: `above` and the fourth after it, `below` and the fourth after it, as far as they are there.
+/// A lane's four rows of a warp's sixteen, four apart, from the lane's sixteen bytes of the first step on. Rows that are not there are
+/// others: nobody reads their sums.
 struct Lines {
-    const bf16 *above, *below;
-    int above_left, below_left;
+    const bf16* rows[4];
 };
 
 /// Those of weights: `place` sixteens after the tile's beginning; with GLU eights of both weights.
-__device__ __forceinline__ Lines lines_of(const Tile& tile, const Matrices& of, const ProductP& p, int place, int line) {
-    const int top = tile.first + place * (GLU ? 8 : 16) + line, left = tile.out - top;
-    const bf16* above = pick(of.weights, tile.module) + top * p.in;
-    if (GLU) return {above, of.weights[1] + top * p.in, left, left};
-    return {above, above + 8 * p.in, left, left - 8};
+__device__ __forceinline__ Lines lines_of(const Tile& tile, const Matrices& of, const ProductP& p, int place, int line, int chunk) {
+    Lines lines;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        const int o = tile.first + place * (GLU ? 8 : 16) + line + 4 * (GLU ? i % 2 : i);
+        lines.rows[i] = (GLU ? of.weights[i / 2] : pick(of.weights, tile.module)) + min(o, tile.out - 1) * p.in + chunk * 8;
+        keep(lines.rows[i]);
+    }
+    return lines;
 }
 
-/// Brings a step of the lines, `chunk` sixteen bytes each, to where the lane's first is to lie.
-__device__ __forceinline__ void fetch_lines(const Lines& lines, unsigned to, int step, int chunk, const bf16* any, int in) {
-    const int k = step * STEP + chunk * 8;
-    const bool inside = k < in;
+/// Brings a step of the lines to where the lane's first is to lie, as swizzled has it; zeros beyond the rows' end.
+__device__ __forceinline__ void fetch_lines(const Lines& lines, unsigned to, int step, int chunk, int in) {
+    const unsigned there = step * STEP + chunk * 8 < in ? 16 : 0;
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-        const bool here = inside && 4 * i < lines.above_left, there = inside && 4 * i < lines.below_left;
-        copy_weights(to + i * 512, here ? lines.above + 4ll * i * in + k : any, here);
-        copy_weights(to + 1024 + i * 512, there ? lines.below + 4ll * i * in + k : any, there);
-    }
+    for (int i = 0; i < 4; ++i) copy_weights((to ^ (i % 2 * 64)) + i * 512, lines.rows[i] + step * STEP, there);
 }
 
 /// Writes a number of y from its sums, which with GLU are two.
