@@ -39,9 +39,16 @@ impl Checked {
 /// Tokens of the documents that are tried: one, less than a tile, a tile, more, and an odd rest.
 const LENGTHS: [usize; 6] = [1, 7, 64, 130, 300, 41];
 
-/// Compares every operation of a decoder's training step on `device` with the CPU.
+/// Compares batches of sequences that `device` decodes with what the CPU says of the same texts, and each with itself alone.
+pub fn check_decoding(device: &Device) -> Vec<Checked> {
+    let mut run = Run::new(device);
+    run.decoding();
+    run.results
+}
+
+/// Compares every operation of a decoder's training step on `device` with the CPU, and decoding as [`check_decoding`].
 pub fn check(device: &Device) -> Vec<Checked> {
-    let mut run = Run { device, host: Device::cpu(), rng: ChaCha8Rng::seed_from_u64(0), results: Vec::new() };
+    let mut run = Run::new(device);
     run.norms();
     run.ropes();
     run.activations();
@@ -73,7 +80,11 @@ struct Run<'a> {
 /// A tensor on the device, and the same numbers on the CPU.
 type Both<const D: usize> = [Tensor<D>; 2];
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    fn new(device: &'a Device) -> Self {
+        Self { device, host: Device::cpu(), rng: ChaCha8Rng::seed_from_u64(0), results: Vec::new() }
+    }
+
     /// Normal numbers, rounded as the device keeps weights.
     fn random<const D: usize>(&mut self, shape: [usize; D], deviation: f32) -> Both<D> {
         let count = shape.iter().product();

@@ -1,4 +1,4 @@
-//! A decoding step on a GPU: one token of each of several sequences through all blocks, recorded once for each size.
+//! Decoding steps on a GPU, recorded once for each size.
 //!
 //! The host takes longer to launch a step's kernels than the GPU to run them. A recorded step is one launch. Its size is that of
 //! the batch and of the longest sequence, both rounded up: rows that only fill the batch up see nothing and store nothing.
@@ -10,18 +10,18 @@ use std::thread::ThreadId;
 use burn::tensor::{DType, Int, Tensor};
 
 use super::ahead::Ahead;
-use super::{Adapter, Decoder, Weight};
+use super::step::Weights;
+use super::{Adapter, Decoder};
 use crate::cache::PageTable;
-use crate::config::{Activation, Module, Norm};
 use crate::device::BurnDevice;
 use crate::generate::Next;
 use crate::ops::attention::Heads;
 use crate::ops::cuda::Array;
-use crate::ops::cuda::adapters::{Adapted, Expanded, Factors, Placed, Pool};
-use crate::ops::cuda::decode::{self, Delta, Inputs, Layout, Stream};
-use crate::ops::cuda::few::{self, Group, MOST_ROWS, Rows};
+use crate::ops::cuda::adapters::{Adapted, Factors, Placed, Pool};
+use crate::ops::cuda::decode::{Inputs, Layout};
+use crate::ops::cuda::few::MOST_ROWS;
 use crate::ops::cuda::graph::{Output, Recorded};
-use crate::ops::cuda::paged::{self, Turn};
+use crate::ops::cuda::paged;
 use crate::ops::to_vec;
 
 /// Sizes that are kept recorded. Each holds its own memory for what lies between its kernels.
@@ -37,40 +37,6 @@ pub(crate) struct Speaking<'a> {
     /// The most probable token is enough.
     pub(crate) plain: bool,
 }
-
-/// A model's weights as the kernels read them.
-#[derive(Debug)]
-struct Weights {
-    embedding: Array,
-    embedding_scale: f32,
-    blocks: Vec<Block>,
-    norm: Array,
-    head: Array,
-    eps: f32,
-    activation: Activation,
-}
-
-#[derive(Debug)]
-struct Block {
-    /// By [`Norm::index`].
-    norms: [Option<Array>; 6],
-    /// Queries, keys and values; output; gate and up; down.
-    groups: [Layers; 4],
-    heads: Heads,
-    rope: [Array; 2],
-    pools: [Array; 2],
-}
-
-/// Linear layers with one input.
-#[derive(Debug)]
-struct Layers {
-    modules: &'static [Module],
-    weights: Vec<Array>,
-    biases: Vec<Array>,
-}
-
-const GROUPS: [&[Module]; 4] =
-    [&[Module::Q, Module::K, Module::V], &[Module::O], &[Module::Gate, Module::Up], &[Module::Down]];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Size {
@@ -130,7 +96,7 @@ impl Steps {
 
     fn run_few(&mut self, model: &Decoder, rows: &[Speaking<'_>]) -> Option<Vec<Next>> {
         let weights = Arc::clone(self.weights.as_ref()?);
-        let heads = weights.blocks.first()?.heads;
+        let heads = weights.heads()?;
         let longest = rows.iter().map(|row| row.table.len() + 1).max()?;
         let splits = longest.div_ceil(paged::split(heads.dim)).next_power_of_two().max(FEWEST_SPLITS);
         let count = rows.len().next_power_of_two();
@@ -301,110 +267,4 @@ fn next(output: &Output, rows: &[Speaking<'_>], vocab: usize) -> Option<Vec<Next
         false => logits.next().map(|logits| Next::Logits(logits.to_vec())),
     };
     Some(rows.iter().enumerate().filter_map(of).collect())
-}
-
-impl Weights {
-    fn new(model: &Decoder, pools: &[[Tensor<2>; 2]]) -> Option<Self> {
-        let config = model.config();
-        let half = |tensor: &Tensor<2>| Array::half(tensor);
-        let widths = [config.hidden, config.intermediate, config.heads * config.head_dim];
-        if !decode::norms_fit(config.hidden) || widths.iter().any(|width| !width.is_multiple_of(8)) {
-            return None;
-        }
-        let mut blocks = Vec::with_capacity(config.layers());
-        for (index, (layer, [keys, values])) in model.layers.iter().zip(pools).enumerate() {
-            let mut groups = Vec::with_capacity(GROUPS.len());
-            for modules in GROUPS {
-                let linears = modules.iter().map(|module| &layer.linears[module.index()]);
-                let weights = linears
-                    .clone()
-                    .map(|linear| match &linear.weight {
-                        Weight::Dense(weight) => half(weight),
-                        Weight::Packed(_) => None,
-                    })
-                    .collect::<Option<Vec<_>>>()?;
-                let biases = linears.filter_map(|linear| linear.bias.as_ref()).map(Array::of);
-                let biases = biases.collect::<Option<Vec<_>>>()?;
-                if !biases.is_empty() && biases.len() != modules.len() {
-                    return None;
-                }
-                groups.push(Layers { modules, weights, biases });
-            }
-            let mut norms: [Option<Array>; 6] = Default::default();
-            for (slot, norm) in norms.iter_mut().zip(&layer.norms) {
-                if let Some(weight) = norm {
-                    *slot = Some(Array::of(weight)?);
-                }
-            }
-            let of = |norm: Norm| norms[norm.index()].is_some();
-            if !of(Norm::Attention) || !of(Norm::Mlp) || of(Norm::Query) != of(Norm::Key) {
-                return None;
-            }
-            let rope = model.ropes[index].arrays(&model.device.burn)?.clone();
-            let (heads, pools) = (model.heads(index), [half(keys)?, half(values)?]);
-            blocks.push(Block { norms, groups: groups.try_into().ok()?, heads, rope, pools });
-        }
-        Some(Self {
-            embedding: half(&model.embedding)?,
-            embedding_scale: config.embedding_scale,
-            blocks,
-            norm: Array::of(&model.norm)?,
-            head: half(model.head_weight())?,
-            eps: config.rms_eps,
-            activation: config.activation,
-        })
-    }
-
-    /// Products of a step that have adapters.
-    fn products(&self) -> usize {
-        GROUPS.len() * self.blocks.len()
-    }
-
-    fn normed<'a>(&self, stream: &'a mut Stream, weight: &'a Array) -> Rows<'a> {
-        Rows::Normed { stream, weight, eps: self.eps }
-    }
-
-    /// All launches of a step.
-    fn step(&self, inputs: &Inputs, adapted: Option<&Adapted>, splits: usize) -> Option<Output> {
-        let mut stream = Stream { x: inputs.embed(&self.embedding, self.embedding_scale), delta: None };
-        for (index, block) in self.blocks.iter().enumerate() {
-            let group = |which: usize, rows: Rows<'_>, glu: Option<Activation>| {
-                block.groups[which].products(rows, adapted, inputs, [index, which], glu)
-            };
-            let norm = |norm: Norm| block.norms[norm.index()].as_ref();
-            let [q, k, v] =
-                <[Array; 3]>::try_from(group(0, self.normed(&mut stream, norm(Norm::Attention)?), None)?).ok()?;
-            let norms = norm(Norm::Query).zip(norm(Norm::Key)).map(|(q, k)| [q, k]);
-            let [rope, pools] = [&block.rope, &block.pools].map(|[a, b]| [a, b]);
-            let turn = Turn { rope, norms, eps: self.eps };
-            let stretches = paged::attend_rows([&q, &k, &v], &turn, inputs, pools, splits, block.heads);
-            let delta =
-                |rows: Vec<Array>, after| Some(Delta { rows: rows.into_iter().next()?, norm: norm(after).cloned() });
-            stream.delta = delta(group(1, Rows::Joined(&stretches), None)?, Norm::AfterAttention);
-            let activation = group(2, self.normed(&mut stream, norm(Norm::Mlp)?), Some(self.activation))?.remove(0);
-            stream.delta = delta(group(3, Rows::Ready(&activation), None)?, Norm::AfterMlp);
-        }
-        let head = Group { weights: std::slice::from_ref(&self.head), ..Group::default() };
-        let logits = few::products(self.normed(&mut stream, &self.norm), &head)?.remove(0);
-        let best = inputs.choose(&logits)?;
-        Some(Output { logits, best })
-    }
-}
-
-impl Layers {
-    /// The layers' outputs with each row's own adapter.
-    fn products(
-        &self,
-        rows: Rows<'_>,
-        adapted: Option<&Adapted>,
-        inputs: &Inputs,
-        [layer, which]: [usize; 2],
-        glu: Option<Activation>,
-    ) -> Option<Vec<Array>> {
-        let Self { modules, weights, biases } = self;
-        let product = GROUPS.len() * layer + which;
-        let of = |adapted: &'_ Adapted| adapted.factors.places(layer, modules);
-        let expanded = adapted.map(|adapted| Expanded { inputs, adapted, places: of(adapted), product });
-        few::products(rows, &Group { weights, biases, expanded, glu })
-    }
 }

@@ -10,6 +10,8 @@ mod decoder;
 mod linear;
 mod lora;
 mod merge;
+#[cfg(feature = "cuda")]
+mod step;
 mod weight;
 
 pub(crate) use block::{Layer, Saved};

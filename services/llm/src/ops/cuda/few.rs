@@ -64,6 +64,8 @@ pub(crate) struct Group<'a> {
     pub(crate) expanded: Option<Expanded<'a>>,
     /// Of two weights: the activation of the first product times the second is the one result.
     pub(crate) glu: Option<Activation>,
+    /// The weights may be written by the launch before, as those that are made dense for one product.
+    pub(crate) fresh: bool,
 }
 
 /// Where the rows of a product come from. A single row is made by the product's own blocks, with the same bits as by a launch
@@ -152,7 +154,7 @@ fn is_one([rows, width]: [usize; 2]) -> bool {
 
 /// `x·Wᵀ` `[rows, out]`, for at most [`MOST_ROWS`] rows; a row's bits do not depend on the others.
 pub(crate) fn product(x: &Array, weight: &Array) -> Option<Array> {
-    let group = Group { weights: std::slice::from_ref(weight), ..Group::default() };
+    let group = Group { weights: std::slice::from_ref(weight), fresh: true, ..Group::default() };
     products(Rows::Ready(x), &group).map(|mut results| results.remove(0))
 }
 
@@ -179,7 +181,12 @@ pub(crate) fn products(rows: Rows<'_>, group: &Group<'_>) -> Option<Vec<Array>> 
         Some(Activation::Silu) => 1,
         Some(Activation::GeluTanh) => 2,
     };
-    launch.defines.extend([("WEIGHTS", outs.len()), ("GLU", glu), ("BIAS", usize::from(!group.biases.is_empty()))]);
+    launch.defines.extend([
+        ("WEIGHTS", outs.len()),
+        ("GLU", glu),
+        ("BIAS", usize::from(!group.biases.is_empty())),
+        ("LATE", usize::from(group.fresh)),
+    ]);
     (launch.words[0], launch.words[1]) = (rows as u64, width as u64);
     for (word, out) in launch.words[2..5].iter_mut().zip(&outs) {
         *word = *out as u64;

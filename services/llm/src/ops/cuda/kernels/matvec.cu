@@ -130,6 +130,9 @@ extern "C" __global__ void __launch_bounds__(256, BATCH == 64 ? 1 : 2) product(
     const int g = lane / 4, t = lane % 4;
     const unsigned from_weights = base + warp * 2048 + sixteen_rows(), from_rows = base + 16384 + group * (TILES * 1024) + eight_rows();
     int at = 0;
+#if LATE
+    wait_for_previous();
+#endif
     // The weights are there before the launch is: their way from memory overlaps with the kernel before.
 #pragma unroll(LORA ? 1 : STAGES)
     for (int stage = 0; stage < STAGES - 1; ++stage) {

@@ -91,6 +91,9 @@ extern "C" __global__ void __launch_bounds__(256, 2) product(
         if (next < end) fetch_lines(lines, to + stage * STAGE_BYTES, next++, chunk, in);
         commit();
     };
+#if LATE
+    wait_for_previous();
+#endif
 #pragma unroll
     for (int stage = 0; stage < STAGES - 1; ++stage) fetch(stage);
 

@@ -9,6 +9,9 @@
 #ifndef BIAS
 #define BIAS 0
 #endif
+#ifndef LATE
+#define LATE 0  // 1: the launch before may write the weights, so they are not asked for before it is done.
+#endif
 #ifndef LORA
 #define LORA 0  // 1: each row's own adapter is added before y is rounded.
 #endif
