@@ -76,32 +76,35 @@ impl Run<'_> {
         }
     }
 
-    /// What two sequences say of which one comes when the other is at it and stays when it goes, and what each says by itself step by
+    /// What three sequences say, two of which come when the other is at it and stay when it goes, and what each says by itself step by
     /// step, as it does where log-probabilities are asked for: no step is begun before, and none that was shows.
     fn comings_and_goings(&self, config: &ModelConfig) -> Result<[Tensor<1>; 2], ModelError> {
         let model = model(config, self.device);
+        let adapters = [(16, 3), (12, 4)].map(|of| adapter(config, of, self.device));
+        let adapter = |at: usize| own(at).map(|own| &adapters[own]);
         let said = |turns: &[(usize, &[usize])], step_by_step: bool| -> Result<Vec<Vec<u32>>, ModelError> {
             let mut cache = KvCache::new(&model, config.context);
-            let prompts = [40, 9].map(|length| (0..length).map(|place| (place * 5 + length) % 503).collect());
+            let prompts = [40, 9, 22].map(|length| (0..length).map(|place| (place * 5 + length) % 503).collect());
             let mut sequences = Vec::new();
-            for prompt in prompts {
+            for (at, prompt) in prompts.into_iter().enumerate() {
                 let sequence = Sequence::new(&model, prompt, Sampling::greedy())?;
                 let mut sequence = if step_by_step { sequence.with_logprobs(0) } else { sequence };
-                sequence.attach(&mut cache, None);
+                sequence.attach(&mut cache, adapter(at));
                 sequences.push(sequence);
             }
             for (turns, which) in turns {
                 for _ in 0..*turns {
                     let there = sequences.iter_mut().enumerate().filter(|(at, _)| which.contains(at));
-                    let mut parts: Vec<Part<'_>> =
-                        there.map(|(_, sequence)| Part { sequence, adapter: None, tokens: usize::MAX }).collect();
+                    let mut parts: Vec<Part<'_>> = there
+                        .map(|(at, sequence)| Part { sequence, adapter: adapter(at), tokens: usize::MAX })
+                        .collect();
                     step(&model, &mut cache, &mut parts)?;
                 }
             }
             Ok(sequences.iter().map(|sequence| sequence.ids().to_vec()).collect())
         };
-        let together = said(&[(24, &[0]), (30, &[0, 1]), (24, &[1])], false)?;
-        let alone = [said(&[(54, &[0])], true)?.swap_remove(0), said(&[(54, &[1])], true)?.swap_remove(1)];
+        let together = said(&[(24, &[0]), (30, &[0, 1, 2]), (24, &[1, 2])], false)?;
+        let alone = said(&[(54, &[0]), (54, &[1]), (54, &[2])], true)?;
         let of = |ids: &[Vec<u32>]| {
             let values: Vec<f32> = ids.iter().flatten().map(|id| *id as f32).collect();
             let count = values.len();

@@ -83,6 +83,10 @@ impl Steps {
     /// Something else than a step is launched.
     pub(crate) fn interrupt(&mut self) {
         self.ahead.forget();
+        if self.thread != std::thread::current().id() {
+            // Of a stream that this thread's does not wait for.
+            self.recorded.clear();
+        }
     }
 
     /// What comes next in each row; `None` if the step can't be recorded.
@@ -106,9 +110,12 @@ impl Steps {
         let wanted: Vec<&Adapter> = rows.iter().filter_map(|row| row.adapter).collect();
         let mut placed = Vec::new();
         if !wanted.is_empty() {
+            let filled = self.adapters.filled();
             let (places, renewed) = self.adapters.place(&wanted, model.config(), model.device())?;
-            if renewed {
+            if renewed || filled != self.adapters.filled() {
                 self.ahead.forget();
+            }
+            if renewed {
                 self.recorded.retain(|size, _| size.layout.adapters == 0);
             }
             placed = places;
@@ -141,23 +148,29 @@ impl Steps {
         };
         let plain = rows.iter().all(|row| row.plain);
         let more = begun.unwrap_or_else(|| {
-            let more =
-                if plain && self.ahead.is_steady() { room(rows, size, heads, model.config().context) } else { 0 };
+            // Launches that are given one by one overlap, and the last writes what the first of the next read.
+            let goes_on = plain && self.ahead.is_steady() && recorded.failure().is_none();
+            let more = if goes_on { room(rows, size, heads, model.config().context) } else { 0 };
             number(&mut inputs);
             inputs[size.layout.ahead_at()] = i32::from(more > 0);
             recorded.run(inputs.clone());
             more
         });
-        if !plain {
-            return next(recorded.output(), rows, model.config().vocab);
-        }
-        let best = recorded.output().best.clone();
-        let chosen = best.whole_numbers(|| {
-            if more > 0 {
-                number(&mut inputs);
-                recorded.again();
+        let told = if plain {
+            let best = recorded.output().best.clone();
+            best.whole_numbers(|| {
+                if more > 0 {
+                    number(&mut inputs);
+                    recorded.again();
+                }
+            })
+        } else {
+            match next(recorded.output(), rows, model.config().vocab) {
+                Ok(next) => return Some(next),
+                Err(error) => Err(error),
             }
-        })?;
+        };
+        let chosen = told.map_err(|error| self.failure = Some(error)).ok()?;
         inputs.truncate(size.layout.number_at());
         self.ahead.expect(size, inputs, &chosen, more.checked_sub(1));
         Some(chosen.into_iter().take(rows.len()).map(|id| Next::Id(id as u32)).collect())
@@ -255,7 +268,7 @@ fn room(rows: &[Speaking<'_>], size: Size, heads: Heads, context: usize) -> usiz
 }
 
 /// Brings to the host what the rows ask for.
-fn next(output: &Output, rows: &[Speaking<'_>], vocab: usize) -> Option<Vec<Next>> {
+fn next(output: &Output, rows: &[Speaking<'_>], vocab: usize) -> Result<Vec<Next>, String> {
     let ids = if rows.iter().any(|row| row.plain) { output.best.whole_numbers(|| ())? } else { Vec::new() };
     let wanted: Vec<i64> = (0i64..).zip(rows).filter(|(_, row)| !row.plain).map(|(at, _)| at).collect();
     let logits = output.logits.clone().tensor::<2>();
@@ -266,5 +279,5 @@ fn next(output: &Output, rows: &[Speaking<'_>], vocab: usize) -> Option<Vec<Next
         true => ids.get(at).map(|id| Next::Id(*id as u32)),
         false => logits.next().map(|logits| Next::Logits(logits.to_vec())),
     };
-    Some(rows.iter().enumerate().filter_map(of).collect())
+    Ok(rows.iter().enumerate().filter_map(of).collect())
 }

@@ -74,6 +74,7 @@ pub(crate) struct Pool {
     /// Whose each slot is, by [`Adapter::id`], and when it was last asked for.
     slots: Vec<Option<(u64, u64)>>,
     now: u64,
+    filled: u64,
 }
 
 /// An adapter that is in the pool.
@@ -85,6 +86,11 @@ pub(crate) struct Placed {
 }
 
 impl Pool {
+    /// How often an adapter was brought into the pool.
+    pub(crate) fn filled(&self) -> u64 {
+        self.filled
+    }
+
     /// Where the adapters lie, if there are any.
     pub(crate) fn factors(&self) -> Option<&Factors> {
         self.factors.as_ref()
@@ -124,6 +130,7 @@ impl Pool {
                     let oldest = |at: &usize| self.slots[*at].map_or(0, |(_, used)| used);
                     let slot = (0..self.slots.len()).filter(|at| !in_use(&self.slots[*at])).min_by_key(oldest)?;
                     self.factors.as_ref()?.fill(slot, adapter, config)?;
+                    self.filled += 1;
                     slot
                 }
             };

@@ -85,12 +85,12 @@ impl Array {
     }
 
     /// The values of an array of i32, once they are computed. They are those of now: `meanwhile` may launch what overwrites them.
-    /// `None` if the device fails.
-    pub(crate) fn whole_numbers(&self, meanwhile: impl FnOnce()) -> Option<Vec<i32>> {
+    /// The device's error if it fails.
+    pub(crate) fn whole_numbers(&self, meanwhile: impl FnOnce()) -> Result<Vec<i32>, String> {
         let reading = self.0.client.read_async(vec![self.0.handle.clone()]);
         meanwhile();
-        let bytes = cubecl::future::block_on(reading).ok()?.pop()?;
-        Some(bytes.as_chunks().0.iter().map(|bytes| i32::from_ne_bytes(*bytes)).collect())
+        let read = cubecl::future::block_on(reading).map_err(|error| error.to_string())?;
+        Ok(read.iter().flat_map(|bytes| bytes.as_chunks().0).map(|bytes| i32::from_ne_bytes(*bytes)).collect())
     }
 
     /// Number of values.

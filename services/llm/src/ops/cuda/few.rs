@@ -193,7 +193,7 @@ pub(crate) fn products(rows: Rows<'_>, group: &Group<'_>) -> Option<Vec<Array>> 
     }
     launch.three(group.weights);
     launch.three(group.biases);
-    // As many blocks as begin at once.
+    // As many blocks as begin at once; with 64 rows half of them do.
     let at_once = 2 * processors(&beside);
     let mut factors = 0;
     if let Some(expanded) = &group.expanded {

@@ -13,7 +13,7 @@ struct EmbedP {
 // x[r] = scale · table[ids[r]], the first launch of a step. table: bf16 [vocabulary, width], width a multiple of 8; ids: int32 [rows];
 // x: bf16 [rows, width]. Block 256, grid rows.
 extern "C" __global__ void __launch_bounds__(BLOCK)
-embed(const bf16* __restrict__ table, const int* __restrict__ ids, bf16* __restrict__ x, const __grid_constant__ EmbedP p) {
+embed(const bf16* __restrict__ table, const int* ids, bf16* __restrict__ x, const __grid_constant__ EmbedP p) {
     let_next_begin();
     wait_for_previous();
     const u64 row = blockIdx.x, vectors = p.width / 8;
