@@ -57,7 +57,7 @@ pub(crate) struct Steps {
     ahead: Ahead<Size>,
     /// Whose stream they were recorded on.
     thread: ThreadId,
-    /// Why the launches of the last size are given one by one, if they are.
+    /// Why the launches of the last size are given one by one, if they are, or how the device failed.
     failure: Option<String>,
 }
 
@@ -156,21 +156,18 @@ impl Steps {
             recorded.run(inputs.clone());
             more
         });
-        let told = if plain {
-            let best = recorded.output().best.clone();
-            best.whole_numbers(|| {
-                if more > 0 {
-                    number(&mut inputs);
-                    recorded.again();
-                }
-            })
-        } else {
-            match next(recorded.output(), rows, model.config().vocab) {
-                Ok(next) => return Some(next),
-                Err(error) => Err(error),
+        let mut note = |error| self.failure = Some(error);
+        if !plain {
+            return next(recorded.output(), rows, model.config().vocab).map_err(note).ok();
+        }
+        let best = recorded.output().best.clone();
+        let chosen = best.whole_numbers(|| {
+            if more > 0 {
+                number(&mut inputs);
+                recorded.again();
             }
-        };
-        let chosen = told.map_err(|error| self.failure = Some(error)).ok()?;
+        });
+        let chosen = chosen.map_err(&mut note).ok()?;
         inputs.truncate(size.layout.number_at());
         self.ahead.expect(size, inputs, &chosen, more.checked_sub(1));
         Some(chosen.into_iter().take(rows.len()).map(|id| Next::Id(id as u32)).collect())

@@ -236,8 +236,6 @@ extern "C" __global__ void __launch_bounds__(256, BATCH == 64 ? 1 : 2) product(
         adapters.tell(of_groups, split, factor_module, first_factor, TILE_ROWS, p);
         return;
     }
-#endif
-#if LORA
     // What the adapters add comes last, whatever the sums before were made of. One warp has it.
     auto slot_of = [&](int c) { return OfBlocks::slot_of(owns[c].adapter); };
     auto of_adapter = [&](int c, int r) { return sums[((GROUPS + slot_of(c) / SPLITS) * BATCH + c) * LINE + r]; };
