@@ -17,18 +17,18 @@ HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "emulate")
 SHAPES = {"one weight": dict(WEIGHTS=1, OUT0=72, OUT1=8, OUT2=8), "three": dict(WEIGHTS=3, RANKS=48, OUT0=72, OUT1=40, OUT2=24),
           "gated": dict(WEIGHTS=2, GLU=1, OUT0=72, OUT1=72, OUT2=8)}
 # The largest batch first: the others are compared with it.
-BATCHES = [dict(BATCH=64, SPLITS=2, ROWS=40, FACTOR_SPLITS=4), dict(BATCH=32, SPLITS=1, ROWS=20), dict(BATCH=32, SPLITS=4, ROWS=20, FACTOR_SPLITS=4),
+BATCHES = [dict(BATCH=32, BANDS=2, SPLITS=2, ROWS=40, FACTOR_SPLITS=4), dict(BATCH=32, SPLITS=1, ROWS=20), dict(BATCH=32, SPLITS=4, ROWS=20, FACTOR_SPLITS=4),
            dict(BATCH=16, SPLITS=1, ROWS=12), dict(BATCH=16, SPLITS=2, ROWS=12, FACTOR_SPLITS=4), dict(BATCH=8, ROWS=5), dict(BATCH=8, ROWS=7),
            dict(ONE=1, ROWS=1, STAGES=5)]
 # What stands in for assembly, and for what only a GPU's compiler knows.
 STAND_INS = [
     (r"#include <cuda_bf16.h>", ""),
-    (r"/// Sixteen bytes into shared memory.*?(?=/// The sum of COUNT values, pairwise)", ""),
-    (r'asm volatile\("st\.relaxed.*?: "memory"\);', "*told_at(split, row, module, i % RANKS, p) = said;"),
-    (r'asm volatile\("ld\.relaxed.*?: "memory"\);', "memcpy(pair, told_at(split, rows[at], module + m, rank, p), 16);"),
+    (r"/// Sixteen bytes into shared memory.*?(?=/// Where sixteen bytes of a step's row lie)", ""),
+    (r'asm volatile\("st\.relaxed.*?: "memory"\);', "to[0] = one, to[1] = other;"),
+    (r'asm volatile\("ld\.relaxed.*?: "memory"\);', "memcpy(pair, told_at(split, row, module + m, rank, p), 16);"),
     (r'asm volatile\("bar\.sync.*?"memory"\);', "group_sync(group);"),
     (r"extern __shared__ __align__\(1024\) unsigned char shared\[\];", "unsigned char* shared = dynamic_shared;"),
-    (r"__shared__( __align__\(16\))?", "static"),
+    (r"__shared__( __align__\(16\))?", "alignas(16) static"),
     (r"(\n    pick\(of\.results[^;]*;)", r"\1\n    unrounded[tile.module][row * tile.out + o] = GLU ? activation(result) * other : result;"),
 ]
 
@@ -56,7 +56,7 @@ def main():
         for name, shape in SHAPES.items():
             largest = None
             for batch in BATCHES:
-                defines = dict(BATCH=8, SPLITS=1, LORA=1, RANKS=32, IN=1000, ONE=0, GLU=0) | shape | batch
+                defines = dict(BATCH=8, BANDS=1, SPLITS=1, LORA=1, RANKS=32, IN=1000, ONE=0, GLU=0) | shape | batch
                 error, rows = run(folder, defines)
                 largest = largest or rows
                 same = all(row == of for row, of in zip(rows, largest))

@@ -39,9 +39,8 @@ inline __nv_bfloat162 __floats2bfloat162_rn(float low, float high) { return {__f
 template <class T> inline T __ldg(const T* from) { return *from; }
 template <class T> inline T __ldcg(const T* from) { return *from; }
 template <class T> inline void __stcg(T* to, T value) { *to = value; }
-inline void __threadfence() {}
 inline float __expf(float x) { return expf(x); }
-inline unsigned atomicAdd(unsigned* at, unsigned value) { return __atomic_fetch_add(at, value, __ATOMIC_SEQ_CST); }
+inline unsigned arrive(unsigned* at) { return (*at)++; }
 
 struct Place { unsigned x, y, z; };
 inline thread_local Place threadIdx;
@@ -93,7 +92,4 @@ inline uint4 load_matrices(unsigned from) {
     __syncwarp();
     return {v[0], v[1], v[2], v[3]};
 }
-inline unsigned swizzled(int row, int chunk) { return row * 128 + ((chunk ^ row % 8) << 4); }
-inline unsigned sixteen_rows() { return swizzled(threadIdx.x % 16, threadIdx.x % 32 / 16); }
-inline unsigned eight_rows() { return swizzled(threadIdx.x % 8, threadIdx.x % 32 / 8); }
 inline void keep(const void*) {}

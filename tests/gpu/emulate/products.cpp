@@ -49,7 +49,7 @@ int main(int, char** arguments) {
     int tiles = 0;
     for (int i = 0; i < results; ++i) tiles += (outs[i] + tile_out - 1) / tile_out;
     const int factors = LORA ? WEIGHTS * ((adapters * RANKS + tile_rows - 1) / tile_rows) * FACTOR_SPLITS : 0;
-    gridDim = {unsigned(factors + (ONE ? min(tiles, 2) : tiles * SPLITS)), 1, 1};
+    gridDim = {unsigned(ONE ? factors + min(tiles, 2) : BANDS * (factors + tiles * SPLITS)), 1, 1};
     block_barrier = new Barrier(256);
     for (int i = 0; i < 8; ++i) warp_barriers.push_back(new Barrier(32)), group_barriers.push_back(new Barrier(4 * BATCH));
     std::vector<std::thread> threads;

@@ -36,6 +36,8 @@ const ONE_ROW: Source = Source {
 };
 /// Rows from which on the kernels for many rows are faster.
 pub(crate) const MOST_ROWS: usize = 64;
+/// Rows of which a block reads the weights once: with more, its sums leave room for one block on a multiprocessor.
+const BAND: usize = 32;
 /// Shared memory of a block, bytes: two of them have room on a multiprocessor. Four steps of 24 KB, or five or four of 16 KB and one
 /// row.
 const SHARED: usize = 98_304;
@@ -166,14 +168,14 @@ pub(crate) fn products(rows: Rows<'_>, group: &Group<'_>) -> Option<Vec<Array>> 
         return None;
     }
     let one = is_one([rows, width]);
-    let batch = rows.next_power_of_two().max(8);
+    let batch = rows.next_power_of_two().clamp(8, BAND);
+    let bands = rows.div_ceil(batch);
     let outs: Vec<usize> = group.weights.iter().map(|weight| weight.matrix()[0]).collect();
     let results = if group.glu.is_some() { &outs[..1] } else { &outs[..] };
     let tile = if group.glu.is_some() { batch } else { 2 * batch };
     let tiles: usize = results.iter().map(|out| out.div_ceil(tile)).sum();
-    let most = batch / 8;
-    let mut splits = if batch == 64 { 2 } else { 1 };
-    while splits < most && tiles * splits < BUSY {
+    let mut splits = 1;
+    while splits < batch / 8 && bands * tiles * splits < BUSY {
         splits *= 2;
     }
     let glu = match group.glu {
@@ -193,13 +195,12 @@ pub(crate) fn products(rows: Rows<'_>, group: &Group<'_>) -> Option<Vec<Array>> 
     }
     launch.three(group.weights);
     launch.three(group.biases);
-    // As many blocks as begin at once; with 64 rows half of them do.
     let at_once = 2 * processors(&beside);
     let mut factors = 0;
     if let Some(expanded) = &group.expanded {
         let count = launch.expand(expanded, 2 * batch, outs.len());
         // A block that begins late ends late.
-        let late = count * Adapted::SPLITS + tiles * splits > at_once;
+        let late = bands * (count * Adapted::SPLITS + tiles * splits) > at_once;
         let shares = if batch == 8 || late { Adapted::SPLITS / 2 } else { Adapted::SPLITS };
         launch.defines.push(("FACTOR_SPLITS", shares));
         factors = count * shares;
@@ -214,13 +215,12 @@ pub(crate) fn products(rows: Rows<'_>, group: &Group<'_>) -> Option<Vec<Array>> 
         launch.run(&ONE_ROW, factors + blocks);
         return Some(y);
     }
-    launch.defines.extend([("BATCH", batch), ("SPLITS", splits)]);
+    launch.defines.extend([("BATCH", batch), ("BANDS", bands), ("SPLITS", splits)]);
     if splits > 1 {
-        let slabs = splits + usize::from(group.expanded.is_some());
-        launch.arrays.push(beside.empty([tiles * slabs * 2 * batch * batch], DType::F32));
-        launch.arrays.push(arrived(&beside, tiles)?);
+        launch.arrays.push(beside.empty([bands * tiles * splits * 2 * batch * batch], DType::F32));
+        launch.arrays.push(arrived(&beside, bands * tiles)?);
     }
-    launch.run(&FEW_ROWS, factors + tiles * splits);
+    launch.run(&FEW_ROWS, bands * (factors + tiles * splits));
     Some(y)
 }
 

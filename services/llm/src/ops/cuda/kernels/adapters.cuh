@@ -1,7 +1,7 @@
 // What adds each row's own adapter to a product, s·(x·Aᵀ)·Bᵀ (Hu et al. 2021). Needs product.cuh before it.
 //
 // The rows of all adapters' A are tiles beside those of the weights, which other blocks compute at the same time, so that each
-// is read once for all rows; a row keeps of x·Aᵀ what belongs to its own adapter. Those who finish y add u·Bᵀ when u is there, each
+// is read once for all rows; a row keeps of x·Aᵀ what belongs to its own adapter, u. Those who finish y add u·Bᵀ when u is there, each
 // adapter's B to the rows that have it and zeros to the others. Blocks of a grid begin in their order, and those of first factors are
 // the first, so what is waited for has begun.
 //
@@ -19,25 +19,32 @@ struct Own {
 };
 
 struct Adapters {
-    const Own* owns;           ///< [rows], in shared memory: others wait for what is read late.
+    Own* owns;                 ///< [rows], in shared memory: others wait for what is read late.
+    Own own;                   ///< What the thread's row owns.
     const int *slots, *ranks;  ///< [count]
     int room, count;           ///< How many there may be, and are.
+    int first_row, rows;       ///< Of the step, this block's.
     unsigned now;              ///< The step's number.
     const bf16* pool;          ///< [slots, slot]
     word* told;                ///< [FACTOR_SPLITS, rows, WEIGHTS, RANKS] of it: a sum's bits above the number of the step that it is of.
 
-    /// Brings what the rows own to shared memory, where it is after the block's next barrier.
-    __device__ __forceinline__ Adapters(const int* packed, const bf16* pool, word* told, Own* owns, const ProductP& p)
+    __device__ __forceinline__ Adapters(const int* packed, const bf16* pool, word* told, Own* owns, int first_row, int rows, const ProductP& p)
         : owns(owns), slots(packed + p.adapters_at), ranks(slots + p.adapters), room(static_cast<int>(p.adapters)), count(slots[2 * room]),
-          now(static_cast<unsigned>(slots[2 * room + 1])), pool(pool),
+          first_row(first_row), rows(rows), now(static_cast<unsigned>(slots[2 * room + 1])), pool(pool),
           told(told + p.product * p.rows * (MOST_FACTOR_SPLITS * 3 * RANKS)) {
-        const int row = threadIdx.x;
-        if (row < p.rows) owns[row] = {packed[2 * p.rows + row], __int_as_float(packed[3 * p.rows + row])};
+        const int* of_rows = packed + 2 * p.rows + first_row + threadIdx.x;
+        if (threadIdx.x < rows) own = {of_rows[0], __int_as_float(of_rows[p.rows])};
+    }
+
+    /// Brings what the rows own to shared memory, where it is after the block's next barrier. It is on its way from the beginning, and
+    /// whoever writes it waits for it.
+    __device__ __forceinline__ void share() const {
+        if (threadIdx.x < rows) owns[threadIdx.x] = own;
     }
 
     /// The lane's rows of the sixteen first factors of a module from `row` on, all adapters' rows one after another.
     __device__ __forceinline__ Lines firsts(int module, int row, int line, int chunk, const ProductP& p) const {
-        const int index = min(row / RANKS, count - 1), last = ranks[index] - 1;
+        const int index = min(row / RANKS, room - 1), last = max(ranks[index] - 1, 0);
         const bf16* first = pool + slots[index] * p.slot + p.firsts[module] + chunk * 8;
         Lines lines;
 #pragma unroll
@@ -56,47 +63,50 @@ struct Adapters {
     }
 
     __device__ __forceinline__ word* told_at(int split, int row, int module, int rank, const ProductP& p) const {
-        return told + ((split * static_cast<int>(p.rows) + row) * WEIGHTS + module) * RANKS + rank;
+        return told + ((split * static_cast<int>(p.rows) + first_row + row) * WEIGHTS + module) * RANKS + rank;
     }
 
-    /// Tells a split's sums of all rows with the first factors of a tile, each if it is of the row's adapter; for all threads.
+    /// Tells a split's sums of all rows with the first factors of a tile, which `sum` gives four at a time, each if it is of the row's
+    /// adapter; for all threads.
     template <class Sum> __device__ __forceinline__ void tell(const Sum& sum, int split, int module, int first, int tile_rows, const ProductP& p) const {
-        for (int i = threadIdx.x; i < static_cast<int>(p.rows) * RANKS; i += 256) {
-            const int row = i / RANKS, own = owns[row].adapter, r = own * RANKS + i % RANKS - first;
+        for (int i = threadIdx.x; i < rows * (RANKS / 4); i += 256) {
+            const int row = i / (RANKS / 4), rank = i % (RANKS / 4) * 4, own = owns[row].adapter, r = own * RANKS + rank - first;
             if (own < 0 || r < 0 || r >= tile_rows) continue;
-            const word said = static_cast<word>(__float_as_uint(sum(row, r))) << 32 | now;
-            asm volatile("st.relaxed.gpu.global.b64 [%0], %1;" ::"l"(told_at(split, row, module, i % RANKS, p)), "l"(said) : "memory");
+            const float4 four = sum(row, r);
+            word* to = told_at(split, row, module, rank, p);
+            tell_two(to, said(four.x), said(four.y));
+            tell_two(to + 2, said(four.z), said(four.w));
         }
     }
+    __device__ __forceinline__ word said(float sum) const { return static_cast<word>(__float_as_uint(sum)) << 32 | now; }
+    static __device__ __forceinline__ void tell_two(word* to, word one, word other) {
+        asm volatile("st.relaxed.gpu.global.v2.b64 [%0], {%1, %2};" ::"l"(to), "l"(one), "l"(other) : "memory");
+    }
 
-    /// s·u of COUNT rows at a rank and the next one of MODULES modules from `module` on, when they are told; zeros for rows of −1.
-    template <int COUNT>
-    __device__ __forceinline__ void hear(unsigned (&us)[COUNT][MODULES], const int (&rows)[COUNT], int module, int rank, const ProductP& p) const {
-        word words[COUNT][MODULES][FACTOR_SPLITS][2];
+    /// s·u of a row that has an adapter, at a rank and the next one of MODULES modules from `module` on, when they are told.
+    __device__ __forceinline__ void hear(unsigned (&us)[MODULES], int row, int module, int rank, const ProductP& p) const {
+        word words[MODULES][FACTOR_SPLITS][2];
         bool there;
         do {
             there = true;
 #pragma unroll
-            for (int i = 0; i < COUNT * MODULES * FACTOR_SPLITS; ++i) {
-                const int split = i % FACTOR_SPLITS, m = i / FACTOR_SPLITS % MODULES, at = i / FACTOR_SPLITS / MODULES;
-                word(&pair)[2] = words[at][m][split];
-                if (rows[at] < 0) continue;
+            for (int i = 0; i < MODULES * FACTOR_SPLITS; ++i) {
+                const int split = i % FACTOR_SPLITS, m = i / FACTOR_SPLITS;
+                word(&pair)[2] = words[m][split];
                 asm volatile("ld.relaxed.gpu.global.v2.b64 {%0, %1}, [%2];"
                              : "=l"(pair[0]), "=l"(pair[1])
-                             : "l"(told_at(split, rows[at], module + m, rank, p))
+                             : "l"(told_at(split, row, module + m, rank, p))
                              : "memory");
             }
 #pragma unroll
-            for (int i = 0; i < COUNT * MODULES * FACTOR_SPLITS * 2; ++i)
-                there = there && (rows[i / 2 / FACTOR_SPLITS / MODULES] < 0 || static_cast<unsigned>((&words[0][0][0][0])[i]) == now);
+            for (int i = 0; i < MODULES * FACTOR_SPLITS * 2; ++i) there = there && static_cast<unsigned>((&words[0][0][0])[i]) == now;
         } while (!there);
 #pragma unroll
-        for (int i = 0; i < COUNT * MODULES; ++i) {
-            const int m = i % MODULES, at = i / MODULES;
+        for (int m = 0; m < MODULES; ++m) {
             auto sum = [&](int side) {
-                return pairwise<FACTOR_SPLITS>([&](int s) { return __uint_as_float(static_cast<unsigned>(words[at][m][s][side] >> 32)); });
+                return pairwise<FACTOR_SPLITS>([&](int s) { return __uint_as_float(static_cast<unsigned>(words[m][s][side] >> 32)); });
             };
-            us[at][m] = rows[at] < 0 ? 0 : pack(owns[rows[at]].scale * sum(0), owns[rows[at]].scale * sum(1));
+            us[m] = pack(owns[row].scale * sum(0), owns[row].scale * sum(1));
         }
     }
 

@@ -48,7 +48,7 @@ extern "C" __global__ void __launch_bounds__(256, 2) product(
 #endif
     ADAPTER_PARAMETERS RESULT_PARAMETERS const __grid_constant__ ProductP p) {
     extern __shared__ __align__(1024) unsigned char shared[];
-    __shared__ float sums[2][GROUPS + LORA][TILE_ROWS];
+    __shared__ __align__(16) float sums[2][GROUPS + LORA][TILE_ROWS];
     const Matrices of = {{w0, w1, w2}, BIAS_ARGUMENTS, {y0, y1, y2}};
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int line = lane / 8, chunk = lane % 8, g = lane / 4, t = lane % 4;
@@ -60,12 +60,11 @@ extern "C" __global__ void __launch_bounds__(256, 2) product(
 #if LORA
     __shared__ __align__(16) unsigned us[MODULES][RANKS / 2];
     __shared__ Own owns[1];
-    const Adapters adapters(packed, pool, told, owns, p);
+    const Adapters adapters(packed, pool, told, owns, 0, 1, p);
     const int factor_tiles = adapters.room * (RANKS / TILE_ROWS), factors = WEIGHTS * factor_tiles * FACTOR_SPLITS;
     const bool of_factor = blockIdx.x < factors;
     const int factor = blockIdx.x / FACTOR_SPLITS, factor_module = factor / factor_tiles, first_factor = factor % factor_tiles * TILE_ROWS;
     const int split = of_factor ? blockIdx.x % FACTOR_SPLITS : 0;
-    if (of_factor && first_factor / RANKS >= adapters.count) return;
 #else
     constexpr bool of_factor = false;
     constexpr int factors = 0, split = 0;
@@ -82,6 +81,7 @@ extern "C" __global__ void __launch_bounds__(256, 2) product(
     Lines lines = lines_of(tile_at<TILE_OUT>(min(coming, tiles - 1), p), of, p, 0, line, chunk);
 #if LORA
     if (of_factor) lines = adapters.firsts(factor_module, first_factor, line, chunk, p);
+    if (of_factor && first_factor / RANKS >= adapters.count) return;
 #endif
     auto fetch = [&](int stage) {
         if (next == end && coming + stride < tiles && begin < end) {
@@ -96,6 +96,9 @@ extern "C" __global__ void __launch_bounds__(256, 2) product(
 #endif
 #pragma unroll
     for (int stage = 0; stage < STAGES - 1; ++stage) fetch(stage);
+#if LORA
+    adapters.share();
+#endif
 
     // The row.
     uint4* whole = reinterpret_cast<uint4*>(shared + STAGES * STAGE_BYTES);
@@ -159,7 +162,8 @@ extern "C" __global__ void __launch_bounds__(256, 2) product(
         run();
         put(warp, sum);
         __syncthreads();
-        adapters.tell(value, split, factor_module, first_factor, TILE_ROWS, p);
+        auto four = [&](int, int r) { return pairwise<GROUPS>([&](int part) { return *reinterpret_cast<const float4*>(&sums[turn][part][r]); }); };
+        adapters.tell(four, split, factor_module, first_factor, TILE_ROWS, p);
         return;
     }
     const int adapter = owns[0].adapter;
@@ -174,11 +178,11 @@ extern "C" __global__ void __launch_bounds__(256, 2) product(
         run();
 #if LORA
         if (warp == 0) {
-            for (int pair = lane; heard != tile.module && pair < RANKS / 2; pair += 32) {
-                unsigned heard_of[1][MODULES];
-                adapters.hear(heard_of, {adapter < 0 ? -1 : 0}, tile.module, 2 * pair, p);
+            for (int pair = lane; adapter >= 0 && heard != tile.module && pair < RANKS / 2; pair += 32) {
+                unsigned heard_of[MODULES];
+                adapters.hear(heard_of, 0, tile.module, 2 * pair, p);
 #pragma unroll
-                for (int m = 0; m < MODULES; ++m) us[m][pair] = heard_of[0][m];
+                for (int m = 0; m < MODULES; ++m) us[m][pair] = heard_of[m];
             }
             heard = tile.module;
             __syncwarp();

@@ -61,23 +61,32 @@ __device__ __forceinline__ void copy_weights(unsigned to, const void* from, unsi
 __device__ __forceinline__ void copy_rows(unsigned to, const void* from, unsigned there) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(there) : "memory");
 }
+/// Counts a block that has written what the others of its tile read: gives how many were before it, whose writes it sees. For one thread
+/// between barriers of the block.
+__device__ __forceinline__ unsigned arrive(unsigned* at) {
+    unsigned before;
+    asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(at) : "memory");
+    return before;
+}
 /// Four matrices of 8 × 8 from shared memory as operands of `mma` are: the i-th eight lanes say where the rows of the i-th are.
 __device__ __forceinline__ uint4 load_matrices(unsigned from) {
     uint4 v;
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(from) : "memory");
     return v;
 }
+/// Keeps the compiler from computing an address anew at each use.
+__device__ __forceinline__ void keep(const bf16*& address) { asm volatile("" : "+l"(address)); }
+
 /// Where sixteen bytes of a step's row lie behind its first row: so that eight rows' same bytes meet all banks once.
 __device__ __forceinline__ unsigned swizzled(int row, int chunk) { return row * 128 + ((chunk ^ row % 8) << 4); }
 /// What a lane says to `load_matrices` for sixteen rows and sixteen columns: those of columns 16·i are where this is, XOR 32·i.
 __device__ __forceinline__ unsigned sixteen_rows() { return swizzled(threadIdx.x % 16, threadIdx.x % 32 / 16); }
 /// The same for eight rows and 32 columns; those of the second 32 are where this is, XOR 64.
 __device__ __forceinline__ unsigned eight_rows() { return swizzled(threadIdx.x % 8, threadIdx.x % 32 / 8); }
-/// Keeps the compiler from computing an address anew at each use.
-__device__ __forceinline__ void keep(const bf16*& address) { asm volatile("" : "+l"(address)); }
 
-/// The sum of COUNT values, pairwise.
-template <int COUNT, class Get> __device__ __forceinline__ float pairwise(const Get& get, int first = 0) {
+__device__ __forceinline__ float4 operator+(const float4& a, const float4& b) { return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w}; }
+/// The sum of COUNT values, or fours of them, pairwise.
+template <int COUNT, class Get> __device__ __forceinline__ auto pairwise(const Get& get, int first = 0) {
     if constexpr (COUNT == 1) return get(first);
     else return pairwise<COUNT / 2>(get, first) + pairwise<COUNT / 2>(get, first + COUNT / 2);
 }
