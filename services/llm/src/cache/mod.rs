@@ -15,6 +15,10 @@ pub(crate) use store::Store;
 /// Tokens of a page.
 pub const PAGE_TOKENS: usize = 16;
 
+/// Free pages for each sequence, from which on it has one before it needs it.
+#[cfg(feature = "cuda")]
+const SPARE: usize = 4;
+
 /// Pages of one model's keys and values, for many sequences.
 #[derive(Debug)]
 pub struct KvCache {
@@ -76,6 +80,17 @@ impl KvCache {
     pub(crate) fn reserve(&mut self, table: &mut PageTable, tokens: usize) -> bool {
         let needed = (table.len() + tokens).div_ceil(PAGE_TOKENS).saturating_sub(table.pages().len());
         self.pages.usage().available() >= needed && self.pages.extend(table, needed)
+    }
+
+    /// Makes room for a page of tokens behind the next one of a sequence, one of so many, if more than enough is free: a GPU begins
+    /// steps before they are asked for.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn reserve_ahead(&mut self, table: &mut PageTable, sequences: usize) {
+        let CacheUse { limit, used, .. } = self.usage();
+        let room = (table.pages().len() * PAGE_TOKENS).saturating_sub(table.len() + 1);
+        if room < PAGE_TOKENS && limit - used >= SPARE * sequences && self.store.begins_ahead() {
+            self.pages.extend(table, 1);
+        }
     }
 
     /// As [`Self::reserve`], as an error.

@@ -85,6 +85,12 @@ impl Store {
         }
     }
 
+    /// True if steps may be begun before they are asked for.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn begins_ahead(&self) -> bool {
+        matches!(self.layers, Layers::Paged { .. })
+    }
+
     /// Why a GPU's steps are not recorded, as far as that is known.
     pub(crate) fn unrecorded(&self) -> Option<&str> {
         #[cfg(feature = "cuda")]

@@ -20,6 +20,9 @@ pub(super) fn speak(
         cache.require(table, 1)?;
     }
     for &at in &speaking {
+        cache.reserve_ahead(&mut parts[at].sequence.table, speaking.len());
+    }
+    for &at in &speaking {
         let Part { sequence, adapter, .. } = &parts[at];
         let id = sequence.ids.last().copied().unwrap_or_default();
         rows.push(Speaking { id, table: &sequence.table, adapter: *adapter, plain: sequence.wants_no_logits() });

@@ -130,7 +130,8 @@ impl Steps {
             self.thread = thread;
         }
         let mut inputs = packed(rows, &adapters, size.layout);
-        let begun = self.ahead.meet(&size, &inputs[..size.layout.number_at()], size.layout.tables_at());
+        let read = size.layout.read(&inputs[count..2 * count]);
+        let begun = self.ahead.meet(&size, &inputs, size.layout.tables_at(), read);
         let mut number = |inputs: &mut [i32]| {
             self.number = self.number.checked_add(1).unwrap_or(1);
             inputs[size.layout.number_at()] = self.number;
@@ -168,7 +169,6 @@ impl Steps {
             }
         });
         let chosen = chosen.map_err(&mut note).ok()?;
-        inputs.truncate(size.layout.number_at());
         self.ahead.expect(size, inputs, &chosen, more.checked_sub(1));
         Some(chosen.into_iter().take(rows.len()).map(|id| Next::Id(id as u32)).collect())
     }

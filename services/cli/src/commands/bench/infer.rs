@@ -22,6 +22,9 @@ pub(super) struct InferArgs {
     /// Tokens of a prompt.
     #[arg(long, default_value_t = 128)]
     seq: usize,
+    /// Tokens that the shortest prompt has less than that, and the others in between.
+    #[arg(long, default_value_t = 0)]
+    spread: usize,
     /// Sequences in the batch.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     batch: u16,
@@ -56,8 +59,11 @@ pub(super) fn run(args: &InferArgs) -> Result<()> {
     let mut cache = KvCache::new(&model, batch * (length + firn_llm::cache::PAGE_TOKENS));
     let mut rng = ChaCha8Rng::seed_from_u64(3);
     let mut sequences = Vec::with_capacity(batch);
+    let mut prompts = 0;
     for index in 0..batch {
-        let prompt = (0..args.seq.max(1)).map(|_| rng.random_range(0..config.vocab as u32)).collect();
+        let length = args.seq.saturating_sub(args.spread * index / batch).max(1);
+        prompts += length;
+        let prompt = (0..length).map(|_| rng.random_range(0..config.vocab as u32)).collect();
         let mut sequence = Sequence::new(&model, prompt, Sampling::greedy())?;
         // Neighbours with the same adapter share its products.
         let adapter = (!adapters.is_empty()).then(|| &adapters[index * adapters.len() / batch]);
@@ -78,12 +84,12 @@ pub(super) fn run(args: &InferArgs) -> Result<()> {
     advance()?;
     let mut seconds = (0..args.steps.max(1)).map(|_| advance()).collect::<Result<Vec<_>>>()?;
     let median = median(&mut seconds);
-    let (speed, prefill_speed) = (batch as f64 / median, (batch * args.seq.max(1)) as f64 / prefill);
+    let (speed, prefill_speed) = (batch as f64 / median, prompts as f64 / prefill);
     if args.json {
         println!(
             "{}",
             json!({
-                "arch": args.arch, "parameters": config.parameters(), "seq": args.seq, "batch": batch,
+                "arch": args.arch, "parameters": config.parameters(), "seq": args.seq, "spread": args.spread, "batch": batch,
                 "adapters": args.adapters, "rank": args.rank, "median_step_seconds": median, "tokens_per_second": speed,
                 "prefill_tokens_per_second": prefill_speed, "first_step_seconds": first_seconds,
                 "peak_memory_bytes": firn_kit::memory::peak(), "device_memory_bytes": device.reserved_memory(),

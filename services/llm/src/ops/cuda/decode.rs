@@ -1,10 +1,13 @@
 //! What lies between the products of a decoding step.
 
+use std::ops::Range;
+
 use burn::tensor::DType;
 
 use super::Array;
 use super::few::arrived;
 use super::launch::{Kernel, Source, real};
+use crate::cache::PAGE_TOKENS;
 
 pub(super) const DECODE: Source = Source {
     name: "decode.cu",
@@ -41,6 +44,16 @@ impl Layout {
     /// Where the adapters begin.
     pub(crate) fn adapters_at(&self) -> usize {
         self.tables_at() + self.rows * self.pages
+    }
+
+    /// Which words behind those of rows a step reads whose rows see so many tokens: pages up to a row's last token, and adapters.
+    pub(crate) fn read(&self, lengths: &[i32]) -> impl Iterator<Item = Range<usize>> {
+        let table = |(row, length): (usize, &i32)| {
+            let begin = self.tables_at() + row * self.pages;
+            begin..begin + (*length as usize).div_ceil(PAGE_TOKENS)
+        };
+        let adapters = self.adapters_at()..self.number_at();
+        lengths.iter().enumerate().map(table).chain(std::iter::once(adapters))
     }
 
     /// Where it is said how many adapters there are.
