@@ -14,8 +14,8 @@ import tempfile
 from compile import FEW, KERNELS, ONE
 
 HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "emulate")
-SHAPES = {"one weight": dict(WEIGHTS=1, OUT0=72, OUT1=8, OUT2=8), "three": dict(WEIGHTS=3, RANKS=48, OUT0=72, OUT1=40, OUT2=24),
-          "gated": dict(WEIGHTS=2, GLU=1, OUT0=72, OUT1=72, OUT2=8)}
+SHAPES = {"one weight": dict(WEIGHTS=1, OUT0=72, OUT1=8, OUT2=8), "three": dict(WEIGHTS=3, RANKS=48, IN=200, OUT0=72, OUT1=40, OUT2=24),
+          "gated": dict(WEIGHTS=2, GLU=1, RANKS=16, OUT0=72, OUT1=72, OUT2=8)}
 # The largest batch first: the others are compared with it.
 BATCHES = [dict(BATCH=32, BANDS=2, SPLITS=2, ROWS=40, FACTOR_SPLITS=4), dict(BATCH=32, SPLITS=1, ROWS=20), dict(BATCH=32, SPLITS=4, ROWS=20, FACTOR_SPLITS=4),
            dict(BATCH=16, SPLITS=1, ROWS=12), dict(BATCH=16, SPLITS=2, ROWS=12, FACTOR_SPLITS=4), dict(BATCH=8, ROWS=5), dict(BATCH=8, ROWS=7),

@@ -14,7 +14,7 @@ static double real(bf16 value) { return __uint_as_float(unsigned(value.bits) << 
 
 int main(int, char** arguments) {
     constexpr int rows = ROWS, in = IN, outs[3] = {OUT0, OUT1, OUT2}, adapters = 4, results = GLU ? 1 : WEIGHTS;
-    const int slots[adapters] = {3, 0, 4, -1}, ranks[adapters] = {12, 16, 32, 0};
+    const int slots[adapters] = {3, 0, 4, -1}, ranks[adapters] = {12, 16, min(32, RANKS), 0};
     const auto owner = [](int row) { return row % 4 == 3 ? -1 : row % 4; };
     const auto x = halves(size_t(rows) * in, 1, 1);
     std::vector<bf16> weights[3], y[3];

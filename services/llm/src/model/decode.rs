@@ -17,7 +17,7 @@ use crate::device::BurnDevice;
 use crate::generate::Next;
 use crate::ops::attention::Heads;
 use crate::ops::cuda::Array;
-use crate::ops::cuda::adapters::{Adapted, Factors, Placed, Pool};
+use crate::ops::cuda::adapters::{Adapted, Factors, Placed, Pool, State};
 use crate::ops::cuda::decode::{Inputs, Layout};
 use crate::ops::cuda::few::MOST_ROWS;
 use crate::ops::cuda::graph::{Output, Recorded};
@@ -43,6 +43,8 @@ struct Size {
     layout: Layout,
     /// Parts of the longest sequence.
     splits: usize,
+    /// Which pool its adapters lie in; 0 if it has none.
+    pool: u64,
 }
 
 /// The recorded steps of one model and its cache.
@@ -54,7 +56,7 @@ pub(crate) struct Steps {
     recorded: HashMap<Size, Recorded>,
     /// Of the last step, never 0.
     number: i32,
-    ahead: Ahead<Size>,
+    ahead: Ahead<(Size, State)>,
     /// Whose stream they were recorded on.
     thread: ThreadId,
     /// Why the launches of the last size are given one by one, if they are, or how the device failed.
@@ -98,9 +100,8 @@ impl Steps {
         Some(all)
     }
 
-    fn run_few(&mut self, model: &Decoder, rows: &[Speaking<'_>]) -> Option<Vec<Next>> {
-        let weights = Arc::clone(self.weights.as_ref()?);
-        let heads = weights.heads()?;
+    /// The size of a step, and its adapters, which are in the pool then; `None` if it can't be recorded.
+    fn measure(&mut self, model: &Decoder, heads: Heads, rows: &[Speaking<'_>]) -> Option<(Size, Chosen)> {
         let longest = rows.iter().map(|row| row.table.len() + 1).max()?;
         let splits = longest.div_ceil(paged::split(heads.dim)).next_power_of_two().max(FEWEST_SPLITS);
         let count = rows.len().next_power_of_two();
@@ -108,21 +109,24 @@ impl Steps {
             return None;
         }
         let wanted: Vec<&Adapter> = rows.iter().filter_map(|row| row.adapter).collect();
-        let mut placed = Vec::new();
-        if !wanted.is_empty() {
-            let filled = self.adapters.filled();
-            let (places, renewed) = self.adapters.place(&wanted, model.config(), model.device())?;
-            if renewed || filled != self.adapters.filled() {
-                self.ahead.forget();
-            }
-            if renewed {
-                self.recorded.retain(|size, _| size.layout.adapters == 0);
-            }
-            placed = places;
-        }
+        let placed = match wanted.is_empty() {
+            true => Vec::new(),
+            false => self.adapters.place(&wanted, model.config(), model.device())?,
+        };
         let adapters = Chosen::new(rows, placed);
         let pages = splits * paged::split(heads.dim) / crate::cache::PAGE_TOKENS;
-        let size = Size { layout: Layout { rows: count, pages, adapters: adapters.room() }, splits };
+        let layout = Layout { rows: count, pages, adapters: adapters.room() };
+        let pool = if layout.adapters > 0 { self.adapters.state().pool } else { 0 };
+        Some((Size { layout, splits, pool }, adapters))
+    }
+
+    fn run_few(&mut self, model: &Decoder, rows: &[Speaking<'_>]) -> Option<Vec<Next>> {
+        let weights = Arc::clone(self.weights.as_ref()?);
+        let heads = weights.heads()?;
+        let (size, adapters) = self.measure(model, heads, rows)?;
+        let state = self.adapters.state();
+        // What was recorded with a pool that is no more.
+        self.recorded.retain(|size, _| size.pool == 0 || size.pool == state.pool);
         let thread = std::thread::current().id();
         if self.thread != thread || (self.recorded.len() >= MOST_RECORDED && !self.recorded.contains_key(&size)) {
             self.ahead.forget();
@@ -130,8 +134,8 @@ impl Steps {
             self.thread = thread;
         }
         let mut inputs = packed(rows, &adapters, size.layout);
-        let read = size.layout.read(&inputs[count..2 * count]);
-        let begun = self.ahead.meet(&size, &inputs, size.layout.tables_at(), read);
+        let read = size.layout.read(&inputs[size.layout.rows..2 * size.layout.rows]);
+        let begun = self.ahead.meet(&(size, state), &inputs, size.layout.tables_at(), read);
         let mut number = |inputs: &mut [i32]| {
             self.number = self.number.checked_add(1).unwrap_or(1);
             inputs[size.layout.number_at()] = self.number;
@@ -169,7 +173,7 @@ impl Steps {
             }
         });
         let chosen = chosen.map_err(&mut note).ok()?;
-        self.ahead.expect(size, inputs, &chosen, more.checked_sub(1));
+        self.ahead.expect((size, state), inputs, &chosen, more.checked_sub(1));
         Some(chosen.into_iter().take(rows.len()).map(|id| Next::Id(id as u32)).collect())
     }
 }

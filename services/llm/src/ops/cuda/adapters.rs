@@ -74,6 +74,15 @@ pub(crate) struct Pool {
     /// Whose each slot is, by [`Adapter::id`], and when it was last asked for.
     slots: Vec<Option<(u64, u64)>>,
     now: u64,
+    state: State,
+}
+
+/// Which pool it is, and how often an adapter was brought into one. What was recorded holds as long as `pool` does, and what is
+/// known of the factors in a slot as long as both do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct State {
+    /// Never 0 where there are factors.
+    pub(crate) pool: u64,
     filled: u64,
 }
 
@@ -86,9 +95,9 @@ pub(crate) struct Placed {
 }
 
 impl Pool {
-    /// How often an adapter was brought into the pool.
-    pub(crate) fn filled(&self) -> u64 {
-        self.filled
+    /// What must be the same for what was recorded or begun to hold.
+    pub(crate) fn state(&self) -> State {
+        self.state
     }
 
     /// Where the adapters lie, if there are any.
@@ -96,14 +105,8 @@ impl Pool {
         self.factors.as_ref()
     }
 
-    /// Brings adapters into the pool, each in a slot of its own. True if the pool is another one than before: what was
-    /// recorded with the old one must be forgotten. `None` if they can't be read by the kernels.
-    pub(crate) fn place(
-        &mut self,
-        wanted: &[&Adapter],
-        config: &ModelConfig,
-        device: &Device,
-    ) -> Option<(Vec<Placed>, bool)> {
+    /// Brings adapters into the pool, each in a slot of its own. `None` if they can't be read by the kernels.
+    pub(crate) fn place(&mut self, wanted: &[&Adapter], config: &ModelConfig, device: &Device) -> Option<Vec<Placed>> {
         self.now += 1;
         let ids: Vec<u64> = wanted.iter().map(|adapter| adapter.id()).collect();
         let mut distinct = ids.clone();
@@ -115,11 +118,11 @@ impl Pool {
         let unknown = distinct.iter().filter(|id| self.slot_of(**id).is_none()).count();
         let free = self.slots.iter().filter(|slot| slot.is_none()).count();
         let short = unknown > free && (self.slots.len() < KEPT || distinct.len() > self.slots.len());
-        let renewed = short || self.factors.as_ref().is_none_or(|factors| factors.ranks < ranks);
-        if renewed {
+        if short || self.factors.as_ref().is_none_or(|factors| factors.ranks < ranks) {
             let count = (self.slots.len() - free + unknown).min(KEPT.max(distinct.len())).next_power_of_two();
             self.factors = Some(Factors::new(count.max(self.slots.len()), ranks, config, device)?);
             self.slots = vec![None; count.max(self.slots.len())];
+            self.state.pool += 1;
         }
         let mut placed = Vec::with_capacity(wanted.len());
         for (adapter, id) in wanted.iter().zip(&ids) {
@@ -129,15 +132,17 @@ impl Pool {
                     let in_use = |slot: &Option<(u64, u64)>| slot.is_some_and(|(id, _)| distinct.contains(&id));
                     let oldest = |at: &usize| self.slots[*at].map_or(0, |(_, used)| used);
                     let slot = (0..self.slots.len()).filter(|at| !in_use(&self.slots[*at])).min_by_key(oldest)?;
+                    // Whoever had the slot has it no more, also if this one can't be brought there.
+                    self.slots[slot] = None;
+                    self.state.filled += 1;
                     self.factors.as_ref()?.fill(slot, adapter, config)?;
-                    self.filled += 1;
                     slot
                 }
             };
             self.slots[slot] = Some((*id, self.now));
             placed.push(Placed { slot, rank: adapter.config().r, scale: adapter.config().scale() });
         }
-        Some((placed, renewed))
+        Some(placed)
     }
 
     fn slot_of(&self, id: u64) -> Option<usize> {

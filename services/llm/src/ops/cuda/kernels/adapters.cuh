@@ -44,7 +44,7 @@ struct Adapters {
 
     /// The lane's rows of the sixteen first factors of a module from `row` on, all adapters' rows one after another.
     __device__ __forceinline__ Lines firsts(int module, int row, int line, int chunk, const ProductP& p) const {
-        const int index = min(row / RANKS, room - 1), last = max(ranks[index] - 1, 0);
+        const int index = min(row / RANKS, count - 1), last = ranks[index] - 1;
         const bf16* first = pool + slots[index] * p.slot + p.firsts[module] + chunk * 8;
         Lines lines;
 #pragma unroll

@@ -100,8 +100,10 @@ extern "C" __global__ void __launch_bounds__(256, 2) product(
     const Tile tile = tile_at<TILE_OUT>(block / SPLITS, p);
     Lines lines = lines_of(tile, of, p, place, line, chunk);
 #if LORA
-    if (of_factor) lines = adapters.firsts(factor_module, first_factor + place * 16, line, chunk, p);
-    if (of_factor && first_factor / RANKS >= adapters.count) return;
+    if (of_factor) {
+        if (first_factor / RANKS >= adapters.count) return;
+        lines = adapters.firsts(factor_module, first_factor + place * 16, line, chunk, p);
+    }
 #endif
 
     // This lane's share of a step: four rows of weights and two of x, and 16 bytes of each.

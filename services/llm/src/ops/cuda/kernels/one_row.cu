@@ -80,8 +80,10 @@ extern "C" __global__ void __launch_bounds__(256, 2) product(
     int coming = of_factor ? tiles : static_cast<int>(blockIdx.x) - factors, next = begin;
     Lines lines = lines_of(tile_at<TILE_OUT>(min(coming, tiles - 1), p), of, p, 0, line, chunk);
 #if LORA
-    if (of_factor) lines = adapters.firsts(factor_module, first_factor, line, chunk, p);
-    if (of_factor && first_factor / RANKS >= adapters.count) return;
+    if (of_factor) {
+        if (first_factor / RANKS >= adapters.count) return;
+        lines = adapters.firsts(factor_module, first_factor, line, chunk, p);
+    }
 #endif
     auto fetch = [&](int stage) {
         if (next == end && coming + stride < tiles && begin < end) {
