@@ -15,7 +15,7 @@ pub(crate) use store::Store;
 /// Tokens of a page.
 pub const PAGE_TOKENS: usize = 16;
 
-/// Free pages for each sequence, from which on it has one before it needs it.
+/// Pages that each sequence can have, from which on it has one before it needs it.
 #[cfg(feature = "cuda")]
 const SPARE: usize = 4;
 
@@ -82,15 +82,11 @@ impl KvCache {
         self.pages.usage().available() >= needed && self.pages.extend(table, needed)
     }
 
-    /// Makes room for a page of tokens behind the next one of a sequence, one of so many, if more than enough is free: a GPU begins
-    /// steps before they are asked for.
+    /// True if steps of so many sequences may be begun before they are asked for, and there are pages enough that each sequence can
+    /// have one more than it needs.
     #[cfg(feature = "cuda")]
-    pub(crate) fn reserve_ahead(&mut self, table: &mut PageTable, sequences: usize) {
-        let CacheUse { limit, used, .. } = self.usage();
-        let room = (table.pages().len() * PAGE_TOKENS).saturating_sub(table.len() + 1);
-        if room < PAGE_TOKENS && limit - used >= SPARE * sequences && self.store.begins_ahead() {
-            self.pages.extend(table, 1);
-        }
+    pub(crate) fn begins_ahead(&self, sequences: usize) -> bool {
+        self.store.begins_ahead() && self.usage().available() >= SPARE * sequences
     }
 
     /// As [`Self::reserve`], as an error.

@@ -127,6 +127,15 @@ impl Pages {
         true
     }
 
+    /// Gives a table, whose next token has room, a page more if there is not room for a page of tokens behind that, and a page to
+    /// be had.
+    #[cfg(any(feature = "cuda", test))]
+    pub(crate) fn extend_ahead(&mut self, table: &mut PageTable) {
+        if table.pages.len() * PAGE_TOKENS <= table.len() + PAGE_TOKENS {
+            self.extend(table, 1);
+        }
+    }
+
     /// Notes that the rows of these tokens are computed, and makes pages that are full now known.
     pub(crate) fn advance(&mut self, table: &mut PageTable, tokens: &[u32]) {
         table.tokens.extend_from_slice(tokens);

@@ -85,10 +85,10 @@ impl Store {
         }
     }
 
-    /// True if steps may be begun before they are asked for.
+    /// True if the next step may be begun before it is asked for.
     #[cfg(feature = "cuda")]
     pub(crate) fn begins_ahead(&self) -> bool {
-        matches!(self.layers, Layers::Paged { .. })
+        matches!(&self.layers, Layers::Paged { steps: Some(steps), .. } if steps.begins_ahead())
     }
 
     /// Why a GPU's steps are not recorded, as far as that is known.

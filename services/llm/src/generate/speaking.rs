@@ -19,8 +19,8 @@ pub(super) fn speak(
         model.check(&ids[table.len()..], table.len())?;
         cache.require(table, 1)?;
     }
-    for &at in &speaking {
-        cache.reserve_ahead(&mut parts[at].sequence.table, speaking.len());
+    if cache.begins_ahead(speaking.len()) {
+        speaking.iter().for_each(|at| cache.pages.extend_ahead(&mut parts[*at].sequence.table));
     }
     for &at in &speaking {
         let Part { sequence, adapter, .. } = &parts[at];

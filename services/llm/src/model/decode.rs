@@ -82,6 +82,12 @@ impl Steps {
         self.failure.as_deref()
     }
 
+    /// True if the next step may be begun before it is asked for: the last one was recorded, and the same sequences have gone on for
+    /// a while.
+    pub(crate) fn begins_ahead(&self) -> bool {
+        self.failure.is_none() && self.ahead.is_steady()
+    }
+
     /// Something else than a step is launched.
     pub(crate) fn interrupt(&mut self) {
         self.ahead.forget();
@@ -173,6 +179,7 @@ impl Steps {
             }
         });
         let chosen = chosen.map_err(&mut note).ok()?;
+        // The pages are those that the host knows of. The device's are fewer, but none that `more` steps read is missing there.
         self.ahead.expect((size, state), inputs, &chosen, more.checked_sub(1));
         Some(chosen.into_iter().take(rows.len()).map(|id| Next::Id(id as u32)).collect())
     }

@@ -22,7 +22,7 @@ pub(super) struct InferArgs {
     /// Tokens of a prompt.
     #[arg(long, default_value_t = 128)]
     seq: usize,
-    /// Tokens that the shortest prompt has less than that, and the others in between.
+    /// Tokens that the last prompt has less than the first; the others are in between.
     #[arg(long, default_value_t = 0)]
     spread: usize,
     /// Sequences in the batch.
@@ -56,12 +56,13 @@ pub(super) fn run(args: &InferArgs) -> Result<()> {
     let lora = LoraConfig::all_linear(args.rank);
     let adapters: Vec<Adapter> =
         (0..args.adapters).map(|seed| Adapter::new(&config, lora.clone(), seed as u64, &device)).collect();
-    let mut cache = KvCache::new(&model, batch * (length + firn_llm::cache::PAGE_TOKENS));
+    // With room as a server has it: each may have pages before it needs them.
+    let mut cache = KvCache::new(&model, batch * (length + 5 * firn_llm::cache::PAGE_TOKENS));
     let mut rng = ChaCha8Rng::seed_from_u64(3);
     let mut sequences = Vec::with_capacity(batch);
     let mut prompts = 0;
     for index in 0..batch {
-        let length = args.seq.saturating_sub(args.spread * index / batch).max(1);
+        let length = args.seq.saturating_sub(args.spread * index / (batch - 1).max(1)).max(1);
         prompts += length;
         let prompt = (0..length).map(|_| rng.random_range(0..config.vocab as u32)).collect();
         let mut sequence = Sequence::new(&model, prompt, Sampling::greedy())?;

@@ -14,6 +14,8 @@ const KEPT: usize = 8;
 
 /// Ranks that a product takes at once.
 const RANKS_STEP: usize = 16;
+/// Largest rank for which x·Aᵀ of a row has room in a block.
+const MOST_RANKS: usize = 448;
 
 /// Where factors lie, in bf16 values. An adapter has a slot; in it all modules follow each other, block by block, A before B, with
 /// room for the largest rank: A's rows beyond the rank are not there, B's columns are zeros.
@@ -115,6 +117,9 @@ impl Pool {
         let rank = wanted.iter().map(|adapter| adapter.config().r).max()?;
         let ranks =
             self.factors.as_ref().map_or(RANKS_STEP, |factors| factors.ranks).max(rank.next_multiple_of(RANKS_STEP));
+        if ranks > MOST_RANKS {
+            return None;
+        }
         let unknown = distinct.iter().filter(|id| self.slot_of(**id).is_none()).count();
         let free = self.slots.iter().filter(|slot| slot.is_none()).count();
         let short = unknown > free && (self.slots.len() < KEPT || distinct.len() > self.slots.len());

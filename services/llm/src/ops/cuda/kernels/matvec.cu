@@ -1,4 +1,4 @@
-// Products of a few rows with whole weights, for decoding: each weight is read once for up to 64 rows of the batch. Needs
+// Products of a few rows with whole weights, for decoding: each weight is read once for up to 32 rows of the batch. Needs
 // vector.cuh, tiles.cuh, product.cuh, adapters.cuh and share.cuh before it.
 
 #ifndef BATCH
@@ -21,7 +21,7 @@ constexpr int GROUPS = 8 / TILES;            // Warps of a block that take diffe
 constexpr int OWN = STRANDS / (GROUPS * SPLITS);  // Strands of a warp, one after the other.
 constexpr int FACTOR_OWN = FACTOR_STRANDS / (GROUPS * FACTOR_SPLITS);
 constexpr int MOST_OWN = LORA && FACTOR_OWN > OWN ? FACTOR_OWN : OWN;
-constexpr int LEVELS = MOST_OWN == 8 ? 3 : MOST_OWN / 2;  // Halvings.
+constexpr int LEVELS = MOST_OWN / 2;  // Halvings.
 constexpr int TILE_ROWS = 16 * TILES;        // Rows of weights of a block.
 constexpr int TILE_OUT = GLU ? TILE_ROWS / 2 : TILE_ROWS;
 constexpr int STAGE_BYTES = 24576;           // 8 warps' 16 rows of weights, and all groups' rows of x.
@@ -33,6 +33,7 @@ typedef float4 Run;  // Neighbouring numbers of y that a thread finishes at once
 typedef float Run;
 #endif
 constexpr int RUN = sizeof(Run) / 4, MINE = (BATCH * TILE_OUT + 256 * RUN - 1) / (256 * RUN);
+static_assert(MOST_OWN <= 4, "a half of four is two, and of two one");
 static_assert(TILES * GROUPS == 8 && OWN >= 1 && OWN * GROUPS * SPLITS == STRANDS, "SPLITS is at most BATCH / 8");
 static_assert(SLABS * BATCH * LINE * 4 <= STAGES * STAGE_BYTES, "the sums lie where the steps lay");
 
@@ -131,6 +132,7 @@ extern "C" __global__ void __launch_bounds__(256, 2) product(
     // Second factors follow the weights; where blocks share the sums, the last one alone needs them.
     typedef Share<GROUPS, BATCH> Added;
     __shared__ Added::Us us;
+    static_assert(SHARED_BYTES + (sizeof us + sizeof owns + 4 + 1023) / 1024 * 1024 <= 101376, "a block of sm_86 has no more");
     const Added share = {adapters, group};
     int more = of_factor || SPLITS > 1 ? 0 : Added::SLICES * share.steps(), brought = 0;
     auto fetch_seconds = [&](int stage, int step) {
