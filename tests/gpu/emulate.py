@@ -28,7 +28,7 @@ STAND_INS = [
     (r'asm volatile\("ld\.relaxed.*?: "memory"\);', "memcpy(pair, told_at(split, row, module + m, rank, p), 16);"),
     (r'asm volatile\("bar\.sync.*?"memory"\);', "group_sync(group);"),
     (r"extern __shared__ __align__\(1024\) unsigned char shared\[\];", "unsigned char* shared = dynamic_shared;"),
-    (r"__shared__( __align__\(16\))?", "alignas(16) static"),
+    (r"__shared__(?: __align__\(16\))? ([\w:]+ (\w+)(?:\[[^;]*\])?);", r"alignas(16) static \1; forget(&\2, sizeof \2);"),
     (r"(\n    pick\(of\.results[^;]*;)", r"\1\n    unrounded[tile.module][row * tile.out + o] = GLU ? activation(result) * other : result;"),
 ]
 

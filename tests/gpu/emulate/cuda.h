@@ -1,5 +1,5 @@
 // What the kernels of products take from CUDA, on a CPU: a thread for each of a block's 256, blocks one after the other, copies at
-// once. Products of tensor cores are exact in f32, term by term. Shared memory keeps NaN where nothing was written.
+// once. Products of tensor cores are exact in f32, term by term. Shared memory is NaN where a block has written nothing.
 #include <algorithm>
 #include <barrier>
 #include <cmath>
@@ -53,6 +53,12 @@ inline void __syncwarp() { warp_barriers[threadIdx.x / 32]->arrive_and_wait(); }
 inline void group_sync(int group) { group_barriers[group]->arrive_and_wait(); }
 
 inline unsigned char* dynamic_shared;
+/// For all threads of a block: no block knows what the one before left.
+inline void forget(void* shared, size_t size) {
+    __syncthreads();
+    if (threadIdx.x == 0) memset(shared, 0xff, size);
+    __syncthreads();
+}
 inline unsigned __cvta_generic_to_shared(const void* at) { return unsigned(static_cast<const unsigned char*>(at) - dynamic_shared); }
 inline void copy_weights(unsigned to, const void* from, unsigned there) {
     if (there) memcpy(dynamic_shared + to, from, 16);

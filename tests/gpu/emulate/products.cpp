@@ -43,7 +43,6 @@ int main(int, char** arguments) {
     std::vector<float> partial(1 << 18, NAN);
     std::vector<unsigned> arrived(1024, 0);
     dynamic_shared = static_cast<unsigned char*>(aligned_alloc(1024, 98304));
-    memset(dynamic_shared, 0xff, 98304);
 
     const int tile_rows = ONE ? 16 : 2 * BATCH, tile_out = GLU ? tile_rows / 2 : tile_rows;
     int tiles = 0;
@@ -58,7 +57,7 @@ int main(int, char** arguments) {
             threadIdx = {thread, 0, 0};
             for (unsigned block = 0; block < gridDim.x; ++block) {
                 if (thread == 0) blockIdx = {block, 0, 0};
-                block_barrier->arrive_and_wait();
+                forget(dynamic_shared, 98304);
                 product(x.data(), weights[0].data(), weights[1].data(), weights[2].data(),
 #if LORA
                         packed.data(), pool.data(), told.data(),
