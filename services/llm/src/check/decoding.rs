@@ -105,12 +105,13 @@ impl Run<'_> {
         };
         let together = said(&[(24, &[0]), (30, &[0, 1, 2]), (24, &[1, 2])], false)?;
         let alone = said(&[(54, &[0]), (54, &[1]), (54, &[2])], true)?;
-        let of = |ids: &[Vec<u32>]| {
-            let values: Vec<f32> = ids.iter().flatten().map(|id| *id as f32).collect();
-            let count = values.len();
-            tensor(values, [count], &self.host.burn)
-        };
-        Ok([of(&together), of(&alone)])
+        Ok([together, alone].map(|ids| self.told(ids.into_iter().flatten().map(|id| id as f32).collect())))
+    }
+
+    /// Values to compare.
+    fn told(&self, values: Vec<f32>) -> Tensor<1> {
+        let count = values.len();
+        tensor(values, [count], &self.host.burn)
     }
 
     /// Of the sequences that ask for log-probabilities theirs and the CPU's; of the others the CPU's logit of each token and its
@@ -143,12 +144,7 @@ impl Run<'_> {
             }
             logs.extend(&answer.logprobs);
         }
-        let host = &self.host;
-        let of = |values: Vec<f32>| {
-            let count = values.len();
-            tensor(values, [count], &host.burn)
-        };
-        Ok([logs, expected_logs, tops, expected_tops, together, alone].map(of))
+        Ok([logs, expected_logs, tops, expected_tops, together, alone].map(|values| self.told(values)))
     }
 }
 
