@@ -99,12 +99,16 @@ fn launch(
         128 => 6,
         _ => 8,
     };
-    let shared = stages * (2 * TILE * 64 + 2 * tile * 64) + 2_048;
+    let staged = if partial == 1 { 0 } else { 2 * TILE * 128 };
+    let shared = stages * (2 * TILE * 64 + 2 * tile * 64) + staged + 2_048;
     let kernel = Kernel::new(&GEMM, "gemm", &defines, THREADS, shared);
-    let maps = pairs.iter().flat_map(|(a, b)| [map(a, left, TILE), map(b, right, tile)]).collect();
+    let mut maps: Vec<_> = pairs.iter().flat_map(|(a, b)| [map(a, left, TILE), map(b, right, tile)]).collect();
     // What is not added is not read: any array will do.
-    let added = [extra.bias.unwrap_or(out), extra.residual.unwrap_or(out), out];
-    let arrays = if partial == 1 { &added[2..] } else { &added[..] };
+    let added = [extra.bias.unwrap_or(out), extra.residual.unwrap_or(out)];
+    let arrays = if partial == 1 { &[out][..] } else { &added[..] };
+    if partial == 0 {
+        maps.push(boxes(out, 64));
+    }
     let with = [extra.bias, extra.residual].map(|array| u64::from(array.is_some()));
     let mut words = vec![m as u64, n as u64, splits as u64, with[0], with[1]];
     words.push(real(f64::from(extra.scale.unwrap_or(1.0))));

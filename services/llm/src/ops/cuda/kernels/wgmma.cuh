@@ -33,6 +33,21 @@ __device__ __forceinline__ void load(const TensorMap* map, unsigned to, unsigned
       : "memory");
 }
 
+// A box from shared memory, which other threads wrote before a fence of the asynchronous proxy; what lies outside is not written.
+__device__ __forceinline__ void store(const TensorMap* map, unsigned from, int x, int y) {
+  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map), "r"(from), "r"(x), "r"(y)
+               : "memory");
+}
+
+__device__ __forceinline__ void store_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+// Waits until shared memory has been read by all stores that this thread committed.
+__device__ __forceinline__ void store_wait() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+
+// Four matrices of 8 × 8: lane l names the place of row l % 8 of matrix l / 8, and holds of each row l / 4, columns 2 (l % 4) + {0, 1}.
+__device__ __forceinline__ void store_matrices(unsigned at, unsigned a, unsigned b, unsigned c, unsigned d) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(at), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
+}
+
 // Where an operand lies in shared memory, swizzled by 128 bytes: rows of 64 numbers, groups of eight rows follow each other by
 // 1024 bytes. In an operand whose rows are the summed dimension, the next 64 columns lie `next` bytes after.
 __device__ __forceinline__ unsigned long long operand(unsigned at, unsigned next = 8192) {
