@@ -22,6 +22,9 @@ def gemms():
         for left, right in ((0, 0), (0, 1), (1, 1)):
             for segments, partial in ((1, 0), (2, 0), (1, 1)):
                 yield dict(TILE_N=tile, A_TRANSPOSED=left, B_TRANSPOSED=right, SEGMENTS=segments, PARTIAL=partial)
+        # Gradients of what up to three layers read, and their adapters.
+        for segments in (3, 4):
+            yield dict(TILE_N=tile, B_TRANSPOSED=1, SEGMENTS=segments)
 
 
 def flags(**values):

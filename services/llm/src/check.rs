@@ -2,6 +2,7 @@
 
 mod decoding;
 
+use std::array::from_fn;
 use std::ops::Range;
 
 use burn::tensor::Tensor;
@@ -10,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::config::{Activation, ModelConfig, Rope, RopeScaling, Widths};
 use crate::device::Device;
-use crate::model::{Backward, Decoder, Linear, LoraPair, Weight};
+use crate::model::{Decoder, Joint, Linear, LoraPair, Weight};
 use crate::ops::attention::{self, Documents, Heads};
 use crate::ops::rope::{Positions, RopeTable};
 use crate::ops::{cross_entropy, glu, norm, tensor, to_vec};
@@ -188,27 +189,54 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// Layers that read one input: one, as the outputs are, with a residual; two; three of which one has no adapter.
     fn linears(&mut self) {
         for (input, output, rank) in [(256, 384, 16), (896, 128, 8), (2_048, 512, 64)] {
-            let ([w, hw], [bias, hbias]) = (self.random([output, input], 0.05), self.exact([output], 1.0));
-            let ([a, ha], [b, hb]) = (self.exact([rank, input], 0.05), self.exact([output, rank], 0.05));
-            let ([x, hx], [r, hr]) = (self.random([300, input], 1.0), self.random([300, output], 1.0));
-            let ([dy, hdy], [s, hs]) = (self.random([300, output], 1.0), self.random([300, input], 1.0));
-            let name = format!("linear {input}→{output} r {rank}");
-            let of = |weight, bias, a, b, x: &Tensor<2>, residual, dy: &Tensor<2>, sum| {
-                let layer = Linear { weight: Weight::dense(weight), bias: Some(bias) };
-                let pair = LoraPair::new(a, b, 2.0);
-                let (y, inner) = layer.forward(Some(&pair), x, None, Some(residual));
-                let given = Backward { lora: Some(&pair), dy, x, inner: inner.as_ref(), mask: None, sum: Some(sum) };
-                let (dx, gradients) = layer.backward(given, false);
-                [Some(y), Some(dx), gradients.a, gradients.b]
-            };
-            let found = of(w, bias, a, b, &x, r, &dy, s);
-            let expected = of(hw, hbias, ha, hb, &hx, hr, &hdy, hs);
-            let results = ["", " gradient of x", " gradient of a", " gradient of b"].into_iter();
-            for ((part, found), expected) in results.zip(found).zip(expected) {
-                let (Some(found), Some(expected)) = (found, expected) else { continue };
-                self.compare(format!("{name}{part}"), found, expected);
+            self.joint([output], input, [rank], true);
+        }
+        self.joint([384, 640], 256, [16, 16], false);
+        self.joint([256, 128, 512], 896, [16, 0, 8], false);
+        self.joint([320, 64, 72], 520, [24, 8, 40], false);
+    }
+
+    /// Layers of these widths and ranks; a rank of 0 is no adapter.
+    fn joint<const N: usize>(&mut self, outputs: [usize; N], input: usize, ranks: [usize; N], residual: bool) {
+        let name = format!("linear {input}→{outputs:?} r {ranks:?}");
+        let both = outputs.map(|output| (self.random([output, input], 0.05), self.exact([output], 1.0)));
+        let pairs = from_fn::<_, N, _>(|index| {
+            let (rank, output) = (ranks[index], outputs[index]);
+            (rank > 0).then(|| (self.exact([rank, input], 0.05), self.exact([output, rank], 0.05)))
+        });
+        let (x, dys) = (self.random([300, input], 1.0), outputs.map(|output| self.random([300, output], 1.0)));
+        let added = residual.then(|| self.random([300, outputs[0]], 1.0));
+        let [found, expected] = [0, 1].map(|on| {
+            let layers = both.each_ref().map(|(weight, bias)| Linear {
+                weight: Weight::dense(weight[on].clone()),
+                bias: Some(bias[on].clone()),
+            });
+            let pairs = pairs
+                .each_ref()
+                .map(|pair| pair.as_ref().map(|(a, b)| LoraPair::new(a[on].clone(), b[on].clone(), 2.0)));
+            let (layers, loras) = (layers.each_ref(), pairs.each_ref().map(Option::as_ref));
+            let joint = Joint { layers, loras, masks: from_fn(|_| None) };
+            let (ys, inner) = joint.forward(&x[on], added.as_ref().map(|added| &added[on]));
+            let (dx, gradients) = joint.backward(dys.each_ref().map(|dy| &dy[on]), &x[on], inner.as_ref(), false);
+            let factors = gradients.map(|gradients| [gradients.a, gradients.b]);
+            (ys, dx, factors)
+        });
+        self.compare(format!("{name} gradient of x"), found.1, expected.1);
+        for (index, (found, expected)) in found.0.into_iter().zip(expected.0).enumerate() {
+            self.compare(format!("{name} {index}"), found, expected);
+        }
+        for (index, (found, expected)) in found.2.into_iter().zip(expected.2).enumerate() {
+            for ((of, found), expected) in ["a", "b"].into_iter().zip(found).zip(expected) {
+                match (found, expected) {
+                    (Some(found), Some(expected)) => {
+                        self.compare(format!("{name} {index} gradient of {of}"), found, expected)
+                    }
+                    (None, None) => {}
+                    _ => self.fail(format!("{name} {index} gradient of {of}")),
+                }
             }
         }
     }

@@ -40,40 +40,47 @@ pub(crate) struct Saved {
     pub(crate) activation: Tensor<2>,
 }
 
+/// How a block's linear layers are applied: those that read one input, together.
+pub(crate) trait Linears {
+    /// Outputs of layers, with whatever adapters, each plus `residual`.
+    fn apply<const N: usize>(
+        &mut self,
+        modules: [Module; N],
+        x: &Tensor<2>,
+        residual: Option<&Tensor<2>>,
+    ) -> [Tensor<2>; N];
+}
+
 impl Decoder {
-    /// Output `[n, hidden]` of block `index`, and what its backward needs. `linear` applies a linear layer, with
-    /// whatever adapter, and adds a residual if it is given one; `attend` gives the attention of rotated queries and keys,
-    /// and values.
+    /// Output `[n, hidden]` of block `index`, and what its backward needs. `attend` gives the attention of rotated queries and
+    /// keys, and values.
     pub(crate) fn block(
         &self,
         index: usize,
         x: Tensor<2>,
         positions: &Positions<'_>,
-        mut linear: impl FnMut(Module, &Tensor<2>, Option<Tensor<2>>) -> Tensor<2>,
+        linears: &mut impl Linears,
         attend: impl FnOnce(&Tensor<2>, &Tensor<2>, &Tensor<2>) -> Tensor<2>,
     ) -> (Tensor<2>, Saved) {
         let rope = &self.ropes[index];
         let mut norms: [Option<Normed>; 6] = Default::default();
         let mut norm = |which: Norm, x: Tensor<2>| self.norm_of(index, which, x, &mut norms);
         let h = norm(Norm::Attention, x.clone());
-        let q = norm(Norm::Query, linear(Module::Q, &h, None));
-        let k = norm(Norm::Key, linear(Module::K, &h, None));
+        let [q, k, v] = linears.apply([Module::Q, Module::K, Module::V], &h, None);
+        let (q, k) = (norm(Norm::Query, q), norm(Norm::Key, k));
         let (q, k) = (rope.apply(q, positions, false), rope.apply(k, positions, false));
-        let v = linear(Module::V, &h, None);
         let o = attend(&q, &k, &v);
         // Without a norm after it the layer itself adds to the stream.
         let direct = |after: Norm| self.layers[index].norms[after.index()].is_none();
-        let middle = match direct(Norm::AfterAttention) {
-            true => linear(Module::O, &o, Some(x)),
-            false => x + norm(Norm::AfterAttention, linear(Module::O, &o, None)),
-        };
+        let added = direct(Norm::AfterAttention);
+        let [y] = linears.apply([Module::O], &o, added.then_some(&x));
+        let middle = if added { y } else { x + norm(Norm::AfterAttention, y) };
         let mlp = norm(Norm::Mlp, middle.clone());
-        let (gate, up) = (linear(Module::Gate, &mlp, None), linear(Module::Up, &mlp, None));
+        let [gate, up] = linears.apply([Module::Gate, Module::Up], &mlp, None);
         let activation = glu::forward(self.config.activation, &gate, &up);
-        let y = match direct(Norm::AfterMlp) {
-            true => linear(Module::Down, &activation, Some(middle)),
-            false => middle + norm(Norm::AfterMlp, linear(Module::Down, &activation, None)),
-        };
+        let added = direct(Norm::AfterMlp);
+        let [y] = linears.apply([Module::Down], &activation, added.then_some(&middle));
+        let y = if added { y } else { middle + norm(Norm::AfterMlp, y) };
         (y, Saved { norms, h, q, k, v, o, mlp, gate, up, activation })
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use burn::tensor::{DType, Int, Tensor, TensorData};
 
 use super::build::rope_tables;
-use super::{Adapter, AdapterError, Layer, Weight};
+use super::{Adapter, AdapterError, Layer, Linears, Weight};
 use crate::cache::{KvCache, PageTable};
 use crate::config::{ConfigError, ModelConfig, Module, Norm};
 use crate::device::Device;
@@ -266,20 +266,13 @@ impl Decoder {
         drop(prepared);
         for (index, layer) in self.layers.iter().enumerate() {
             let heads = self.heads(index);
-            let linear = |module: Module, x: &Tensor<2>, residual: Option<Tensor<2>>| {
-                let y = layer.linears[module.index()].serve(x);
-                let y = add_adapters(y, x, &adapters, &spans, index, module);
-                match residual {
-                    Some(residual) => residual + y,
-                    None => y,
-                }
-            };
+            let mut linears = Served { layer, index, adapters: &adapters, spans: &spans };
             let attend = |q: &Tensor<2>, k: &Tensor<2>, v: &Tensor<2>| {
                 let sequences: Vec<_> =
                     runs.iter().zip(&spans).map(|(run, span)| (&*run.table, span.clone())).collect();
                 store.attend(index, &sequences, [q, k, v], heads)
             };
-            x = self.block(index, x, &positions, linear, attend).0;
+            x = self.block(index, x, &positions, &mut linears, attend).0;
         }
         for run in runs.iter_mut() {
             cache.pages.advance(run.table, run.ids);
@@ -326,35 +319,58 @@ impl Decoder {
     }
 }
 
-/// Adds each sequence's own adapter to its rows; neighbours with the same adapter share one product.
-fn add_adapters(
-    y: Tensor<2>,
-    x: &Tensor<2>,
-    adapters: &[Option<&Adapter>],
-    spans: &[Range<usize>],
-    layer: usize,
-    module: Module,
-) -> Tensor<2> {
-    let [rows, width] = y.dims();
-    let mut y = y;
-    let mut start = 0;
-    while start < adapters.len() {
-        let adapter = adapters[start];
-        let same = |other: &Option<&Adapter>| match (*other, adapter) {
-            (Some(a), Some(b)) => std::ptr::eq(a, b),
-            (None, None) => true,
-            _ => false,
-        };
-        let end = start + adapters[start..].iter().take_while(|other| same(other)).count();
-        if let Some(pair) = adapter.and_then(|adapter| adapter.pair(layer, module)) {
-            let span = spans[start].start..spans[end - 1].end;
-            if span == (0..rows) {
-                return y + pair.serve(x);
+/// A block's linear layers with the adapters of a batch's sequences.
+struct Served<'a> {
+    layer: &'a Layer,
+    /// Which of the model's blocks it is.
+    index: usize,
+    /// Each sequence's own, and its rows.
+    adapters: &'a [Option<&'a Adapter>],
+    spans: &'a [Range<usize>],
+}
+
+impl Linears for Served<'_> {
+    fn apply<const N: usize>(
+        &mut self,
+        modules: [Module; N],
+        x: &Tensor<2>,
+        residual: Option<&Tensor<2>>,
+    ) -> [Tensor<2>; N] {
+        modules.map(|module| {
+            let y = self.add_adapters(self.layer.linears[module.index()].serve(x), x, module);
+            match residual {
+                Some(residual) => residual.clone() + y,
+                None => y,
             }
-            let sum = y.clone().slice([span.clone()]) + pair.serve(&x.clone().slice([span.clone()]));
-            y = y.slice_assign([span, 0..width], sum);
-        }
-        start = end;
+        })
     }
-    y
+}
+
+impl Served<'_> {
+    /// Adds each sequence's own adapter to its rows; neighbours with the same adapter share one product.
+    fn add_adapters(&self, y: Tensor<2>, x: &Tensor<2>, module: Module) -> Tensor<2> {
+        let Self { index, adapters, spans, .. } = *self;
+        let [rows, width] = y.dims();
+        let mut y = y;
+        let mut start = 0;
+        while start < adapters.len() {
+            let adapter = adapters[start];
+            let same = |other: &Option<&Adapter>| match (*other, adapter) {
+                (Some(a), Some(b)) => std::ptr::eq(a, b),
+                (None, None) => true,
+                _ => false,
+            };
+            let end = start + adapters[start..].iter().take_while(|other| same(other)).count();
+            if let Some(pair) = adapter.and_then(|adapter| adapter.pair(index, module)) {
+                let span = spans[start].start..spans[end - 1].end;
+                if span == (0..rows) {
+                    return y + pair.serve(x);
+                }
+                let sum = y.clone().slice([span.clone()]) + pair.serve(&x.clone().slice([span.clone()]));
+                y = y.slice_assign([span, 0..width], sum);
+            }
+            start = end;
+        }
+        y
+    }
 }

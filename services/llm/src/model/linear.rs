@@ -1,11 +1,14 @@
-//! A linear layer with an optional low-rank adapter: `y = x·Wᵀ + b + s·(x·Aᵀ)·Bᵀ` (Hu et al. 2021). No dense `W + BA`
+//! Linear layers with optional low-rank adapters: `y = x·Wᵀ + b + s·(x·Aᵀ)·Bᵀ` (Hu et al. 2021). No dense `W + BA`
 //! ever exists, and a frozen `W` has no gradient.
+
+use std::array::from_fn;
+use std::ops::Range;
 
 use burn::tensor::{DType, Tensor};
 
 use super::{LoraPair, Weight};
 #[cfg(feature = "cuda")]
-use crate::ops::cuda::linear;
+use crate::ops::cuda::{Array, linear};
 use crate::ops::product::product;
 
 /// Weight `[out, in]` and bias `[out]` as a checkpoint has them.
@@ -22,22 +25,6 @@ pub(crate) struct LinearGradients {
     pub(crate) bias: Option<Tensor<1>>,
     pub(crate) a: Option<Tensor<2>>,
     pub(crate) b: Option<Tensor<2>>,
-}
-
-/// What the backward of a linear layer is given.
-pub(crate) struct Backward<'a> {
-    /// The layer's adapter.
-    pub(crate) lora: Option<&'a LoraPair>,
-    /// Gradient of the output `[n, out]`.
-    pub(crate) dy: &'a Tensor<2>,
-    /// The input `[n, in]`.
-    pub(crate) x: &'a Tensor<2>,
-    /// What the forward kept.
-    pub(crate) inner: Option<&'a Tensor<2>>,
-    /// What the adapter saw of the input.
-    pub(crate) mask: Option<Tensor<2>>,
-    /// Gradient that others send to the input.
-    pub(crate) sum: Option<Tensor<2>>,
 }
 
 impl Linear {
@@ -60,82 +47,190 @@ impl Linear {
             None => y,
         }
     }
+}
 
-    /// Output `[n, out]` plus `residual`, and `s·x·Aᵀ` `[n, r]` for the backward. The adapter sees `x` times the mask
-    /// `[n, in]`.
-    pub(crate) fn forward(
-        &self,
-        lora: Option<&LoraPair>,
-        x: &Tensor<2>,
-        mask: Option<Tensor<2>>,
-        residual: Option<Tensor<2>>,
-    ) -> (Tensor<2>, Option<Tensor<2>>) {
-        #[cfg(feature = "cuda")]
-        if x.dtype() == DType::BF16 {
-            let seen = mask.as_ref().map(|mask| masked(x.clone(), Some(mask)));
-            let factors = lora.and_then(LoraPair::factors);
-            let bias = self.bias.as_ref();
-            let weight = &self.weight.tensor();
-            if let Some(out) = linear::forward(x, weight, bias, factors, seen.as_ref(), residual.as_ref()) {
-                return out;
-            }
-        }
-        let y = self.apply(x);
-        let (y, inner) = match lora {
-            Some(lora) => {
-                let (delta, inner) = lora.delta(&masked(x.clone(), mask.as_ref()));
-                (y + delta, Some(inner))
-            }
-            None => (y, None),
-        };
-        let y = match residual {
-            Some(residual) => residual + y,
-            None => y,
-        };
-        (y, inner)
-    }
+/// Linear layers that read one input, in a training step: what their adapters do to it is one product.
+pub(crate) struct Joint<'a, const N: usize> {
+    pub(crate) layers: [&'a Linear; N],
+    pub(crate) loras: [Option<&'a LoraPair>; N],
+    /// Factors `[n, in]` of what each adapter sees of the input: dropout.
+    pub(crate) masks: [Option<Tensor<2>>; N],
+}
 
-    /// Gradient of `x` plus `sum`, and of the parameters that are trained: the adapter if there is one, else weight and
-    /// bias.
-    pub(crate) fn backward(&self, layer: Backward<'_>, train_weight: bool) -> (Tensor<2>, LinearGradients) {
-        let Backward { lora, dy, x, inner, mask, sum } = layer;
-        #[cfg(feature = "cuda")]
-        if !train_weight && mask.is_none() && dy.dtype() == DType::BF16 {
-            let factors = lora.and_then(LoraPair::factors);
-            let weight = &self.weight.tensor();
-            if let Some(out) = linear::backward(dy, x, weight, factors.zip(inner), sum.as_ref()) {
-                let [a, b] = out.factors.map_or([None, None], |factors| factors.map(Some));
-                return (out.dx, LinearGradients { a, b, ..LinearGradients::default() });
-            }
-        }
-        let mut gradients = LinearGradients::default();
-        if train_weight {
-            gradients.weight = Some(dy.clone().transpose().matmul(x.clone()));
-            gradients.bias = self.bias.as_ref().map(|_| dy.clone().sum_dim(0).flatten::<1>(0, 1));
-        }
-        let mut dx = dy.clone().matmul(self.weight.tensor());
-        if let (Some(lora), Some(inner)) = (lora, inner) {
-            let [a, b] = [&lora.a, &lora.b].map(|factor| factor.clone().cast(dy.dtype()));
-            let dinner = dy.clone().matmul(b) * lora.scale;
-            let db = dy.clone().transpose().matmul(inner.clone());
-            let da = dinner.clone().transpose().matmul(masked(x.clone(), mask.as_ref()));
-            [gradients.a, gradients.b] = [da, db].map(|gradient| Some(gradient.cast(DType::F32)));
-            dx = dx + masked(dinner.matmul(a), mask.as_ref());
-        }
-        let dx = match sum {
-            Some(sum) => sum + dx,
-            None => dx,
-        };
-        (dx, gradients)
+/// What the forward keeps of adapters for the backward.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    /// `s·x·Aᵀ` `[n, Σ r]`, side by side.
+    rows: Tensor<2>,
+    /// All `A` `[Σ r, in]`, below each other, if they see the same.
+    #[cfg(feature = "cuda")]
+    a: Option<Array>,
+}
+
+impl Inner {
+    fn new(parts: Vec<Tensor<2>>) -> Option<Self> {
+        (!parts.is_empty()).then(|| Self {
+            rows: Tensor::cat(parts, 1),
+            #[cfg(feature = "cuda")]
+            a: None,
+        })
     }
 }
 
-fn masked(x: Tensor<2>, mask: Option<&Tensor<2>>) -> Tensor<2> {
+impl<const N: usize> Joint<'_, N> {
+    /// Outputs `[n, out]`, each plus `residual`, and what the backward needs.
+    pub(crate) fn forward(&self, x: &Tensor<2>, residual: Option<&Tensor<2>>) -> ([Tensor<2>; N], Option<Inner>) {
+        if N > 1 && self.masks.iter().any(Option::is_some) {
+            let mut parts = Vec::new();
+            let outputs = from_fn(|index| {
+                let ([y], inner) = self.single(index).forward(x, residual);
+                parts.extend(inner.map(|inner| inner.rows));
+                y
+            });
+            return (outputs, Inner::new(parts));
+        }
+        #[cfg(feature = "cuda")]
+        if let Some(out) = self.forward_on_gpu(x, residual) {
+            return out;
+        }
+        let mut parts = Vec::new();
+        let outputs = from_fn(|index| {
+            let mut y = self.layers[index].apply(x);
+            if let Some(lora) = self.loras[index] {
+                let (delta, inner) = lora.delta(&masked(x, self.masks[index].as_ref()));
+                parts.push(inner);
+                y = y + delta;
+            }
+            match residual {
+                Some(residual) => residual.clone() + y,
+                None => y,
+            }
+        });
+        (outputs, Inner::new(parts))
+    }
+
+    /// Gradient of `x`, from those of the outputs, and of the parameters that are trained: the adapter of a layer that has
+    /// one, else weight and bias if `train_weights`.
+    pub(crate) fn backward(
+        &self,
+        dys: [&Tensor<2>; N],
+        x: &Tensor<2>,
+        inner: Option<&Inner>,
+        train_weights: bool,
+    ) -> (Tensor<2>, [LinearGradients; N]) {
+        #[cfg(feature = "cuda")]
+        if !train_weights && let Some(out) = self.backward_on_gpu(dys, x, inner) {
+            return out;
+        }
+        let (mut dx, mut gradients) = (None, from_fn(|_| LinearGradients::default()));
+        for (index, (dy, gradients)) in dys.into_iter().zip(&mut gradients).enumerate() {
+            let layer = self.layers[index];
+            if train_weights {
+                gradients.weight = Some(dy.clone().transpose().matmul(x.clone()));
+                gradients.bias = layer.bias.as_ref().map(|_| dy.clone().sum_dim(0).flatten::<1>(0, 1));
+            }
+            let mut part = dy.clone().matmul(layer.weight.tensor());
+            if let (Some(lora), Some(inner)) = (self.loras[index], inner) {
+                let mask = self.masks[index].as_ref();
+                let inner = inner.rows.clone().slice([0..x.dims()[0], self.columns(index)]);
+                let [a, b] = [&lora.a, &lora.b].map(|factor| factor.clone().cast(dy.dtype()));
+                let dinner = dy.clone().matmul(b) * lora.scale;
+                let db = dy.clone().transpose().matmul(inner);
+                let da = dinner.clone().transpose().matmul(masked(x, mask));
+                [gradients.a, gradients.b] = [da, db].map(|gradient| Some(gradient.cast(DType::F32)));
+                part = part + masked(&dinner.matmul(a), mask);
+            }
+            dx = Some(match dx {
+                Some(dx) => dx + part,
+                None => part,
+            });
+        }
+        (dx.unwrap_or_else(|| x.zeros_like()), gradients)
+    }
+
+    /// Layer `index` by itself.
+    fn single(&self, index: usize) -> Joint<'_, 1> {
+        let (layers, loras) = ([self.layers[index]], [self.loras[index]]);
+        Joint { layers, loras, masks: [self.masks[index].clone()] }
+    }
+
+    /// Which columns of what the forward keeps are a layer's.
+    fn columns(&self, index: usize) -> Range<usize> {
+        let rank = |lora: &Option<&LoraPair>| lora.map_or(0, |lora| lora.a.dims()[0]);
+        let first = self.loras[..index].iter().map(rank).sum();
+        first..first + rank(&self.loras[index])
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl<const N: usize> Joint<'_, N> {
+    /// Adapters' common factor.
+    fn scale(&self) -> f32 {
+        self.loras.iter().flatten().next().map_or(1.0, |lora| lora.scale)
+    }
+
+    fn forward_on_gpu(&self, x: &Tensor<2>, residual: Option<&Tensor<2>>) -> Option<([Tensor<2>; N], Option<Inner>)> {
+        let factors: Vec<_> = self.loras.iter().flatten().map(|lora| &lora.a).collect();
+        let seen = masked(x, self.masks[0].as_ref());
+        let a = linear::stacked(&factors);
+        let rows = match &a {
+            Some(a) => Some(linear::inner(&seen, a, self.scale())?),
+            None if factors.is_empty() => None,
+            None => return None,
+        };
+        let mut outputs = Vec::with_capacity(N);
+        for (index, layer) in self.layers.into_iter().enumerate() {
+            let b = self.loras[index].map(LoraPair::half_b);
+            let delta = match (b, &rows) {
+                (Some(b), Some(rows)) => Some((rows, self.columns(index), b?)),
+                _ => None,
+            };
+            outputs.push(linear::output(x, &layer.weight.tensor(), layer.bias.as_ref(), delta, residual)?);
+        }
+        Some((outputs.try_into().ok()?, rows.map(|rows| Inner { rows, a })))
+    }
+
+    fn backward_on_gpu(
+        &self,
+        dys: [&Tensor<2>; N],
+        x: &Tensor<2>,
+        inner: Option<&Inner>,
+    ) -> Option<(Tensor<2>, [LinearGradients; N])> {
+        let mut gradients = from_fn(|_| LinearGradients::default());
+        let mut delta = None;
+        if let Some(Inner { rows, a }) = inner {
+            let a = a.as_ref().filter(|_| self.masks.iter().all(Option::is_none))?;
+            let mut parts = Vec::with_capacity(N);
+            for (index, dy) in dys.into_iter().enumerate() {
+                if let Some(lora) = self.loras[index] {
+                    parts.push((dy, lora.half_b()?, self.columns(index)));
+                }
+            }
+            let (dinner, found) = linear::factor_gradients(&parts, x, rows, self.scale())?;
+            let adapted = gradients.iter_mut().zip(&self.loras).filter(|(_, lora)| lora.is_some());
+            for ((gradients, _), found) in adapted.zip(found) {
+                [gradients.a, gradients.b] = found.map(Some);
+            }
+            delta = Some((dinner, a));
+        }
+        // A weight that is made dense for its product is alone in memory.
+        let together = if self.layers.iter().all(|layer| matches!(layer.weight, Weight::Dense(_))) { N } else { 1 };
+        let mut dx = None;
+        for (layers, dys) in self.layers.chunks(together).zip(dys.chunks(together)) {
+            let weights: Vec<_> = layers.iter().map(|layer| layer.weight.tensor()).collect();
+            let pairs: Vec<_> = dys.iter().copied().zip(&weights).collect();
+            dx = Some(linear::input_gradient(&pairs, delta.take(), dx.as_ref())?);
+        }
+        Some((dx?, gradients))
+    }
+}
+
+fn masked(x: &Tensor<2>, mask: Option<&Tensor<2>>) -> Tensor<2> {
     match mask {
         Some(mask) => {
             let mask = mask.clone().cast(x.dtype());
-            x * mask
+            x.clone() * mask
         }
-        None => x,
+        None => x.clone(),
     }
 }

@@ -13,7 +13,7 @@ use crate::config::{ModelConfig, Module};
 use crate::device::Device;
 use crate::files;
 #[cfg(feature = "cuda")]
-use crate::ops::cuda::linear::{self, Factors};
+use crate::ops::cuda::{Array, linear};
 use crate::ops::product::product;
 use crate::ops::{tensor, to_vec};
 use crate::random::normal;
@@ -120,9 +120,9 @@ pub(crate) struct LoraPair {
     pub(crate) a: Tensor<2>,
     pub(crate) b: Tensor<2>,
     pub(crate) scale: f32,
-    /// Both as a GPU's kernels read them.
+    /// Both in bf16, as a GPU's kernels read them, once they were asked for.
     #[cfg(feature = "cuda")]
-    halves: std::sync::OnceLock<Option<Factors>>,
+    halves: [std::sync::OnceLock<Option<Array>>; 2],
 }
 
 impl LoraPair {
@@ -132,14 +132,20 @@ impl LoraPair {
             b,
             scale,
             #[cfg(feature = "cuda")]
-            halves: std::sync::OnceLock::new(),
+            halves: Default::default(),
         }
     }
 
-    /// The factors in bf16; `None` elsewhere than on a GPU.
+    /// `a` in bf16; `None` elsewhere than on a GPU.
     #[cfg(feature = "cuda")]
-    pub(crate) fn factors(&self) -> Option<&Factors> {
-        self.halves.get_or_init(|| Factors::new(&self.a, &self.b, self.scale)).as_ref()
+    fn half_a(&self) -> Option<&Array> {
+        self.halves[0].get_or_init(|| linear::stacked(&[&self.a])).as_ref()
+    }
+
+    /// `b` in bf16; `None` elsewhere than on a GPU.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn half_b(&self) -> Option<&Array> {
+        self.halves[1].get_or_init(|| linear::stacked(&[&self.b])).as_ref()
     }
 
     /// `(s·x·Aᵀ)·Bᵀ` and `s·x·Aᵀ`.
@@ -152,7 +158,9 @@ impl LoraPair {
     /// `s·(x·Aᵀ)·Bᵀ`, with the same bits for a row whatever rows come with it: for serving.
     pub(crate) fn serve(&self, x: &Tensor<2>) -> Tensor<2> {
         #[cfg(feature = "cuda")]
-        if let Some(delta) = self.factors().and_then(|factors| linear::delta(x, factors)) {
+        if let (Some(a), Some(b)) = (self.half_a(), self.half_b())
+            && let Some(delta) = linear::delta(x, [a, b], self.scale)
+        {
             return delta;
         }
         product(&product(x, &self.a), &self.b) * self.scale
@@ -391,7 +399,7 @@ impl Adapter {
     pub(crate) fn tensors_mut(&mut self) -> impl Iterator<Item = &mut Tensor<2>> {
         self.id = next_id();
         #[cfg(feature = "cuda")]
-        self.layers.iter_mut().flatten().flatten().for_each(|pair| pair.halves = std::sync::OnceLock::new());
+        self.layers.iter_mut().flatten().flatten().for_each(|pair| pair.halves = Default::default());
         self.layers.iter_mut().flatten().flatten().flat_map(|pair| [&mut pair.a, &mut pair.b]).chain(&mut self.score)
     }
 }

@@ -14,12 +14,12 @@ mod merge;
 mod step;
 mod weight;
 
-pub(crate) use block::{Layer, Saved};
+pub(crate) use block::{Layer, Linears, Saved};
 #[cfg(feature = "cuda")]
 pub(crate) use decode::{Speaking, Steps};
 pub(crate) use decoder::Run;
 pub use decoder::{Decoder, ModelError};
-pub(crate) use linear::{Backward, Linear, LinearGradients};
+pub(crate) use linear::{Inner, Joint, Linear, LinearGradients};
 pub(crate) use lora::LoraPair;
 pub use lora::{ADAPTER_FILES, Adapter, AdapterError, LoraConfig};
 pub use merge::{MERGE_AGREEMENT, MergeProof, probes, prove};

@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 
 use super::dropout::Dropout;
 use crate::config::{Module, Norm};
-use crate::model::{Adapter, Backward, Decoder, LinearGradients, LoraPair, Saved};
+use crate::model::{Adapter, Decoder, Inner, Joint, LinearGradients, Linears, LoraPair, Saved};
 use crate::ops::attention::{self, Documents};
 use crate::ops::glu;
 use crate::ops::rope::Positions;
@@ -13,8 +13,8 @@ use crate::ops::rope::Positions;
 pub(crate) struct Kept {
     saved: Saved,
     attended: attention::Kept,
-    /// `x·Aᵀ` of each adapted linear layer.
-    inner: [Option<Tensor<2>>; 7],
+    /// What linear layers kept that read one input, by the first one's [`Module::index`].
+    inner: [Option<Inner>; 7],
 }
 
 /// Gradients of one block's parameters.
@@ -56,8 +56,8 @@ pub(crate) struct BlockOf<'a> {
     index: usize,
 }
 
-impl BlockOf<'_> {
-    fn lora(&self, module: Module) -> Option<&LoraPair> {
+impl<'a> BlockOf<'a> {
+    fn lora(&self, module: Module) -> Option<&'a LoraPair> {
         self.model.adapter.and_then(|adapter| adapter.pair(self.index, module))
     }
 
@@ -65,6 +65,16 @@ impl BlockOf<'_> {
     fn mask(&self, module: Module, x: &Tensor<2>) -> Option<Tensor<2>> {
         self.lora(module)?;
         Some(self.model.dropout?.mask(self.index, module, x.dims(), &self.model.decoder.device.burn))
+    }
+
+    /// Layers that read `x`.
+    fn joint<const N: usize>(&self, modules: [Module; N], x: &Tensor<2>) -> Joint<'a, N> {
+        let linears = &self.model.decoder.layers[self.index].linears;
+        Joint {
+            layers: modules.map(|module| &linears[module.index()]),
+            loras: modules.map(|module| self.lora(module)),
+            masks: modules.map(|module| self.mask(module, x)),
+        }
     }
 
     /// Output `[n, hidden]` of the block, and what its backward needs.
@@ -75,22 +85,16 @@ impl BlockOf<'_> {
         positions: &Positions<'_>,
     ) -> (Tensor<2>, Kept) {
         let (decoder, heads) = (self.model.decoder, self.model.decoder.heads(self.index));
-        let linears = &decoder.layers[self.index].linears;
-        let mut inner: [Option<Tensor<2>>; 7] = Default::default();
+        let mut linears = Trained { block: *self, inner: Default::default() };
         let mut attended = None;
-        let linear = |module: Module, x: &Tensor<2>, residual: Option<Tensor<2>>| {
-            let (y, kept) = linears[module.index()].forward(self.lora(module), x, self.mask(module, x), residual);
-            inner[module.index()] = kept;
-            y
-        };
         let attend = |q: &Tensor<2>, k: &Tensor<2>, v: &Tensor<2>| {
             let (o, kept) = attention::forward(q, k, v, documents, heads);
             attended = Some(kept);
             o
         };
-        let (y, saved) = decoder.block(self.index, x, positions, linear, attend);
+        let (y, saved) = decoder.block(self.index, x, positions, &mut linears, attend);
         let Some(attended) = attended else { unreachable!("a block attends once") };
-        (y, Kept { saved, attended, inner })
+        (y, Kept { saved, attended, inner: linears.inner })
     }
 
     /// Gradient of the input, and of the block's parameters.
@@ -105,34 +109,64 @@ impl BlockOf<'_> {
         let Kept { saved, attended, inner } = kept;
         let (decoder, index) = (self.model.decoder, self.index);
         let (heads, rope) = (decoder.heads(index), &decoder.ropes[index]);
-        let BlockGradients { mut norms, mut linears } = BlockGradients::default();
+        let mut norms: [Option<Tensor<1>>; 6] = Default::default();
+        let mut linears = Returned { block: *self, inner, train_weights, gradients: Default::default() };
         let mut norm = |which: Norm, dy: Tensor<2>, residual: Option<Tensor<2>>| {
             let (dx, gradient) = decoder.norm_backward(index, which, dy, &saved, residual, train_weights);
             norms[which.index()] = gradient;
             dx
         };
-        let mut linear = |module: Module, dy: &Tensor<2>, x: &Tensor<2>, sum: Option<Tensor<2>>| {
-            let layer = &decoder.layers[index].linears[module.index()];
-            let (lora, inner, mask) = (self.lora(module), inner[module.index()].as_ref(), self.mask(module, x));
-            let (dx, gradients) = layer.backward(Backward { lora, dy, x, inner, mask, sum }, train_weights);
-            linears[module.index()] = gradients;
-            dx
-        };
         let ddown = norm(Norm::AfterMlp, dy.clone(), None);
-        let dactivation = linear(Module::Down, &ddown, &saved.activation, None);
+        let dactivation = linears.apply([Module::Down], [&ddown], &saved.activation);
         let (dgate, dup) = glu::backward(decoder.config.activation, &dactivation, &saved.gate, &saved.up);
-        let dmlp = linear(Module::Gate, &dgate, &saved.mlp, None);
-        let dmlp = linear(Module::Up, &dup, &saved.mlp, Some(dmlp));
+        let dmlp = linears.apply([Module::Gate, Module::Up], [&dgate, &dup], &saved.mlp);
         let dmiddle = norm(Norm::Mlp, dmlp, Some(dy));
         let dattention = norm(Norm::AfterAttention, dmiddle.clone(), None);
-        let dout = linear(Module::O, &dattention, &saved.o, None);
+        let dout = linears.apply([Module::O], [&dattention], &saved.o);
         let [dq, dk, dv] = attention::backward(&dout, &saved.q, &saved.k, &saved.v, attended, documents, heads);
         let dq = norm(Norm::Query, rope.apply(dq, positions, true), None);
         let dk = norm(Norm::Key, rope.apply(dk, positions, true), None);
-        let dh = linear(Module::Q, &dq, &saved.h, None);
-        let dh = linear(Module::K, &dk, &saved.h, Some(dh));
-        let dh = linear(Module::V, &dv, &saved.h, Some(dh));
+        let dh = linears.apply([Module::Q, Module::K, Module::V], [&dq, &dk, &dv], &saved.h);
         let dx = norm(Norm::Attention, dh, Some(dmiddle));
-        (dx, BlockGradients { norms, linears })
+        (dx, BlockGradients { norms, linears: linears.gradients })
+    }
+}
+
+/// A block's linear layers in the forward of a training step.
+struct Trained<'a> {
+    block: BlockOf<'a>,
+    inner: [Option<Inner>; 7],
+}
+
+impl Linears for Trained<'_> {
+    fn apply<const N: usize>(
+        &mut self,
+        modules: [Module; N],
+        x: &Tensor<2>,
+        residual: Option<&Tensor<2>>,
+    ) -> [Tensor<2>; N] {
+        let (outputs, inner) = self.block.joint(modules, x).forward(x, residual);
+        self.inner[modules[0].index()] = inner;
+        outputs
+    }
+}
+
+/// The same in the backward.
+struct Returned<'a> {
+    block: BlockOf<'a>,
+    inner: [Option<Inner>; 7],
+    train_weights: bool,
+    gradients: [LinearGradients; 7],
+}
+
+impl Returned<'_> {
+    /// Gradient of the input `x` of these layers, from those of their outputs.
+    fn apply<const N: usize>(&mut self, modules: [Module; N], dys: [&Tensor<2>; N], x: &Tensor<2>) -> Tensor<2> {
+        let inner = self.inner[modules[0].index()].take();
+        let (dx, gradients) = self.block.joint(modules, x).backward(dys, x, inner.as_ref(), self.train_weights);
+        for (module, gradients) in modules.into_iter().zip(gradients) {
+            self.gradients[module.index()] = gradients;
+        }
+        dx
     }
 }

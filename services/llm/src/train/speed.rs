@@ -6,7 +6,7 @@ use burn::tensor::{Distribution, Tensor};
 
 use crate::config::ModelConfig;
 use crate::device::Device;
-use crate::model::{Linear, Weight};
+use crate::model::{Joint, Linear, Weight};
 use crate::ops::to_vec;
 use crate::workers::Workers;
 
@@ -40,7 +40,11 @@ fn products_per_second(model: &ModelConfig, device: &Device) -> f64 {
     };
     let weight = Weight::dense(random([model.intermediate, model.hidden]));
     let (x, layer) = (random([rows, model.hidden]), Linear { weight, bias: None });
-    let product = || layer.forward(None, &x, None, None).0;
+    let joint = Joint { layers: [&layer], loras: [None], masks: [None] };
+    let product = || {
+        let ([y], _) = joint.forward(&x, None);
+        y
+    };
     // Work is done in order: one number of the last product says that all are.
     let finish = |last: Tensor<2>| drop(to_vec(last.slice([0..1, 0..1])));
     finish(product());

@@ -1,5 +1,7 @@
 //! Tensors as kernels see them: contiguous memory of an accelerator.
 
+use std::ops::Range;
+
 use burn::backend::{BackendTensor, DispatchAutodiffContext, DispatchTensor, DispatchTensorKind};
 use burn::tensor::{Bytes, DType, Int, Shape, Tensor, TensorData};
 use burn_cubecl::kernel::into_contiguous;
@@ -70,6 +72,17 @@ impl Array {
     pub(crate) fn tensor<const D: usize>(self) -> Tensor<D> {
         let kind = DispatchTensorKind::Cube(BackendTensor::Float(self.0));
         Tensor::from_dispatch(DispatchTensor { kind, autodiff: DispatchAutodiffContext::Disabled })
+    }
+
+    /// Some rows of a matrix, in its memory.
+    pub(super) fn rows(&self, range: Range<usize>) -> Self {
+        let Self(matrix) = self;
+        let [height, width] = self.matrix();
+        let row = (width * matrix.dtype.size()) as u64;
+        let (before, after) = (range.start as u64 * row, (height - range.end) as u64 * row);
+        let handle = matrix.handle.clone().offset_start(before).offset_end(after);
+        let (client, device) = (matrix.client.clone(), matrix.device.clone());
+        Self(CubeTensor::new_contiguous(client, device, Shape::new([range.len(), width]), handle, matrix.dtype))
     }
 
     /// Rows and columns of a matrix.

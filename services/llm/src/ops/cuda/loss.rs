@@ -41,7 +41,8 @@ pub(crate) fn loss_and_gradient(
     for (index, (targets, weights)) in targets.chunks(CHUNK).zip(weights.chunks(CHUNK)).enumerate() {
         let count = targets.len();
         let rows = Array::half(&hidden.clone().slice([index * CHUNK..index * CHUNK + count]))?;
-        let logits = matrix::product(&[(&rows, &table)], Layout::Inner, Layout::Inner, &Extra::default());
+        let logits =
+            matrix::product(&[((&rows).into(), (&table).into())], Layout::Inner, Layout::Inner, &Extra::default());
         // An id of the vocabulary is far below 2³¹.
         let targets = Array::whole(targets.iter().map(|id| *id as i32).collect(), &device)?;
         let weights = Array::of(&Tensor::<1>::from_data(weights, (&device, DType::F32)))?;
@@ -50,7 +51,10 @@ pub(crate) fn loss_and_gradient(
         let words = [count as u64, vocab as u64];
         kernel.launch([count, 1, 1], &[&targets, &weights, &logits, &loss, &correct], &words);
         losses.push(loss.tensor());
-        pieces.push(matrix::product(&[(&logits, &table)], Layout::Inner, Layout::Outer, &Extra::default()).tensor());
+        pieces.push(
+            matrix::product(&[((&logits).into(), (&table).into())], Layout::Inner, Layout::Outer, &Extra::default())
+                .tensor(),
+        );
     }
     Some(Loss { losses, dhidden: Tensor::cat(pieces, 0) })
 }

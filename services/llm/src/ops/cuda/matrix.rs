@@ -1,5 +1,7 @@
 //! Matrix products in bf16 with f32 sums.
 
+use std::ops::Range;
+
 use burn::tensor::DType;
 use cubecl::ir::{ElemType, FloatKind};
 use cubecl::prelude::{OobFill, TensorMapFormat, TensorMapInterleave, TensorMapPrefetch, TensorMapSwizzle, TiledArgs};
@@ -25,6 +27,41 @@ pub(crate) enum Layout {
     Outer,
 }
 
+/// Some columns of a matrix.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Columns<'a> {
+    array: &'a Array,
+    first: usize,
+    width: usize,
+}
+
+impl<'a> Columns<'a> {
+    /// Columns `range` of a matrix of bf16; both ends are multiples of 8.
+    pub(crate) fn new(array: &'a Array, range: &Range<usize>) -> Self {
+        Self { array, first: range.start, width: range.len() }
+    }
+
+    fn matrix(self) -> [usize; 2] {
+        [self.array.matrix()[0], self.width]
+    }
+
+    /// Rows or columns of a product that this operand stands for.
+    fn size(self, layout: Layout) -> usize {
+        self.matrix()[usize::from(layout == Layout::Outer)]
+    }
+
+    /// Length of the summed dimension.
+    fn depth(self, layout: Layout) -> usize {
+        self.matrix()[usize::from(layout == Layout::Inner)]
+    }
+}
+
+impl<'a> From<&'a Array> for Columns<'a> {
+    fn from(array: &'a Array) -> Self {
+        Self { array, first: 0, width: array.matrix()[1] }
+    }
+}
+
 /// What is added to a product.
 #[derive(Debug, Default)]
 pub(crate) struct Extra<'a> {
@@ -36,16 +73,25 @@ pub(crate) struct Extra<'a> {
     pub(crate) scale: Option<f32>,
 }
 
+/// Operands of one product.
+pub(crate) type Pair<'a> = (Columns<'a>, Columns<'a>);
+
 /// True if the kernel can compute with these widths on this device: rows must start at multiples of 16 bytes.
 pub(crate) fn fits(like: &Array, widths: &[usize]) -> bool {
     is_hopper(like) && widths.iter().all(|width| width.is_multiple_of(8))
 }
 
 /// Sum over the pairs of left · right, bf16 `[m, n]`; all pairs lie alike. At most six.
-pub(crate) fn product(pairs: &[(&Array, &Array)], left: Layout, right: Layout, extra: &Extra<'_>) -> Array {
+pub(crate) fn product(pairs: &[Pair<'_>], left: Layout, right: Layout, extra: &Extra<'_>) -> Array {
     let (a, b) = pairs[0];
-    let [m, n] = [size(a, left), size(b, right)];
-    let out = a.empty([m, n], DType::BF16);
+    let out = a.array.empty([a.size(left), b.size(right)], DType::BF16);
+    product_into(pairs, left, right, extra, (&out).into());
+    out
+}
+
+/// The same into columns of a matrix.
+pub(crate) fn product_into(pairs: &[Pair<'_>], left: Layout, right: Layout, extra: &Extra<'_>, out: Columns<'_>) {
+    let [m, n] = out.matrix();
     let tile = if n <= 64 {
         64
     } else if n <= 128 || fill(m, n, 256) < fill(m, n, 128) {
@@ -53,20 +99,20 @@ pub(crate) fn product(pairs: &[(&Array, &Array)], left: Layout, right: Layout, e
     } else {
         256
     };
-    launch(pairs, [left, right], extra, tile, 1, &out);
-    out
+    launch(pairs, [left, right], extra, tile, 1, out);
 }
 
 /// Left · right where the summed dimension is far longer than the result's: f32 parts of the sum `[parts, m, n]`, to be
 /// added in order.
-pub(crate) fn parts(a: &Array, b: &Array, left: Layout, right: Layout) -> Array {
-    let [m, n] = [size(a, left), size(b, right)];
+pub(crate) fn parts((a, b): Pair<'_>, left: Layout, right: Layout) -> Array {
+    let [m, n] = [a.size(left), b.size(right)];
     let tile = if n <= 64 { 64 } else { 256 };
-    let steps = depth(a, left).div_ceil(64);
+    let steps = a.depth(left).div_ceil(64);
     // Enough parts to fill the machine, each long enough to pay for its sum being written.
-    let splits = processors(a).div_ceil(m.div_ceil(TILE) * n.div_ceil(tile)).min(steps.div_ceil(8)).max(1);
-    let out = a.empty([splits, m, n], DType::F32);
-    launch(&[(a, b)], [left, right], &Extra::default(), tile, splits, &out);
+    let splits = processors(a.array).div_ceil(m.div_ceil(TILE) * n.div_ceil(tile)).min(steps.div_ceil(8)).max(1);
+    let out = a.array.empty([splits, m, n], DType::F32);
+    let written = Columns { array: &out, first: 0, width: n };
+    launch(&[(a, b)], [left, right], &Extra::default(), tile, splits, written);
     out
 }
 
@@ -76,16 +122,16 @@ fn fill(m: usize, n: usize, tile: usize) -> usize {
 }
 
 fn launch(
-    pairs: &[(&Array, &Array)],
+    pairs: &[Pair<'_>],
     [left, right]: [Layout; 2],
     extra: &Extra<'_>,
     tile: usize,
     splits: usize,
-    out: &Array,
+    out: Columns<'_>,
 ) {
     let (a, b) = pairs[0];
-    let [m, n] = [size(a, left), size(b, right)];
-    let partial = usize::from(out.0.dtype == DType::F32);
+    let [m, n] = [a.size(left), b.size(right)];
+    let partial = usize::from(out.array.0.dtype == DType::F32);
     let transposed = |layout: Layout| usize::from(layout == Layout::Outer);
     let defines = [
         ("TILE_N", tile),
@@ -102,42 +148,33 @@ fn launch(
     let staged = if partial == 1 { 0 } else { 2 * TILE * 128 };
     let shared = stages * (2 * TILE * 64 + 2 * tile * 64) + staged + 2_048;
     let kernel = Kernel::new(&GEMM, "gemm", &defines, THREADS, shared);
-    let mut maps: Vec<_> = pairs.iter().flat_map(|(a, b)| [map(a, left, TILE), map(b, right, tile)]).collect();
+    let mut maps: Vec<_> = pairs.iter().flat_map(|&(a, b)| [map(a, left, TILE), map(b, right, tile)]).collect();
     // What is not added is not read: any array will do.
-    let added = [extra.bias.unwrap_or(out), extra.residual.unwrap_or(out)];
-    let arrays = if partial == 1 { &[out][..] } else { &added[..] };
+    let added = [extra.bias.unwrap_or(out.array), extra.residual.unwrap_or(out.array)];
+    let arrays = if partial == 1 { &[out.array][..] } else { &added[..] };
     if partial == 0 {
         maps.push(boxes(out, 64));
     }
     let with = [extra.bias, extra.residual].map(|array| u64::from(array.is_some()));
     let mut words = vec![m as u64, n as u64, splits as u64, with[0], with[1]];
     words.push(real(f64::from(extra.scale.unwrap_or(1.0))));
-    words.extend(pairs.iter().map(|(a, _)| depth(a, left) as u64));
+    words.extend(pairs.iter().map(|(a, _)| a.depth(left) as u64));
     let tiles = m.div_ceil(TILE) * n.div_ceil(tile) * splits;
-    kernel.launch_mapped([tiles.min(processors(a)), 1, 1], maps, arrays, &words);
-}
-
-/// Rows or columns of the result that an operand stands for.
-fn size(array: &Array, layout: Layout) -> usize {
-    array.matrix()[usize::from(layout == Layout::Outer)]
-}
-
-/// Length of the summed dimension.
-fn depth(array: &Array, layout: Layout) -> usize {
-    array.matrix()[usize::from(layout == Layout::Inner)]
+    kernel.launch_mapped([tiles.min(processors(a.array)), 1, 1], maps, arrays, &words);
 }
 
 /// The operand in boxes of 64 columns, swizzled so that reads of eight rows meet no bank twice.
-fn map(array: &Array, layout: Layout, rows: usize) -> TensorMapBinding {
-    boxes(array, if layout == Layout::Inner { rows } else { 64 })
+fn map(operand: Columns<'_>, layout: Layout, rows: usize) -> TensorMapBinding {
+    boxes(operand, if layout == Layout::Inner { rows } else { 64 })
 }
 
 /// A matrix in boxes of 64 columns and so many rows, at most 256, each row of a box swizzled by 128 bytes.
-pub(super) fn boxes(array: &Array, rows: usize) -> TensorMapBinding {
-    let [height, width] = array.matrix();
+pub(super) fn boxes<'a>(matrix: impl Into<Columns<'a>>, rows: usize) -> TensorMapBinding {
+    let Columns { array, first, width } = matrix.into();
+    let [height, pitch] = array.matrix();
     let meta = TensorMapMeta {
         format: TensorMapFormat::Tiled(TiledArgs { tile_size: Shape::new([rows, 64]) }),
-        metadata: Metadata::new(Shape::new([height, width]), Strides::new(&[width, 1])),
+        metadata: Metadata::new(Shape::new([height, width]), Strides::new(&[pitch, 1])),
         elem_stride: Strides::new(&[1, 1]),
         interleave: TensorMapInterleave::None,
         swizzle: TensorMapSwizzle::B128,
@@ -145,5 +182,6 @@ pub(super) fn boxes(array: &Array, rows: usize) -> TensorMapBinding {
         oob_fill: OobFill::Zero,
         elem_ty: ElemType::Float(FloatKind::BF16),
     };
-    TensorMapBinding { binding: array.0.handle.clone().binding(), map: meta }
+    let handle = array.0.handle.clone().offset_start(2 * first as u64);
+    TensorMapBinding { binding: handle.binding(), map: meta }
 }
