@@ -47,7 +47,7 @@ TEXTS = [
     (["vector.cuh", "tiles.cuh", "join.cuh", "paged.cu"], flags(HEAD_DIM=[64, 128, 256], FRESH=[0]) + flags(HEAD_DIM=[64, 128, 256], FRESH=[1], QK_NORM=[0, 1])),
     (FEW, [dict(BATCH=8)] + [dict(BATCH=batch, SPLITS=splits) for batch in (16, 32) for splits in (1, 2, 4) if 8 * splits <= batch]),
     (FEW, flags(WEIGHTS=[1, 3], BIAS=[0, 1], LORA=[0, 1]) + [dict(LATE=1), dict(LORA=1, RANKS=448, BATCH=32, SPLITS=4), dict(LORA=1, BATCH=16, SPLITS=2), dict(LORA=1, BATCH=32, BANDS=2, SPLITS=2, FACTOR_SPLITS=4), dict(WEIGHTS=2, GLU=1, LORA=1, BATCH=32, BANDS=2, SPLITS=2), dict(WEIGHTS=2, GLU=1, LORA=1, BATCH=32, SPLITS=2, FACTOR_SPLITS=4)] + flags(WEIGHTS=[2], GLU=[1, 2], BIAS=[0, 1], LORA=[0, 1], BATCH=[8, 32], SPLITS=[1]) + flags(WEIGHTS=[3], LORA=[1], RANKS=[16, 64], BATCH=[32], SPLITS=[1, 4], FACTOR_SPLITS=[2, 4])),
-    (ONE, flags(WEIGHTS=[1, 3], BIAS=[0, 1], LORA=[0, 1]) + [dict(LATE=1)] + flags(ROW=[1], WEIGHTS=[3], LORA=[0, 1], D=[64, 2048, 16384], ADD=[0, 1]) + flags(ROW=[1], WEIGHTS=[2], GLU=[1], LORA=[0, 1], RANKS=[64, 448], D=[896], AFTER=[0, 1]) + flags(ROW=[2], HEAD_DIM=[64, 128, 256], LORA=[0, 1])),
+    (ONE, flags(WEIGHTS=[1, 3], BIAS=[0, 1], LORA=[0, 1]) + [dict(LATE=1), dict(STAGES=6, LORA=1, RANKS=448)] + flags(ROW=[1], WEIGHTS=[3], LORA=[0, 1], D=[64, 2048, 16384], ADD=[0, 1]) + flags(ROW=[1], WEIGHTS=[2], GLU=[1], LORA=[0, 1], RANKS=[64, 448], D=[896], AFTER=[0, 1]) + flags(ROW=[2], HEAD_DIM=[64, 128, 256], LORA=[0, 1])),
     (["vector.cuh", "norm_row.cuh", "decode.cu"], flags(D=[64, 896, 2048, 16384], ADD=[0, 1]) + flags(D=[640], AFTER=[1])),
     (["vector.cuh", "norm.cu"], flags(D=[64, 128, 896, 2048, 4096, 16384], RESIDUAL=[0, 1])),
     (["vector.cuh", "rope.cu"], flags(HEAD_DIM=HEADS)),

@@ -7,7 +7,7 @@ use burn::tensor::{DType, Int, Tensor};
 use super::Array;
 use super::adapters::{Adapted, Expanded};
 use super::decode::{Stream, norm_arrays, norm_defines};
-use super::launch::{Define, Kernel, Source, processors, real};
+use super::launch::{Define, Kernel, Source, processors, real, shared_limit};
 use super::paged::Stretches;
 use crate::config::Activation;
 
@@ -38,9 +38,13 @@ const ONE_ROW: Source = Source {
 pub(crate) const MOST_ROWS: usize = 64;
 /// Rows of which a block reads the weights once: with more, its sums leave room for one block on a multiprocessor.
 const BAND: usize = 32;
-/// Shared memory of a block, bytes: two of them have room on a multiprocessor. Four steps of 24 KB, or five or four of 16 KB and one
-/// row.
+/// Shared memory of a block, bytes: two of them have room on a multiprocessor. Four steps of 24 KB, or at least four of 16 KB and
+/// one row.
 const SHARED: usize = 98_304;
+/// What a block has beside: its own variables, and what the system takes.
+const ASIDE: usize = 4_608;
+/// Steps of one row's weights, at most: more are not needed to keep memory busy.
+const MOST_STEPS: usize = 6;
 /// A step of one row's weights, bytes.
 const STEP: usize = 16_384;
 /// Blocks that keep the machine busy.
@@ -138,9 +142,9 @@ impl Launch {
         weights * (layout.adapters * factors.ranks).div_ceil(tile_rows)
     }
 
-    fn run(&self, source: &Source, blocks: usize) {
+    fn run(&self, source: &Source, blocks: usize, shared: usize) {
         let arrays: Vec<&Array> = self.arrays.iter().collect();
-        Kernel::new(source, "product", &self.defines, 256, SHARED).launch([blocks, 1, 1], &arrays, &self.words);
+        Kernel::new(source, "product", &self.defines, 256, shared).launch([blocks, 1, 1], &arrays, &self.words);
     }
 
     /// Takes over one to three arrays where the kernel has three.
@@ -210,9 +214,13 @@ pub(crate) fn products(rows: Rows<'_>, group: &Group<'_>) -> Option<Vec<Array>> 
     let y: Vec<Array> = results.iter().map(|out| beside.empty([rows, *out], DType::BF16)).collect();
     launch.three(&y);
     if one {
-        launch.defines.push(("STAGES", if 5 * STEP + (2 * width).next_multiple_of(128) <= SHARED { 5 } else { 4 }));
+        // As many steps on their way as have room: with few, memory waits. A third block on a multiprocessor would leave another with one.
+        let row = (2 * width).next_multiple_of(128);
+        let room = (shared_limit(&beside) / 2).saturating_sub(ASIDE).max(SHARED);
+        let steps = (room.saturating_sub(row) / STEP).min(MOST_STEPS);
+        launch.defines.push(("STAGES", steps));
         let blocks = tiles.min(at_once.saturating_sub(factors).max(at_once / 2));
-        launch.run(&ONE_ROW, factors + blocks);
+        launch.run(&ONE_ROW, factors + blocks, (steps * STEP + row).max(SHARED));
         return Some(y);
     }
     launch.defines.extend([("BATCH", batch), ("BANDS", bands), ("SPLITS", splits)]);
@@ -220,7 +228,7 @@ pub(crate) fn products(rows: Rows<'_>, group: &Group<'_>) -> Option<Vec<Array>> 
         launch.arrays.push(beside.empty([bands * tiles * splits * 2 * batch * batch], DType::F32));
         launch.arrays.push(arrived(&beside, bands * tiles)?);
     }
-    launch.run(&FEW_ROWS, bands * (factors + tiles * splits));
+    launch.run(&FEW_ROWS, bands * (factors + tiles * splits), SHARED);
     Some(y)
 }
 
