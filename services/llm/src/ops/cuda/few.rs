@@ -217,10 +217,9 @@ pub(crate) fn products(rows: Rows<'_>, group: &Group<'_>) -> Option<Vec<Array>> 
         // As many steps on their way as have room: with few, memory waits. A third block on a multiprocessor would leave another with one.
         let row = (2 * width).next_multiple_of(128);
         let room = (shared_limit(&beside) / 2).saturating_sub(ASIDE).max(SHARED);
-        let steps = (room.saturating_sub(row) / STEP).min(MOST_STEPS);
-        launch.defines.push(("STAGES", steps));
+        launch.defines.push(("STAGES", (room.saturating_sub(row) / STEP).min(MOST_STEPS)));
         let blocks = tiles.min(at_once.saturating_sub(factors).max(at_once / 2));
-        launch.run(&ONE_ROW, factors + blocks, (steps * STEP + row).max(SHARED));
+        launch.run(&ONE_ROW, factors + blocks, room);
         return Some(y);
     }
     launch.defines.extend([("BATCH", batch), ("BANDS", bands), ("SPLITS", splits)]);

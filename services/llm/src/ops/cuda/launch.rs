@@ -37,7 +37,7 @@ pub(super) struct Kernel {
     hash: u64,
 }
 
-type Key = (&'static str, &'static str, Vec<Define>);
+type Key = (&'static str, &'static str, Vec<Define>, usize);
 
 /// Texts with their constants, made once.
 static KERNELS: LazyLock<Mutex<HashMap<Key, Kernel>>> = LazyLock::new(Mutex::default);
@@ -57,7 +57,7 @@ impl Kernel {
             text.hash(&mut hasher);
             Self { entry, block, text: text.into(), hash: hasher.finish() }
         };
-        kernels.entry((source.name, entry, defines.to_vec())).or_insert_with(make).clone()
+        kernels.entry((source.name, entry, defines.to_vec(), shared)).or_insert_with(make).clone()
     }
 
     /// Puts the kernel on the stream of its arrays.

@@ -20,7 +20,7 @@ static_assert(GROUPS == STRANDS && GROUPS * FACTOR_SPLITS == FACTOR_STRANDS, "a 
 // tile to tile while the weights of the next are on their way.
 //
 // Grid: factors · FACTOR_SPLITS + any number of blocks up to that of tiles, as there; 256 threads; dynamic shared memory of
-// 16384·STAGES + 2·in, which is rounded up to 128, and at least SHARED_BYTES: more than two blocks on a multiprocessor are none on another.
+// at least 16384·STAGES + 2·in, which is rounded up to 128, and SHARED_BYTES: a third block on a multiprocessor is one less on another.
 // Arguments: those of matvec.cu for SPLITS 1; x is bf16 [in], or with ROW 1: x bf16 [D], [ADD: delta bf16 [D]], weight f32 [D], [AFTER:
 // after f32 [D]], [ADD: sum bf16 [D], which is written, not x], with ROW 2: sums f32 [heads, splits, HEAD_DIM] and tops f32
 // [heads, splits, 2] of paged_attention, and `packed` as with LORA.
