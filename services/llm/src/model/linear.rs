@@ -145,7 +145,8 @@ impl<const N: usize> Joint<'_, N> {
                 None => part,
             });
         }
-        (dx.unwrap_or_else(|| x.zeros_like()), gradients)
+        let Some(dx) = dx else { unreachable!("there are layers") };
+        (dx, gradients)
     }
 
     /// Layer `index` by itself.
@@ -170,6 +171,9 @@ impl<const N: usize> Joint<'_, N> {
     }
 
     fn forward_on_gpu(&self, x: &Tensor<2>, residual: Option<&Tensor<2>>) -> Option<([Tensor<2>; N], Option<Inner>)> {
+        if x.dtype() != DType::BF16 {
+            return None;
+        }
         let factors: Vec<_> = self.loras.iter().flatten().map(|lora| &lora.a).collect();
         let seen = masked(x, self.masks[0].as_ref());
         let a = linear::stacked(&factors);
@@ -232,5 +236,48 @@ fn masked(x: &Tensor<2>, mask: Option<&Tensor<2>>) -> Tensor<2> {
             x.clone() * mask
         }
         None => x.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Distribution;
+
+    use super::*;
+    use crate::device::Device;
+    use crate::ops::to_vec;
+
+    /// Three layers of one input, of which the second has no adapter and the others have different ranks, are what each is by
+    /// itself, and their gradients of the input add up; under dropout, too.
+    #[test]
+    fn joint_layers_are_what_each_is_alone() {
+        let device = Device::cpu().burn;
+        let random = |shape: [usize; 2]| Tensor::<2>::random(shape, Distribution::Uniform(-1.0, 1.0), &device);
+        let (x, outputs) = (random([5, 12]), [7, 4, 9]);
+        let linears = outputs.map(|output| Linear { weight: Weight::dense(random([output, 12])), bias: None });
+        let pair = |rank, output| Some(LoraPair::new(random([rank, 12]), random([output, rank]), 0.5));
+        let pairs = [pair(2, 7), None, pair(3, 9)];
+        let dys = outputs.map(|output| random([5, output]));
+        for dropout in [false, true] {
+            let masks = [dropout, false, dropout].map(|masked| masked.then(|| random([5, 12])));
+            let (layers, loras) = (linears.each_ref(), pairs.each_ref().map(Option::as_ref));
+            let joint = Joint { layers, loras, masks };
+            let (ys, inner) = joint.forward(&x, None);
+            let (dx, gradients) = joint.backward(dys.each_ref(), &x, inner.as_ref(), false);
+            let mut sum = x.zeros_like();
+            for (index, (y, gradients)) in ys.into_iter().zip(gradients).enumerate() {
+                let alone = joint.single(index);
+                let ([expected], inner) = alone.forward(&x, None);
+                let (dx, [own]) = alone.backward([&dys[index]], &x, inner.as_ref(), false);
+                y.to_data().assert_eq(&expected.to_data(), true);
+                for (found, expected) in [(gradients.a, own.a), (gradients.b, own.b)] {
+                    assert_eq!(found.map(to_vec), expected.map(to_vec), "layer {index}, dropout {dropout}");
+                }
+                sum = sum + dx;
+            }
+            for (found, expected) in to_vec(dx).into_iter().zip(to_vec(sum)) {
+                assert!((found - expected).abs() < 1e-4, "{found} for {expected}, dropout {dropout}");
+            }
+        }
     }
 }
