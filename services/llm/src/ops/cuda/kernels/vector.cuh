@@ -26,7 +26,8 @@ __device__ __forceinline__ uint4 pack(const float* v) {
 // Waits until what was launched before is done and its writes are seen. A kernel that does this may be launched before that
 // (programmatic dependent launch, Hopper on): what comes before the wait, launch and weights' way from memory, overlaps with it.
 // Every thread must wait, or end, before it reads or writes anything but what no launch before the step's last writes: weights and its
-// packed inputs. Nothing of the next step is launched before that one is done. What it reads after must not be __restrict__ const where it could be read early, as invariant memory may be.
+// packed inputs. Nothing of the next step is launched before that one is done. What it reads after must not be __restrict__ const
+// where it could be read early, as invariant memory may be.
 __device__ __forceinline__ void wait_for_previous() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
