@@ -15,9 +15,11 @@ use crate::model::{Decoder, Joint, Linear, LoraPair, Weight};
 use crate::ops::attention::{self, Documents, Heads};
 use crate::ops::rope::{Positions, RopeTable};
 use crate::ops::{cross_entropy, glu, norm, tensor, to_vec};
+use crate::quant::Quantization;
 use crate::random::normal;
 use crate::train::AdamWConfig;
 use crate::train::adamw::AdamW;
+use crate::weights::Values;
 
 /// How far a device's result is from the CPU's.
 #[derive(Clone, Debug)]
@@ -64,6 +66,7 @@ pub fn check(device: &Device) -> Vec<Checked> {
         run.attention(Heads { kv: 1, group: 2, dim, scale: (dim as f32).sqrt().recip(), window: None }, &[90, 900]);
     }
     run.linears();
+    run.quantised_linears();
     run.losses();
     run.updates();
     run.serving();
@@ -197,11 +200,30 @@ impl<'a> Run<'a> {
         self.joint([384, 640], 256, [16, 16], false);
         self.joint([256, 128, 512], 896, [16, 0, 8], false);
         self.joint([320, 64, 72], 520, [24, 8, 40], false);
+        // Few columns, and so many that a block goes on from tile to tile.
+        self.joint([40], 256, [8], true);
+        self.joint([17_032], 64, [8], true);
+    }
+
+    /// The same of quantised weights, which are made dense one after another.
+    fn quantised_linears(&mut self) {
+        self.joint_of([256, 128, 384], 512, [16, 0, 8], false, Quantization::Int4);
+    }
+
+    fn joint<const N: usize>(&mut self, outputs: [usize; N], input: usize, ranks: [usize; N], residual: bool) {
+        self.joint_of(outputs, input, ranks, residual, Quantization::None);
     }
 
     /// Layers of these widths and ranks; a rank of 0 is no adapter.
-    fn joint<const N: usize>(&mut self, outputs: [usize; N], input: usize, ranks: [usize; N], residual: bool) {
-        let name = format!("linear {input}→{outputs:?} r {ranks:?}");
+    fn joint_of<const N: usize>(
+        &mut self,
+        outputs: [usize; N],
+        input: usize,
+        ranks: [usize; N],
+        residual: bool,
+        how: Quantization,
+    ) {
+        let name = format!("linear {input}→{outputs:?} r {ranks:?} {how:?}");
         let both = outputs.map(|output| (self.random([output, input], 0.05), self.exact([output], 1.0)));
         let pairs = from_fn::<_, N, _>(|index| {
             let (rank, output) = (ranks[index], outputs[index]);
@@ -210,15 +232,19 @@ impl<'a> Run<'a> {
         let (x, dys) = (self.random([300, input], 1.0), outputs.map(|output| self.random([300, output], 1.0)));
         let added = residual.then(|| self.random([300, outputs[0]], 1.0));
         let [found, expected] = [0, 1].map(|on| {
-            let layers = both.each_ref().map(|(weight, bias)| Linear {
-                weight: Weight::dense(weight[on].clone()),
-                bias: Some(bias[on].clone()),
+            let device = [self.device, &self.host][on];
+            let layers = both.each_ref().map(|(weight, bias)| {
+                let weight = match how {
+                    Quantization::None => Weight::dense(weight[on].clone()),
+                    how => Weight::new(Values::F32(to_vec(weight[1].clone())), weight[1].dims(), how, device),
+                };
+                Linear { weight, bias: Some(bias[on].clone()) }
             });
             let pairs = pairs
                 .each_ref()
                 .map(|pair| pair.as_ref().map(|(a, b)| LoraPair::new(a[on].clone(), b[on].clone(), 2.0)));
             let (layers, loras) = (layers.each_ref(), pairs.each_ref().map(Option::as_ref));
-            let joint = Joint { layers, loras, masks: from_fn(|_| None) };
+            let joint = Joint { layers, loras, mask: None };
             let (ys, inner) = joint.forward(&x[on], added.as_ref().map(|added| &added[on]));
             let (dx, gradients) = joint.backward(dys.each_ref().map(|dy| &dy[on]), &x[on], inner.as_ref(), false);
             let factors = gradients.map(|gradients| [gradients.a, gradients.b]);

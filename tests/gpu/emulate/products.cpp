@@ -42,7 +42,7 @@ int main(int, char** arguments) {
     std::vector<u64> told(2 * 4 * 3 * RANKS * rows, 0x7fc0000000000006ull);
     std::vector<float> partial(1 << 18, NAN);
     std::vector<unsigned> arrived(1024, 0);
-    // As the host has it, and no more: a sanitizer sees what reads beyond.
+    // What the kernel asks for, and no more: a sanitizer sees what reads beyond.
     const size_t shared_bytes = ONE ? STAGES * 16384 + (2 * in + 127) / 128 * 128 : 98304;
     dynamic_shared = static_cast<unsigned char*>(aligned_alloc(128, shared_bytes));
 

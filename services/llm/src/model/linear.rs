@@ -53,8 +53,8 @@ impl Linear {
 pub(crate) struct Joint<'a, const N: usize> {
     pub(crate) layers: [&'a Linear; N],
     pub(crate) loras: [Option<&'a LoraPair>; N],
-    /// Factors `[n, in]` of what each adapter sees of the input: dropout.
-    pub(crate) masks: [Option<Tensor<2>>; N],
+    /// Factors `[n, in]` of what the adapters see of the input: dropout.
+    pub(crate) mask: Option<Tensor<2>>,
 }
 
 /// What the forward keeps of adapters for the backward.
@@ -62,7 +62,7 @@ pub(crate) struct Joint<'a, const N: usize> {
 pub(crate) struct Inner {
     /// `s·x·Aᵀ` `[n, Σ r]`, side by side.
     rows: Tensor<2>,
-    /// All `A` `[Σ r, in]`, below each other, if they see the same.
+    /// All `A` `[Σ r, in]`, below each other, as its kernels read them.
     #[cfg(feature = "cuda")]
     a: Option<Array>,
 }
@@ -80,15 +80,6 @@ impl Inner {
 impl<const N: usize> Joint<'_, N> {
     /// Outputs `[n, out]`, each plus `residual`, and what the backward needs.
     pub(crate) fn forward(&self, x: &Tensor<2>, residual: Option<&Tensor<2>>) -> ([Tensor<2>; N], Option<Inner>) {
-        if N > 1 && self.masks.iter().any(Option::is_some) {
-            let mut parts = Vec::new();
-            let outputs = from_fn(|index| {
-                let ([y], inner) = self.single(index).forward(x, residual);
-                parts.extend(inner.map(|inner| inner.rows));
-                y
-            });
-            return (outputs, Inner::new(parts));
-        }
         #[cfg(feature = "cuda")]
         if let Some(out) = self.forward_on_gpu(x, residual) {
             return out;
@@ -97,7 +88,7 @@ impl<const N: usize> Joint<'_, N> {
         let outputs = from_fn(|index| {
             let mut y = self.layers[index].apply(x);
             if let Some(lora) = self.loras[index] {
-                let (delta, inner) = lora.delta(&masked(x, self.masks[index].as_ref()));
+                let (delta, inner) = lora.delta(&masked(x, self.mask.as_ref()));
                 parts.push(inner);
                 y = y + delta;
             }
@@ -131,7 +122,7 @@ impl<const N: usize> Joint<'_, N> {
             }
             let mut part = dy.clone().matmul(layer.weight.tensor());
             if let (Some(lora), Some(inner)) = (self.loras[index], inner) {
-                let mask = self.masks[index].as_ref();
+                let mask = self.mask.as_ref();
                 let inner = inner.rows.clone().slice([0..x.dims()[0], self.columns(index)]);
                 let [a, b] = [&lora.a, &lora.b].map(|factor| factor.clone().cast(dy.dtype()));
                 let dinner = dy.clone().matmul(b) * lora.scale;
@@ -149,12 +140,6 @@ impl<const N: usize> Joint<'_, N> {
         (dx, gradients)
     }
 
-    /// Layer `index` by itself.
-    fn single(&self, index: usize) -> Joint<'_, 1> {
-        let (layers, loras) = ([self.layers[index]], [self.loras[index]]);
-        Joint { layers, loras, masks: [self.masks[index].clone()] }
-    }
-
     /// Which columns of what the forward keeps are a layer's.
     fn columns(&self, index: usize) -> Range<usize> {
         let rank = |lora: &Option<&LoraPair>| lora.map_or(0, |lora| lora.a.dims()[0]);
@@ -165,23 +150,37 @@ impl<const N: usize> Joint<'_, N> {
 
 #[cfg(feature = "cuda")]
 impl<const N: usize> Joint<'_, N> {
-    /// Adapters' common factor.
+    /// Factor of these adapters, which are one adapter's.
     fn scale(&self) -> f32 {
-        self.loras.iter().flatten().next().map_or(1.0, |lora| lora.scale)
+        let mut scales = self.loras.iter().flatten().map(|lora| lora.scale);
+        let scale = scales.next().unwrap_or(1.0);
+        debug_assert!(scales.all(|other| other == scale), "an adapter has one scale");
+        scale
+    }
+
+    /// `A` of the adapters below each other; `None` where the kernels can't read that.
+    fn stacked(&self, x: &Tensor<2>) -> Option<Array> {
+        let loras: Vec<_> = self.loras.into_iter().flatten().collect();
+        let widths = loras.iter().flat_map(|lora| [lora.a.dims()[0], lora.b.dims()[0]]).chain([x.dims()[1]]);
+        if !linear::fits(x, &widths.collect::<Vec<_>>()) {
+            return None;
+        }
+        match loras[..] {
+            [lora] => lora.half_a().cloned(),
+            _ => linear::stacked(&loras.iter().map(|lora| &lora.a).collect::<Vec<_>>()),
+        }
     }
 
     fn forward_on_gpu(&self, x: &Tensor<2>, residual: Option<&Tensor<2>>) -> Option<([Tensor<2>; N], Option<Inner>)> {
         if x.dtype() != DType::BF16 {
             return None;
         }
-        let factors: Vec<_> = self.loras.iter().flatten().map(|lora| &lora.a).collect();
-        let seen = masked(x, self.masks[0].as_ref());
-        let a = linear::stacked(&factors);
-        let rows = match &a {
-            Some(a) => Some(linear::inner(&seen, a, self.scale())?),
-            None if factors.is_empty() => None,
-            None => return None,
-        };
+        let (mut a, mut rows) = (None, None);
+        if self.loras.iter().any(Option::is_some) {
+            let stacked = self.stacked(x)?;
+            rows = Some(linear::inner(&masked(x, self.mask.as_ref()), &stacked, self.scale())?);
+            a = Some(stacked);
+        }
         let mut outputs = Vec::with_capacity(N);
         for (index, layer) in self.layers.into_iter().enumerate() {
             let b = self.loras[index].map(LoraPair::half_b);
@@ -203,7 +202,7 @@ impl<const N: usize> Joint<'_, N> {
         let mut gradients = from_fn(|_| LinearGradients::default());
         let mut delta = None;
         if let Some(Inner { rows, a }) = inner {
-            let a = a.as_ref().filter(|_| self.masks.iter().all(Option::is_none))?;
+            let a = a.as_ref().filter(|_| self.mask.is_none())?;
             let mut parts = Vec::with_capacity(N);
             for (index, dy) in dys.into_iter().enumerate() {
                 if let Some(lora) = self.loras[index] {
@@ -248,7 +247,7 @@ mod tests {
     use crate::ops::to_vec;
 
     /// Three layers of one input, of which the second has no adapter and the others have different ranks, are what each is by
-    /// itself, and their gradients of the input add up; under dropout, too.
+    /// itself, and their gradients of the input add up.
     #[test]
     fn joint_layers_are_what_each_is_alone() {
         let device = Device::cpu().burn;
@@ -258,26 +257,23 @@ mod tests {
         let pair = |rank, output| Some(LoraPair::new(random([rank, 12]), random([output, rank]), 0.5));
         let pairs = [pair(2, 7), None, pair(3, 9)];
         let dys = outputs.map(|output| random([5, output]));
-        for dropout in [false, true] {
-            let masks = [dropout, false, dropout].map(|masked| masked.then(|| random([5, 12])));
-            let (layers, loras) = (linears.each_ref(), pairs.each_ref().map(Option::as_ref));
-            let joint = Joint { layers, loras, masks };
-            let (ys, inner) = joint.forward(&x, None);
-            let (dx, gradients) = joint.backward(dys.each_ref(), &x, inner.as_ref(), false);
-            let mut sum = x.zeros_like();
-            for (index, (y, gradients)) in ys.into_iter().zip(gradients).enumerate() {
-                let alone = joint.single(index);
-                let ([expected], inner) = alone.forward(&x, None);
-                let (dx, [own]) = alone.backward([&dys[index]], &x, inner.as_ref(), false);
-                y.to_data().assert_eq(&expected.to_data(), true);
-                for (found, expected) in [(gradients.a, own.a), (gradients.b, own.b)] {
-                    assert_eq!(found.map(to_vec), expected.map(to_vec), "layer {index}, dropout {dropout}");
-                }
-                sum = sum + dx;
+        let (layers, loras) = (linears.each_ref(), pairs.each_ref().map(Option::as_ref));
+        let joint = Joint { layers, loras, mask: None };
+        let (ys, inner) = joint.forward(&x, None);
+        let (dx, gradients) = joint.backward(dys.each_ref(), &x, inner.as_ref(), false);
+        let mut sum = x.zeros_like();
+        for (index, (y, gradients)) in ys.into_iter().zip(gradients).enumerate() {
+            let alone = Joint { layers: [layers[index]], loras: [loras[index]], mask: None };
+            let ([expected], inner) = alone.forward(&x, None);
+            let (dx, [own]) = alone.backward([&dys[index]], &x, inner.as_ref(), false);
+            y.to_data().assert_eq(&expected.to_data(), true);
+            for (found, expected) in [(gradients.a, own.a), (gradients.b, own.b)] {
+                assert_eq!(found.map(to_vec), expected.map(to_vec), "layer {index}");
             }
-            for (found, expected) in to_vec(dx).into_iter().zip(to_vec(sum)) {
-                assert!((found - expected).abs() < 1e-4, "{found} for {expected}, dropout {dropout}");
-            }
+            sum = sum + dx;
+        }
+        for (found, expected) in to_vec(dx).into_iter().zip(to_vec(sum)) {
+            assert!((found - expected).abs() < 1e-4, "{found} for {expected}");
         }
     }
 }

@@ -138,7 +138,7 @@ impl LoraPair {
 
     /// `a` in bf16; `None` elsewhere than on a GPU.
     #[cfg(feature = "cuda")]
-    fn half_a(&self) -> Option<&Array> {
+    pub(crate) fn half_a(&self) -> Option<&Array> {
         self.halves[0].get_or_init(|| linear::stacked(&[&self.a])).as_ref()
     }
 

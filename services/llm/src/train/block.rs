@@ -1,5 +1,7 @@
 //! The explicit backward of a transformer block: no tape spans layers.
 
+use std::ops::Add;
+
 use burn::tensor::Tensor;
 
 use super::dropout::Dropout;
@@ -13,7 +15,7 @@ use crate::ops::rope::Positions;
 pub(crate) struct Kept {
     saved: Saved,
     attended: attention::Kept,
-    /// What linear layers kept that read one input, by the first one's [`Module::index`].
+    /// What linear layers kept that read one input, by the first one's [`Module::index`]; under dropout each its own.
     inner: [Option<Inner>; 7],
 }
 
@@ -67,14 +69,16 @@ impl<'a> BlockOf<'a> {
         Some(self.model.dropout?.mask(self.index, module, x.dims(), &self.model.decoder.device.burn))
     }
 
-    /// Layers that read `x`.
-    fn joint<const N: usize>(&self, modules: [Module; N], x: &Tensor<2>) -> Joint<'a, N> {
+    /// Layers that read one input.
+    fn joint<const N: usize>(&self, modules: [Module; N]) -> Joint<'a, N> {
         let linears = &self.model.decoder.layers[self.index].linears;
-        Joint {
-            layers: modules.map(|module| &linears[module.index()]),
-            loras: modules.map(|module| self.lora(module)),
-            masks: modules.map(|module| self.mask(module, x)),
-        }
+        let (layers, loras) = (modules.map(|module| &linears[module.index()]), modules.map(|module| self.lora(module)));
+        Joint { layers, loras, mask: None }
+    }
+
+    /// One of those that read `x`, whose adapter sees its own part of it.
+    fn masked(&self, module: Module, x: &Tensor<2>) -> Joint<'a, 1> {
+        Joint { mask: self.mask(module, x), ..self.joint([module]) }
     }
 
     /// Output `[n, hidden]` of the block, and what its backward needs.
@@ -85,7 +89,7 @@ impl<'a> BlockOf<'a> {
         positions: &Positions<'_>,
     ) -> (Tensor<2>, Kept) {
         let (decoder, heads) = (self.model.decoder, self.model.decoder.heads(self.index));
-        let mut linears = Trained { block: *self, inner: Default::default() };
+        let mut linears = Forward { block: *self, inner: Default::default() };
         let mut attended = None;
         let attend = |q: &Tensor<2>, k: &Tensor<2>, v: &Tensor<2>| {
             let (o, kept) = attention::forward(q, k, v, documents, heads);
@@ -110,7 +114,7 @@ impl<'a> BlockOf<'a> {
         let (decoder, index) = (self.model.decoder, self.index);
         let (heads, rope) = (decoder.heads(index), &decoder.ropes[index]);
         let mut norms: [Option<Tensor<1>>; 6] = Default::default();
-        let mut linears = Returned { block: *self, inner, train_weights, gradients: Default::default() };
+        let mut linears = Backward { block: *self, inner, train_weights, gradients: Default::default() };
         let mut norm = |which: Norm, dy: Tensor<2>, residual: Option<Tensor<2>>| {
             let (dx, gradient) = decoder.norm_backward(index, which, dy, &saved, residual, train_weights);
             norms[which.index()] = gradient;
@@ -133,37 +137,61 @@ impl<'a> BlockOf<'a> {
 }
 
 /// A block's linear layers in the forward of a training step.
-struct Trained<'a> {
+struct Forward<'a> {
     block: BlockOf<'a>,
     inner: [Option<Inner>; 7],
 }
 
-impl Linears for Trained<'_> {
+impl Linears for Forward<'_> {
     fn apply<const N: usize>(
         &mut self,
         modules: [Module; N],
         x: &Tensor<2>,
         residual: Option<&Tensor<2>>,
     ) -> [Tensor<2>; N] {
-        let (outputs, inner) = self.block.joint(modules, x).forward(x, residual);
+        if self.block.model.dropout.is_some() {
+            return modules.map(|module| {
+                let ([y], inner) = self.block.masked(module, x).forward(x, residual);
+                self.inner[module.index()] = inner;
+                y
+            });
+        }
+        let (outputs, inner) = self.block.joint(modules).forward(x, residual);
         self.inner[modules[0].index()] = inner;
         outputs
     }
 }
 
 /// The same in the backward.
-struct Returned<'a> {
+struct Backward<'a> {
     block: BlockOf<'a>,
     inner: [Option<Inner>; 7],
     train_weights: bool,
     gradients: [LinearGradients; 7],
 }
 
-impl Returned<'_> {
+impl Backward<'_> {
     /// Gradient of the input `x` of these layers, from those of their outputs.
     fn apply<const N: usize>(&mut self, modules: [Module; N], dys: [&Tensor<2>; N], x: &Tensor<2>) -> Tensor<2> {
+        if self.block.model.dropout.is_none() {
+            return self.joint(&self.block.joint(modules), modules, dys, x);
+        }
+        let parts = modules.into_iter().zip(dys);
+        let sum =
+            parts.map(|(module, dy)| self.joint(&self.block.masked(module, x), [module], [dy], x)).reduce(Add::add);
+        let Some(sum) = sum else { unreachable!("there are layers") };
+        sum
+    }
+
+    fn joint<const N: usize>(
+        &mut self,
+        joint: &Joint<'_, N>,
+        modules: [Module; N],
+        dys: [&Tensor<2>; N],
+        x: &Tensor<2>,
+    ) -> Tensor<2> {
         let inner = self.inner[modules[0].index()].take();
-        let (dx, gradients) = self.block.joint(modules, x).backward(dys, x, inner.as_ref(), self.train_weights);
+        let (dx, gradients) = joint.backward(dys, x, inner.as_ref(), self.train_weights);
         for (module, gradients) in modules.into_iter().zip(gradients) {
             self.gradients[module.index()] = gradients;
         }

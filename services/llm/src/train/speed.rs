@@ -40,7 +40,7 @@ fn products_per_second(model: &ModelConfig, device: &Device) -> f64 {
     };
     let weight = Weight::dense(random([model.intermediate, model.hidden]));
     let (x, layer) = (random([rows, model.hidden]), Linear { weight, bias: None });
-    let joint = Joint { layers: [&layer], loras: [None], masks: [None] };
+    let joint = Joint { layers: [&layer], loras: [None], mask: None };
     let product = || {
         let ([y], _) = joint.forward(&x, None);
         y

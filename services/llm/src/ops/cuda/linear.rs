@@ -14,7 +14,12 @@ const ELEMENTWISE: Source = Source {
     text: concat!(include_str!("kernels/vector.cuh"), include_str!("kernels/elementwise.cu")),
 };
 
-/// Matrices of one width below each other, in bf16.
+/// True if the kernels for many rows read and write matrices of these widths, beside `x` of bf16.
+pub(crate) fn fits(x: &Tensor<2>, widths: &[usize]) -> bool {
+    Array::half(x).is_some_and(|x| matrix::fits(&x, widths))
+}
+
+/// Matrices of one width below each other, in bf16. Of several each but the last has a multiple of 8 numbers.
 pub(crate) fn stacked(matrices: &[&Tensor<2>]) -> Option<Array> {
     let arrays = matrices.iter().map(|matrix| Array::of(matrix)).collect::<Option<Vec<_>>>()?;
     let [_, width] = arrays.first()?.matrix();
@@ -118,14 +123,15 @@ pub(crate) fn factor_gradients(
     let [rows, width] = x.matrix();
     let scaled = Extra { scale: Some(scale), ..Extra::default() };
     let ranks = inner.matrix()[1];
+    let fits = |(_, b, range): &Adapted<'_>| matrix::fits(&x, &[width, b.matrix()[0], range.start, range.end]);
+    if !layers.iter().all(fits) {
+        return None;
+    }
     let dinner = x.empty([rows, ranks], DType::BF16);
     let mut dbs = Vec::with_capacity(layers.len());
     for (dy, b, range) in layers {
         let dy = Array::half(dy)?;
         let [output, rank] = b.matrix();
-        if !matrix::fits(&x, &[width, output, range.start, range.end]) {
-            return None;
-        }
         let own = Columns::new(&dinner, range);
         matrix::product_into(&[pair(&dy, b)], Layout::Inner, Layout::Outer, &scaled, own);
         let db = matrix::parts(((&dy).into(), Columns::new(&inner, range)), Layout::Outer, Layout::Outer);

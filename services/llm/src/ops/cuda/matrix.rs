@@ -27,7 +27,7 @@ pub(crate) enum Layout {
     Outer,
 }
 
-/// Some columns of a matrix.
+/// Some columns of a matrix, or all of an array that `parts` writes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Columns<'a> {
     array: &'a Array,
@@ -131,6 +131,7 @@ fn launch(
 ) {
     let (a, b) = pairs[0];
     let [m, n] = [a.size(left), b.size(right)];
+    debug_assert!(out.width == n && out.array.len() >= m * n, "the result has room");
     let partial = usize::from(out.array.0.dtype == DType::F32);
     let transposed = |layout: Layout| usize::from(layout == Layout::Outer);
     let defines = [
@@ -145,7 +146,7 @@ fn launch(
         128 => 6,
         _ => 8,
     };
-    let staged = if partial == 1 { 0 } else { 2 * TILE * 128 };
+    let staged = if partial == 1 { 0 } else { 2 * TILE * tile.min(128) };
     let shared = stages * (2 * TILE * 64 + 2 * tile * 64) + staged + 2_048;
     let kernel = Kernel::new(&GEMM, "gemm", &defines, THREADS, shared);
     let mut maps: Vec<_> = pairs.iter().flat_map(|&(a, b)| [map(a, left, TILE), map(b, right, tile)]).collect();

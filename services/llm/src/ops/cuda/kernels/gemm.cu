@@ -22,7 +22,7 @@
 // 64 × 64; B [k, n] in boxes of 64 × TILE_N, transposed [n, k] in boxes of 64 × 64; D [n, m] in boxes of 64 × 64. What lies outside
 // reads as zero and is not written.
 // Block: 384 threads. Grid: min(multiprocessors, tiles · splits). n and all strides are multiples of 8.
-// Dynamic shared memory: STAGES · (16384 + 128 · TILE_N) + 2048 bytes, and 32768 for what is written if not PARTIAL.
+// Dynamic shared memory: STAGES · (16384 + 128 · TILE_N) + 2048 bytes, and 256 · WRITTEN if not PARTIAL.
 #include <cuda_bf16.h>
 
 #ifndef TILE_N

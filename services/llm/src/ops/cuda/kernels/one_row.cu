@@ -8,8 +8,6 @@
 #define STAGES 4  // Steps of 16 KB in shared memory, behind which the row lies.
 #endif
 
-#define SHARED_BYTES 98304
-
 constexpr int GROUPS = 8;      // Warps of a block: a strand for each.
 constexpr int TILE_ROWS = 16;  // Rows of weights of a tile.
 constexpr int TILE_OUT = GLU ? 8 : 16;
@@ -20,7 +18,7 @@ static_assert(GROUPS == STRANDS && GROUPS * FACTOR_SPLITS == FACTOR_STRANDS, "a 
 // tile to tile while the weights of the next are on their way.
 //
 // Grid: factors · FACTOR_SPLITS + any number of blocks up to that of tiles, as there; 256 threads; dynamic shared memory of
-// at least 16384·STAGES + 2·in, which is rounded up to 128, and SHARED_BYTES: a third block on a multiprocessor is one less on another.
+// at least 16384·STAGES + 2·in, which is rounded up to 128, and so much that a multiprocessor has room for two: a third is one less elsewhere.
 // Arguments: those of matvec.cu for SPLITS 1; x is bf16 [in], or with ROW 1: x bf16 [D], [ADD: delta bf16 [D]], weight f32 [D], [AFTER:
 // after f32 [D]], [ADD: sum bf16 [D], which is written, not x], with ROW 2: sums f32 [heads, splits, HEAD_DIM] and tops f32
 // [heads, splits, 2] of paged_attention, and `packed` as with LORA.
@@ -63,6 +61,7 @@ extern "C" __global__ void __launch_bounds__(256, 2) product(
     const Adapters adapters(packed, pool, told, owns, 0, 1, p);
     const int factor_tiles = adapters.room * (RANKS / TILE_ROWS), factors = WEIGHTS * factor_tiles * FACTOR_SPLITS;
     const bool of_factor = blockIdx.x < factors;
+    static_assert(sizeof sums + sizeof us + sizeof owns <= 2960, "with what a norm has 3 KB, which a block of sm_86 has beside 96");
     const int factor = blockIdx.x / FACTOR_SPLITS, factor_module = factor / factor_tiles, first_factor = factor % factor_tiles * TILE_ROWS;
     const int split = of_factor ? blockIdx.x % FACTOR_SPLITS : 0;
 #else
