@@ -66,7 +66,6 @@ pub fn check(device: &Device) -> Vec<Checked> {
         run.attention(Heads { kv: 1, group: 2, dim, scale: (dim as f32).sqrt().recip(), window: None }, &[90, 900]);
     }
     run.linears();
-    run.quantised_linears();
     run.losses();
     run.updates();
     run.serving();
@@ -203,10 +202,7 @@ impl<'a> Run<'a> {
         // Few columns, and so many that a block goes on from tile to tile.
         self.joint([40], 256, [8], true);
         self.joint([17_032], 64, [8], true);
-    }
-
-    /// The same of quantised weights, which are made dense one after another.
-    fn quantised_linears(&mut self) {
+        // Quantised weights are made dense one after another.
         self.joint_of([256, 128, 384], 512, [16, 0, 8], false, Quantization::Int4);
     }
 

@@ -49,7 +49,8 @@ impl Linear {
     }
 }
 
-/// Linear layers that read one input, in a training step: what their adapters do to it is one product.
+/// Linear layers that read one input, in a training step. On a GPU what their adapters do to it is one product, and what they send
+/// back to it is one.
 pub(crate) struct Joint<'a, const N: usize> {
     pub(crate) layers: [&'a Linear; N],
     pub(crate) loras: [Option<&'a LoraPair>; N],
@@ -62,7 +63,7 @@ pub(crate) struct Joint<'a, const N: usize> {
 pub(crate) struct Inner {
     /// `s·x·Aᵀ` `[n, Σ r]`, side by side.
     rows: Tensor<2>,
-    /// All `A` `[Σ r, in]`, below each other, as its kernels read them.
+    /// All `A` `[Σ r, in]`, below each other, as a GPU's kernels read them.
     #[cfg(feature = "cuda")]
     a: Option<Array>,
 }

@@ -38,13 +38,11 @@ const ONE_ROW: Source = Source {
 pub(crate) const MOST_ROWS: usize = 64;
 /// Rows of which a block reads the weights once: with more, its sums leave room for one block on a multiprocessor.
 const BAND: usize = 32;
-/// Shared memory of a block, bytes, at least: on Hopper two of them have room on a multiprocessor. Four steps of 24 KB, or at least four of 16 KB and
-/// one row.
+/// Shared memory of a block, bytes, at least: on Hopper two of them have room on a multiprocessor. Four steps of 24 KB, or at
+/// least four of 16 KB and one row.
 const SHARED: usize = 98_304;
 /// What a block has beside: its own variables, and what the system takes.
 const ASIDE: usize = 4_608;
-/// Steps of one row's weights, at most: more are not needed to keep memory busy.
-const MOST_STEPS: usize = 6;
 /// A step of one row's weights, bytes.
 const STEP: usize = 16_384;
 /// Blocks that keep the machine busy.
@@ -214,10 +212,11 @@ pub(crate) fn products(rows: Rows<'_>, group: &Group<'_>) -> Option<Vec<Array>> 
     let y: Vec<Array> = results.iter().map(|out| beside.empty([rows, *out], DType::BF16)).collect();
     launch.three(&y);
     if one {
-        // As many steps on their way as have room: with few, memory waits. A third block on a multiprocessor would leave another with one.
+        // As many steps on their way as have room: with few, memory waits. A third block on a multiprocessor would leave another
+        // with one.
         let row = (2 * width).next_multiple_of(128);
         let room = (shared_limit(&beside) / 2).saturating_sub(ASIDE).max(SHARED);
-        let steps = (room.saturating_sub(row) / STEP).min(MOST_STEPS);
+        let steps = room.saturating_sub(row) / STEP;
         launch.defines.push(("STAGES", steps));
         let blocks = tiles.min(at_once.saturating_sub(factors).max(at_once / 2));
         launch.run(&ONE_ROW, factors + blocks, (steps * STEP + row).max(SHARED));

@@ -1,4 +1,4 @@
-//! Linear layers with an adapter.
+//! Linear layers with adapters.
 
 use std::ops::Range;
 
