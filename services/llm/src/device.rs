@@ -7,6 +7,8 @@ use burn::tensor::{DType, Shape, Tensor, TensorData};
 
 pub(crate) use burn::tensor::Device as BurnDevice;
 
+#[cfg(feature = "cuda")]
+use crate::kernels::KernelFolder;
 use crate::weights::Values;
 
 /// Why a device can't be used.
@@ -153,7 +155,8 @@ pub struct Device {
 }
 
 impl Device {
-    /// Opens a device.
+    /// Opens a device. Kernels that a GPU of NVIDIA's needs are kept, compiled, in the folder that the variable
+    /// `FIRN_KERNEL_CACHE` names, by default `firn/kernels` in the user's cache folder; with an empty one they are not.
     ///
     /// # Errors
     /// This build does not have it.
@@ -167,6 +170,9 @@ impl Device {
             DeviceSpec::Auto | DeviceSpec::Cpu => Ok(Self::cpu()),
             #[cfg(feature = "cuda")]
             DeviceSpec::Cuda { first, last, precision } => {
+                if let Some(folder) = KernelFolder::from_environment(|name| std::env::var_os(name)) {
+                    cubecl_cuda::keep_kernels(Box::new(folder));
+                }
                 let dtype = if precision == Precision::Bf16 { DType::BF16 } else { DType::F32 };
                 let others = (first + 1..=last).map(BurnDevice::cuda).collect();
                 Ok(Self { burn: BurnDevice::cuda(first), others, workers: 1, on_host: false, gpu: Some(first), dtype })

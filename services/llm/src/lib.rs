@@ -15,6 +15,8 @@ pub mod device;
 mod files;
 #[cfg(feature = "engine")]
 pub mod generate;
+#[cfg(any(feature = "cuda", test))]
+mod kernels;
 #[cfg(feature = "engine")]
 pub mod model;
 #[cfg(feature = "engine")]

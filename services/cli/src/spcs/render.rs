@@ -30,6 +30,9 @@ const SMALL: [(&str, Share, Share); 3] = [
     ("model-registry", Share { cpus: 0.5, gib: 0.5 }, Share { cpus: 2.0, gib: 2.0 }),
 ];
 
+/// Where containers with a GPU keep compiled kernels: the next container of a stage need not compile them for its first step.
+const KERNELS: (&str, &str) = ("FIRN_KERNEL_CACHE", "/stage/kernels");
+
 /// What is rendered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Kind {
@@ -160,7 +163,8 @@ fn inference(order: &Order) -> Result<Vec<Container>> {
 
 fn job(order: &Order) -> Result<Vec<Container>> {
     let free = free(order, &[], 1)?;
-    let device = if order.family.gpus > 0 { "cuda:0" } else { "cpu" };
+    let gpu = order.family.gpus > 0;
+    let device = if gpu { "cuda:0" } else { "cpu" };
     let mut args: Vec<String> =
         ["llm", "--train", "--json", "--stage", "/stage", "--device", device].map(Into::into).to_vec();
     let given = |flag: &str| order.train.iter().any(|arg| arg == flag || arg.starts_with(&format!("{flag}=")));
@@ -174,16 +178,20 @@ fn job(order: &Order) -> Result<Vec<Container>> {
     args.extend(order.train.iter().cloned());
     Ok(vec![Container {
         name: "train",
-        image: image(order, "firn", order.family.gpus > 0),
+        image: image(order, "firn", gpu),
         args,
-        env: BTreeMap::new(),
+        env: kernels(gpu).collect(),
         secrets: Vec::new(),
         health: None,
         stage: true,
         request: share(free, 0.9),
         limit: free,
-        gpus: u8::from(order.family.gpus > 0),
+        gpus: u8::from(gpu),
     }])
+}
+
+fn kernels(gpu: bool) -> impl Iterator<Item = (String, String)> {
+    gpu.then_some(KERNELS).into_iter().map(|(name, folder)| (name.to_owned(), folder.to_owned()))
 }
 
 /// What a node has left beside these containers and the stage's sidecar.
@@ -231,6 +239,7 @@ fn computing(order: &Order, name: &'static str, request: Share, free: Share) -> 
     let gpu = order.family.gpus > 0;
     let mut container = container(order, name, request, Share { cpus: free.cpus, gib: request.gib }, gpu)?;
     container.env.insert("FIRN_DEVICE".to_owned(), if gpu { "cuda:0" } else { "cpu" }.to_owned());
+    container.env.extend(kernels(gpu));
     if name == "inference" {
         container.env.insert("FIRN_BASE".to_owned(), order.base.clone());
     }

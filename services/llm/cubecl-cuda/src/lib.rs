@@ -5,10 +5,12 @@ extern crate alloc;
 pub mod compiler;
 mod compute;
 mod device;
+mod kept;
 mod runtime;
 
 pub use compiler::{CudaCompilationOptions, CudaCompiler, CudaRepresentation};
 pub use device::*;
+pub use kept::{Keep, keep_kernels};
 pub use runtime::*;
 
 pub mod install {

@@ -4,6 +4,7 @@
 use crate::compiler::{CudaBackend, CudaCompilationOptions, CudaCompiler, CudaRepresentation};
 use crate::compute::events::driver_error;
 use crate::install::{cccl_include_path, include_path};
+use crate::kept::kept_or;
 use cubecl_core::{
     ir::{DeviceProperties, settings::DebugInfo},
     prelude::*,
@@ -161,7 +162,10 @@ impl ArtifactCompiler for CudaArtifactCompiler {
             // from: it declares its shared memory statically, or says in its
             // first line how much the launch reserves.
             (CudaBackend::Cpp, repr) => (
-                self.compile_with_nvrtc(&lowered.source)?,
+                kept_or(
+                    || self.compiled_from(&lowered.source),
+                    || self.compile_with_nvrtc(&lowered.source),
+                )?,
                 repr.as_ref()
                     .map(|repr| repr.shared_memory_size())
                     .unwrap_or_else(|| declared_shared_memory(&lowered.source)),
@@ -291,6 +295,15 @@ impl CudaArtifactCompiler {
                 .map_err(|err| driver_error("cuLinkComplete", err))?;
             Ok(core::slice::from_raw_parts(cubin as *const u8, size).to_vec())
         }
+    }
+
+    /// All that what NVRTC makes of `source` depends on. Headers are its version's.
+    fn compiled_from(&self, source: &str) -> String {
+        let (mut major, mut minor) = (0, 0);
+        // SAFETY: NVRTC writes two integers, which outlive the call. Where it cannot, both are 0,
+        // and so is what the text is kept under.
+        let _ = unsafe { cudarc::nvrtc::sys::nvrtcVersion(&mut major, &mut minor) };
+        format!("nvrtc {major}.{minor} sm_{} -lineinfo\n{source}", self.arch)
     }
 
     /// Compiles `source` with NVRTC to PTX and to machine code for the device, which is empty if
