@@ -222,6 +222,12 @@ impl Device {
         }
     }
 
+    /// A CPU as if it were several devices, which compute beside each other as GPUs do.
+    #[cfg(test)]
+    pub(crate) fn cpus(count: usize) -> Self {
+        Self { workers: 1, others: vec![BurnDevice::flex(); count - 1], ..Self::cpu() }
+    }
+
     /// The same device with all in f32: where all weights are trained, small updates would vanish in bf16.
     #[must_use]
     pub fn in_full_precision(self) -> Self {

@@ -1,7 +1,10 @@
 //! A model on one device with what is trained of it. Several train together: each takes its share of a step's blocks.
 
-use burn::tensor::Tensor;
+use std::panic::resume_unwind;
+use std::thread;
+
 use burn::tensor::distributed::ReduceOperation;
+use burn::tensor::{StreamId, Tensor};
 
 use super::adamw::{AdamW, AdamWConfig};
 use super::gradients::BlockResult;
@@ -85,6 +88,22 @@ impl Replica {
     }
 }
 
+/// Works on items of which each is another device's, by a thread each: a device that has enough to do takes no more, and a
+/// thread that gave work to all of them would wait there. To each device it is the caller that gives it work.
+pub(super) fn side_by_side<T: Send, R: Send>(
+    items: impl ExactSizeIterator<Item = T>,
+    work: impl Fn(T) -> R + Sync,
+) -> Vec<R> {
+    if items.len() < 2 {
+        return items.map(work).collect();
+    }
+    let (stream, work) = (StreamId::current(), &work);
+    thread::scope(|scope| {
+        let threads: Vec<_> = items.map(|item| scope.spawn(move || stream.executes(|| work(item)))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+    })
+}
+
 /// Applies the sum of all replicas' gradients to each, so that they stay alike; gives its norm before clipping.
 pub(super) fn update(replicas: &mut [Replica], sums: &mut [Sum], learning_rate: f64) -> f64 {
     let gradient =
@@ -93,7 +112,96 @@ pub(super) fn update(replicas: &mut [Replica], sums: &mut [Sum], learning_rate: 
     if gradients.len() > 1 {
         gradients = Tensor::all_reduce(gradients, ReduceOperation::Sum);
     }
-    let norms = replicas.iter_mut().zip(gradients).map(|(replica, gradient)| replica.update(gradient, learning_rate));
-    // Each has the same; all must be done.
-    norms.fold(0.0, |_, norm| norm)
+    let each = replicas.iter_mut().zip(gradients);
+    let norms = side_by_side(each, |(replica, gradient)| replica.update(gradient, learning_rate));
+    // Each has the same.
+    norms[0]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::side_by_side;
+    use crate::config::{ModelConfig, Widths};
+    use crate::device::Device;
+    use crate::model::{Adapter, Decoder, LoraConfig};
+    use crate::ops::to_vec;
+    use crate::train::{Document, Pair, Preference, StepReport, Tuner, TunerConfig, pack, pack_pairs};
+
+    fn document(at: u32) -> Document {
+        Document { ids: (0..9).map(|i| (i * i * 7 + at) % 31).collect(), loss_mask: vec![1; 9] }
+    }
+
+    /// A tuner of an adapter on so many devices.
+    fn tuner(devices: usize) -> Tuner {
+        let widths = Widths { vocab: 31, hidden: 16, intermediate: 24, layers: 2, heads: 4, kv_heads: 2, context: 64 };
+        let (config, device) = (ModelConfig::llama(widths), Device::cpus(devices));
+        let adapter = Adapter::new(&config, LoraConfig::all_linear(4), 2, &device);
+        Tuner::new(Decoder::random(config, 5, &device), Some(adapter), &TunerConfig::default())
+    }
+
+    fn factors(tuner: &Tuner) -> Vec<f32> {
+        tuner.adapter().into_iter().flat_map(Adapter::tensors).flat_map(|factor| to_vec(factor.clone())).collect()
+    }
+
+    fn assert_alike(one: &[f32], another: &[f32], bound: f32) {
+        assert_eq!(one.len(), another.len());
+        let apart = one.iter().zip(another).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(apart <= bound, "{apart}");
+    }
+
+    #[test]
+    fn devices_that_share_a_step_learn_what_one_does_and_stay_alike() {
+        let documents: Vec<Document> = (0..7).map(document).collect();
+        let blocks = pack(&documents, 9);
+        assert_eq!(blocks.len(), 7, "the devices' shares must differ");
+        let run = |devices| {
+            let mut tuner = tuner(devices);
+            let reports: Vec<StepReport> = (0..3).map(|_| tuner.step(&blocks, 1e-2)).collect();
+            (tuner, reports)
+        };
+        let (alone, expected) = run(1);
+        for devices in [2, 3] {
+            let (together, found) = run(devices);
+            for (a, b) in expected.iter().zip(&found) {
+                assert!(
+                    (a.loss - b.loss).abs() < 1e-5 && (a.grad_norm / b.grad_norm - 1.0).abs() < 1e-4,
+                    "{a:?} for {b:?}"
+                );
+                assert_eq!(a.tokens, b.tokens);
+            }
+            assert_alike(&factors(&alone), &factors(&together), 1e-4);
+            let others = together.replicas[1..].iter().map(|replica| to_vec(replica.parameters.clone()));
+            others.for_each(|other| assert_alike(&to_vec(together.replicas[0].parameters.clone()), &other, 0.0));
+        }
+    }
+
+    #[test]
+    fn pairs_keep_their_order_over_devices() {
+        let pair = |at| Pair { chosen: document(at), rejected: document(at + 10) };
+        let blocks = pack_pairs(&(0..5).map(pair).collect::<Vec<_>>(), 18);
+        assert_eq!(blocks.len(), 5);
+        let objective = Preference::Dpo { beta: 0.1 };
+        let (alone, together) =
+            (tuner(1).step_pairs(&blocks, objective, 1e-2), tuner(2).step_pairs(&blocks, objective, 1e-2));
+        assert_eq!((&alone.pairs, &alone.reference), (&together.pairs, &together.reference));
+        assert!(alone.pairs.windows(2).all(|pair| pair[0] != pair[1]), "pairs alike would prove nothing");
+        assert!((alone.step.grad_norm / together.step.grad_norm - 1.0).abs() < 1e-4);
+    }
+
+    #[test]
+    fn items_are_worked_on_at_once_and_keep_their_order() {
+        // Each waits for all.
+        let barrier = std::sync::Barrier::new(3);
+        let doubled = side_by_side([1, 2, 3].into_iter(), |n| {
+            barrier.wait();
+            2 * n
+        });
+        assert_eq!(doubled, [2, 4, 6]);
+    }
+
+    #[test]
+    #[should_panic(expected = "the second")]
+    fn a_panic_is_the_callers() {
+        side_by_side(["the first", "the second"].into_iter(), |name| assert!(name == "the first", "{name}"));
+    }
 }

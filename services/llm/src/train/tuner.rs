@@ -60,7 +60,7 @@ pub struct TunerConfig {
 #[derive(Debug)]
 pub struct Tuner {
     /// One on each device, the first of which is measured and saved.
-    replicas: Vec<Replica>,
+    pub(super) replicas: Vec<Replica>,
     workers: Workers,
     /// Blocks whose activations may exist at once on an accelerator.
     side_by_side: usize,
@@ -98,7 +98,7 @@ impl Tuner {
         let weight = 1.0 / loss_tokens.max(1) as f32;
         let mut sums: Vec<Sum> = self.replicas.iter().map(|_| Sum::default()).collect();
         for blocks in numbered(blocks).chunks(self.at_once()) {
-            let results = self.workers.map(blocks, |(at, block)| block_gradients(self.model(*at), block, weight));
+            let results = self.map(blocks, |(at, block)| block_gradients(self.model(*at), block, weight));
             for ((at, _), result) in blocks.iter().zip(results) {
                 sums[at % self.replicas.len()].add(result);
             }
@@ -109,7 +109,7 @@ impl Tuner {
     }
 
     /// One optimiser step on these blocks of pairs, as [`Self::step`]. The host looks at each block's log-probabilities before its
-    /// backward, so several devices gain little.
+    /// backward.
     pub fn step_pairs(&mut self, blocks: &[Block], objective: Preference, learning_rate: f64) -> PairReport {
         let answers = || blocks.iter().flat_map(|block| block.loss_rows.chunks_exact(2));
         let chosen_tokens = answers().map(|pair| pair[0].len()).sum();
@@ -125,7 +125,7 @@ impl Tuner {
             (pair_gradients(self.model(*at), block, objective, &reference, sizes), reference)
         };
         for blocks in numbered(blocks).chunks(self.at_once()) {
-            for ((at, _), (mut result, of)) in blocks.iter().zip(self.workers.map(blocks, work)) {
+            for ((at, _), (mut result, of)) in blocks.iter().zip(self.map(blocks, work)) {
                 logs.append(&mut result.pairs);
                 reference.extend(of);
                 sums[at % self.replicas.len()].add(result);
@@ -135,6 +135,19 @@ impl Tuner {
         let loss = sums.iter_mut().map(Sum::loss).sum();
         let step = StepReport { loss, grad_norm, tokens: blocks.iter().map(Block::tokens).sum() };
         PairReport { step, pairs: logs, reference }
+    }
+
+    /// Applies `work` to blocks with their places in an update; results are in the blocks' order. Devices work side by side, or the
+    /// workers of the only one do.
+    fn map<R: Send>(&self, blocks: &[(usize, &Block)], work: impl Fn(&(usize, &Block)) -> R + Sync) -> Vec<R> {
+        let devices = self.replicas.len();
+        if devices < 2 {
+            return self.workers.map(blocks, work);
+        }
+        let of = |device: usize| blocks.iter().filter(move |(at, _)| at % devices == device);
+        let shares = replica::side_by_side(0..devices, |device| of(device).map(&work).collect::<Vec<R>>());
+        let mut shares: Vec<_> = shares.into_iter().map(Vec::into_iter).collect();
+        blocks.iter().filter_map(|(at, _)| shares[at % devices].next()).collect()
     }
 
     /// Who computes the block of an update at a place.
