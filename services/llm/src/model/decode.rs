@@ -18,10 +18,11 @@ use crate::generate::Next;
 use crate::ops::attention::Heads;
 use crate::ops::cuda::Array;
 use crate::ops::cuda::adapters::{Adapted, Factors, Placed, Pool, State};
-use crate::ops::cuda::decode::{Inputs, Layout};
+use crate::ops::cuda::decode::Inputs;
 use crate::ops::cuda::few::MOST_ROWS;
 use crate::ops::cuda::graph::{Output, Recorded};
 use crate::ops::cuda::paged;
+use crate::ops::step_words::StepWords;
 use crate::ops::to_vec;
 
 /// Sizes that are kept recorded. Each holds its own memory for what lies between its kernels.
@@ -40,7 +41,7 @@ pub(crate) struct Speaking<'a> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Size {
-    layout: Layout,
+    words: StepWords,
     /// Parts of the longest sequence.
     splits: usize,
     /// Which pool its adapters lie in; 0 if it has none.
@@ -121,9 +122,9 @@ impl Steps {
         };
         let adapters = Chosen::new(rows, placed);
         let pages = splits * paged::split(heads.dim) / crate::cache::PAGE_TOKENS;
-        let layout = Layout { rows: count, pages, adapters: adapters.room() };
-        let pool = if layout.adapters > 0 { self.adapters.state().pool } else { 0 };
-        Some((Size { layout, splits, pool }, adapters))
+        let words = StepWords { rows: count, pages, adapters: adapters.room() };
+        let pool = if words.adapters > 0 { self.adapters.state().pool } else { 0 };
+        Some((Size { words, splits, pool }, adapters))
     }
 
     fn run_few(&mut self, model: &Decoder, rows: &[Speaking<'_>]) -> Option<Vec<Next>> {
@@ -139,19 +140,19 @@ impl Steps {
             self.recorded.clear();
             self.thread = thread;
         }
-        let mut inputs = packed(rows, &adapters, size.layout);
-        let read = size.layout.read(&inputs[size.layout.rows..2 * size.layout.rows]);
-        let begun = self.ahead.meet(&(size, state), &inputs, size.layout.tables_at(), read);
+        let mut inputs = packed(rows, &adapters, size.words);
+        let read = size.words.read(&inputs[size.words.rows..2 * size.words.rows]);
+        let begun = self.ahead.meet(&(size, state), &inputs, size.words.tables_at(), read);
         let mut number = |inputs: &mut [i32]| {
             self.number = self.number.checked_add(1).unwrap_or(1);
-            inputs[size.layout.number_at()] = self.number;
+            inputs[size.words.number_at()] = self.number;
         };
         let recorded = match self.recorded.entry(size) {
             std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::hash_map::Entry::Vacant(entry) => {
                 number(&mut inputs);
                 let array = Array::whole(inputs.clone(), &model.device().burn)?;
-                let factors = self.adapters.factors().filter(|_| size.layout.adapters > 0).cloned();
+                let factors = self.adapters.factors().filter(|_| size.words.adapters > 0).cloned();
                 let recorded = record(weights, factors, array, size, &model.device().burn)?;
                 self.failure = recorded.failure();
                 entry.insert(recorded)
@@ -163,7 +164,7 @@ impl Steps {
             let goes_on = plain && self.ahead.is_steady() && recorded.failure().is_none();
             let more = if goes_on { room(rows, size, heads, model.config().context) } else { 0 };
             number(&mut inputs);
-            inputs[size.layout.ahead_at()] = i32::from(more > 0);
+            inputs[size.words.ahead_at()] = i32::from(more > 0);
             recorded.run(inputs.clone());
             more
         });
@@ -220,10 +221,10 @@ impl Chosen {
 }
 
 /// A step's inputs.
-fn packed(rows: &[Speaking<'_>], adapters: &Chosen, layout: Layout) -> Vec<i32> {
+fn packed(rows: &[Speaking<'_>], adapters: &Chosen, step: StepWords) -> Vec<i32> {
     // Ids, lengths, pages and slots are far below 2³¹.
-    let count = layout.rows;
-    let mut words = vec![0; layout.words()];
+    let count = step.rows;
+    let mut words = vec![0; step.words()];
     words[2 * count..3 * count].fill(-1);
     for (at, (row, adapter)) in rows.iter().zip(&adapters.of_rows).enumerate() {
         words[at] = row.id as i32;
@@ -232,13 +233,13 @@ fn packed(rows: &[Speaking<'_>], adapters: &Chosen, layout: Layout) -> Vec<i32> 
             words[2 * count + at] = *adapter as i32;
             words[3 * count + at] = adapters.distinct[*adapter].scale.to_bits() as i32;
         }
-        let table = &mut words[layout.tables_at() + at * layout.pages..][..layout.pages];
+        let table = &mut words[step.tables_at() + at * step.pages..][..step.pages];
         for (word, page) in table.iter_mut().zip(row.table.pages()) {
             *word = *page as i32;
         }
     }
-    words[layout.count_at()] = adapters.distinct.len() as i32;
-    let (slots, ranks) = words[layout.adapters_at()..].split_at_mut(layout.adapters);
+    words[step.count_at()] = adapters.distinct.len() as i32;
+    let (slots, ranks) = words[step.adapters_at()..].split_at_mut(step.adapters);
     for ((slot, rank), placed) in slots.iter_mut().zip(ranks).zip(&adapters.distinct) {
         (*slot, *rank) = (placed.slot as i32, placed.rank as i32);
     }
@@ -253,10 +254,10 @@ fn record(
     device: &BurnDevice,
 ) -> Option<Recorded> {
     let adapted = match factors {
-        Some(factors) => Some(Adapted::new(factors, size.layout.rows, weights.products())?),
+        Some(factors) => Some(Adapted::new(factors, size.words.rows, weights.products())?),
         None => None,
     };
-    let inputs = Inputs { layout: size.layout, packed: packed.clone() };
+    let inputs = Inputs { words: size.words, packed: packed.clone() };
     // Once by itself: a step that can't be made is not recorded.
     weights.step(&inputs, adapted.as_ref(), size.splits)?;
     let step = move || match weights.step(&inputs, adapted.as_ref(), size.splits) {

@@ -12,5 +12,7 @@ pub(crate) mod norm;
 pub(crate) mod paged;
 pub(crate) mod product;
 pub(crate) mod rope;
+#[cfg(any(feature = "cuda", test))]
+pub(crate) mod step_words;
 
 pub(crate) use host::{tensor, to_vec, update, view};

@@ -1,13 +1,11 @@
 //! What lies between the products of a decoding step.
 
-use std::ops::Range;
-
 use burn::tensor::DType;
 
 use super::Array;
 use super::few::arrived;
 use super::launch::{Kernel, Source, real};
-use crate::cache::PAGE_TOKENS;
+use crate::ops::step_words::StepWords;
 
 pub(super) const DECODE: Source = Source {
     name: "decode.cu",
@@ -23,64 +21,10 @@ const PARTS: usize = 32;
 /// Widest row of a norm.
 const MOST_WIDTH: usize = 16_384;
 
-/// How a step's inputs lie in one array of i32, so that one copy brings them: ids of tokens; how many tokens a row sees, itself
-/// included, 0 for a row that only fills the batch up; which of the step's adapters is a row's, or −1; the bits of its scale: each
-/// `[rows]`; pages of each row's sequence `[rows, pages]`; slots of the step's adapters in their pool and their ranks, each
-/// `[adapters]`, of which not all need be there; how many are; the step's number; whether the step leaves them as the next one has
-/// them if all rows go on, with the tokens that it chose.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Layout {
-    pub(crate) rows: usize,
-    pub(crate) pages: usize,
-    pub(crate) adapters: usize,
-}
-
-impl Layout {
-    /// Where the sequences' pages begin.
-    pub(crate) fn tables_at(&self) -> usize {
-        4 * self.rows
-    }
-
-    /// Where the adapters begin.
-    pub(crate) fn adapters_at(&self) -> usize {
-        self.tables_at() + self.rows * self.pages
-    }
-
-    /// Which words behind those of rows a step reads whose rows see so many tokens: pages up to a row's last token, and adapters.
-    pub(crate) fn read(&self, lengths: &[i32]) -> impl Iterator<Item = Range<usize>> {
-        let table = |(row, length): (usize, &i32)| {
-            let begin = self.tables_at() + row * self.pages;
-            begin..begin + (*length as usize).div_ceil(PAGE_TOKENS)
-        };
-        let adapters = self.adapters_at()..self.number_at();
-        lengths.iter().enumerate().map(table).chain(std::iter::once(adapters))
-    }
-
-    /// Where it is said how many adapters there are.
-    pub(crate) fn count_at(&self) -> usize {
-        self.adapters_at() + 2 * self.adapters
-    }
-
-    /// Where the step's number is.
-    pub(crate) fn number_at(&self) -> usize {
-        self.count_at() + 1
-    }
-
-    /// Where it is said whether the step leaves its inputs as the next one has them.
-    pub(crate) fn ahead_at(&self) -> usize {
-        self.number_at() + 1
-    }
-
-    /// How many words there are.
-    pub(crate) fn words(&self) -> usize {
-        self.ahead_at() + 1
-    }
-}
-
 /// A step's inputs.
 #[derive(Debug)]
 pub(crate) struct Inputs {
-    pub(crate) layout: Layout,
+    pub(crate) words: StepWords,
     /// i32 `[words]`.
     pub(crate) packed: Array,
 }
@@ -88,7 +32,7 @@ pub(crate) struct Inputs {
 impl Inputs {
     /// Begins a step: rows of `table` `[vocabulary, width]` times `scale`.
     pub(crate) fn embed(&self, table: &Array, scale: f32) -> Array {
-        let (Self { layout: Layout { rows, .. }, packed }, [_, width]) = (self, table.matrix());
+        let (Self { words: StepWords { rows, .. }, packed }, [_, width]) = (self, table.matrix());
         let x = table.empty([*rows, width], DType::BF16);
         let words = [*rows as u64, width as u64, real(f64::from(scale))];
         Kernel::new(&DECODE, "embed", &[], 256, 0).launch([*rows, 1, 1], &[table, packed, &x], &words);
@@ -101,7 +45,7 @@ impl Inputs {
         let [rows, width] = logits.matrix();
         let parts = logits.empty([rows * PARTS * 2], DType::F32);
         let out = logits.empty([rows], DType::I32);
-        let words = [rows, width, PARTS, self.layout.number_at()].map(|word| word as u64);
+        let words = [rows, width, PARTS, self.words.number_at()].map(|word| word as u64);
         let arrays = [logits, &parts, &arrived(logits, rows)?, &out, &self.packed];
         Kernel::new(&DECODE, "argmax", &[], 256, 0).launch([PARTS, rows, 1], &arrays, &words);
         Some(out)

@@ -129,15 +129,15 @@ impl Launch {
     /// Takes over what adds the rows' adapters to so many products; gives the tiles of their first factors.
     fn expand(&mut self, expanded: &Expanded<'_>, tile_rows: usize, weights: usize) -> usize {
         let Expanded { inputs, adapted, places, product } = expanded;
-        let (layout, factors) = (inputs.layout, &adapted.factors);
+        let (step, factors) = (inputs.words, &adapted.factors);
         self.defines.extend([("LORA", 1), ("RANKS", factors.ranks)]);
         self.arrays.extend([inputs.packed.clone(), factors.pool.clone(), adapted.told.clone()]);
         self.words[5] = factors.slot as u64;
         for (at, [first, second]) in places.iter().enumerate() {
             (self.words[6 + at], self.words[9 + at]) = (*first as u64, *second as u64);
         }
-        self.words[12..15].copy_from_slice(&[layout.adapters, layout.adapters_at(), *product].map(|word| word as u64));
-        weights * (layout.adapters * factors.ranks).div_ceil(tile_rows)
+        self.words[12..15].copy_from_slice(&[step.adapters, step.adapters_at(), *product].map(|word| word as u64));
+        weights * (step.adapters * factors.ranks).div_ceil(tile_rows)
     }
 
     fn run(&self, source: &Source, blocks: usize, shared: usize) {

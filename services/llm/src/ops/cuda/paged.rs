@@ -193,13 +193,13 @@ pub(crate) fn attend_rows(
     splits: usize,
     heads: Heads,
 ) -> Stretches {
-    let Inputs { layout, packed, .. } = inputs;
+    let Inputs { words: step, packed } = inputs;
     let [cos, sin] = turn.rope;
     let mut arrays = vec![q, keys, values, packed, k, v, cos, sin];
     arrays.extend(turn.norms.into_iter().flatten());
     let defines = [("FRESH", 1), ("QK_NORM", usize::from(turn.norms.is_some()))];
-    let stretches = Stretches::new(q, packed, layout.rows, splits, heads);
+    let stretches = Stretches::new(q, packed, step.rows, splits, heads);
     let words = [cos.matrix()[0] as u64, real(f64::from(turn.eps))];
-    stretches.attend(&arrays, &defines, layout.pages, words);
+    stretches.attend(&arrays, &defines, step.pages, words);
     stretches
 }

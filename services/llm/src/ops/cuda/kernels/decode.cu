@@ -99,7 +99,7 @@ struct ArgmaxP {
 };
 
 // Index of each row's maximum, the lowest of equal ones, int32 [rows]; 0 where all are NaN. The last launch of a step: where the step's
-// inputs (ops/cuda/decode.rs) ask for it, they become those of the next. logits: bf16 [rows, width]; best_of_part: value f32 and index
+// inputs (ops/step_words.rs) ask for it, they become those of the next. logits: bf16 [rows, width]; best_of_part: value f32 and index
 // int32 [rows, parts]; arrived: u32 [rows], zero before the first launch and again after each. Each block looks through a part, and a
 // row's last one through the parts'. Block 256, grid (parts, rows).
 extern "C" __global__ void __launch_bounds__(BLOCK)

@@ -53,7 +53,7 @@ template <class Use> __device__ __forceinline__ void each_mine(int rows, const U
 // Grid: BANDS · (factors · FACTOR_SPLITS + tiles · SPLITS) with tiles = Σ_i ⌈out_i / (2·BATCH)⌉, with GLU ⌈out0 / BATCH⌉, and factors =
 // WEIGHTS · ⌈adapters · RANKS / (2·BATCH)⌉ with LORA, else 0; 256 threads; SHARED_BYTES.
 // Arguments in order, those of absent options left out: x, w0, w1, w2, [BIAS: bias0, bias1, bias2], [LORA: packed i32, the step's inputs
-//   as ops/cuda/decode.rs has them; pool bf16 [slots, slot]: A_i [rank, in] of an adapter begins at firsts[i] of its slot, B_i
+//   as ops/step_words.rs has them; pool bf16 [slots, slot]: A_i [rank, in] of an adapter begins at firsts[i] of its slot, B_i
 //   [out_i, RANKS] with zeros beyond the rank at seconds[i]; told u64 [products, 4·rows·3·RANKS], which only launches
 //   with the same arguments write, and which holds no number of a step to come], y0, y1, y2, [SPLITS > 1: partial f32
 //   [BANDS · tiles · SPLITS · 2·BATCH·BATCH], arrived u32 [BANDS · tiles], zero before the first launch and again after each].

@@ -111,7 +111,7 @@ struct AttentionP {
 // Grid: (splits, kv_heads·⌈heads / kv_heads / 16⌉, rows); 128 threads; SHARED_BYTES = max(4·SPLIT·HEAD_DIM, 256·(HEAD_DIM + 8)).
 // splits ≥ ⌈longest / SPLIT⌉, with a window ⌈(min(window, longest) − 1) / SPLIT⌉ + 1 are enough. A graph is captured with the splits of
 // the longest row it will see: blocks of no tokens end at once.
-// Arguments: q, k_pool, v_pool, [FRESH: packed i32, the step's inputs as ops/cuda/decode.rs has them; k and v bf16
+// Arguments: q, k_pool, v_pool, [FRESH: packed i32, the step's inputs as ops/step_words.rs has them; k and v bf16
 // [rows, kv_heads·HEAD_DIM]; cos and sin f32 [context, HEAD_DIM / 2]; QK_NORM: q_weight and k_weight f32 [HEAD_DIM]], [else:
 // lengths, sequences, tables], partial, tops.
 //
