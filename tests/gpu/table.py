@@ -38,7 +38,10 @@ def main():
         text = str(ours)
         if speed:
             text = f"{speed:.0f} tokens/s, mfu {ours['mfu']:.3f}, {memory:.1f} GiB, first step {ours['first_step_seconds']:.1f} s after the start, "
-            text += f"{again['first_step_seconds']:.1f} s where kernels were kept (weights {again['ready_seconds']:.1f}), "
+            if "first_step_seconds" in again:
+                text += f"{again['first_step_seconds']:.1f} s where kernels were kept (weights {again['ready_seconds']:.1f}), "
+            else:
+                text += f"KERNELS WERE KEPT IN VAIN: {again['error']}, "
             text += f"loss {ours['loss']:.4f} to {ours['last_loss']:.4f}, gradient {ours['grad_norm']:.4f}"
         print(f"{arch} {batch} x {seq}: firn {text}", flush=True)
         for mode in filter(None, modes.split(",")):

@@ -5,9 +5,11 @@
 //! is damaged, or not yet written to its end, is none. It is written once, from its first byte to its last, and never
 //! renamed: the folder may lie on a stage, and several processes may share it.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 use std::time::SystemTime;
 
 use sha2::{Digest as _, Sha256};
@@ -15,8 +17,10 @@ use sha2::{Digest as _, Sha256};
 use crate::tokenizer::hex;
 
 /// The folder, by its path; none are kept if it is empty.
-pub(crate) const FOLDER_VARIABLE: &str = "FIRN_KERNEL_CACHE";
-/// Files in the folder, at most. A kernel is 10 to 500 KB; each model's shape and each version of Firn has some of its own.
+const FOLDER_VARIABLE: &str = "FIRN_KERNEL_CACHE";
+const EXTENSION: &str = "kernel";
+/// Files that a process leaves in the folder, at most, before it adds its own. A kernel is 10 to 500 KB; each model's shape and
+/// each version of Firn has some of its own.
 const MOST_FILES: usize = 2_048;
 
 /// Kernels in a folder.
@@ -24,11 +28,12 @@ const MOST_FILES: usize = 2_048;
 pub(crate) struct KernelFolder {
     path: PathBuf,
     most: usize,
+    room: Once,
 }
 
 impl KernelFolder {
     /// The folder that the environment names, or `firn/kernels` in the user's folder for what can be made again.
-    pub(crate) fn from_environment(variable: impl Fn(&str) -> Option<std::ffi::OsString>) -> Option<Self> {
+    pub(crate) fn from_environment(variable: impl Fn(&str) -> Option<OsString>) -> Option<Self> {
         let path = match variable(FOLDER_VARIABLE) {
             Some(path) => PathBuf::from(path),
             None => {
@@ -41,89 +46,112 @@ impl KernelFolder {
     }
 
     fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), most: MOST_FILES }
+        Self { path: path.into(), most: MOST_FILES, room: Once::new() }
     }
 
     fn file(&self, text: &str) -> PathBuf {
-        self.path.join(hex(&Sha256::digest(text)))
+        self.path.join(hex(&Sha256::digest(text))).with_extension(EXTENSION)
     }
 
     /// What was kept of `text`. A file that does not hold what it should goes.
-    pub(crate) fn get(&self, text: &str) -> Option<Vec<u8>> {
+    pub(crate) fn get(&self, text: &str) -> Option<[Vec<u8>; 2]> {
         let file = self.file(text);
-        let bytes = fs::read(&file).ok()?;
-        match bytes.split_at_checked(Sha256::output_size()) {
-            Some((sum, kept)) if sum == Sha256::digest(kept).as_slice() => Some(kept.to_vec()),
-            _ => {
-                let _ = fs::remove_file(file);
-                None
-            }
+        let found = read(&fs::read(&file).ok()?);
+        if found.is_none() {
+            let _ = fs::remove_file(file);
         }
+        found
     }
 
-    /// Keeps the bytes of `text`.
+    /// Keeps two parts of what was made of `text`.
     ///
     /// # Errors
     /// The folder can't be made, or the file not written.
-    pub(crate) fn put(&self, text: &str, bytes: &[u8]) -> io::Result<()> {
-        fs::create_dir_all(&self.path)?;
-        self.make_room()?;
-        let mut file = match File::create_new(self.file(text)) {
-            // Another process was first.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
-            file => file?,
-        };
-        file.write_all(&[Sha256::digest(bytes).as_slice(), bytes].concat())
+    pub(crate) fn put(&self, text: &str, parts: [&[u8]; 2]) -> io::Result<()> {
+        let file = self.file(text);
+        let written = fs::create_dir_all(&self.path).and_then(|()| {
+            self.room.call_once(|| self.make_room());
+            File::create_new(&file)?.write_all(&written(parts))
+        });
+        match written {
+            // Another process was first, or is at it.
+            Err(error) if matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::ResourceBusy) => Ok(()),
+            written => written.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", file.display()))),
+        }
     }
 
     /// Removes the oldest fourth of a full folder's files.
-    fn make_room(&self) -> io::Result<()> {
-        let mut files: Vec<(SystemTime, PathBuf)> = fs::read_dir(&self.path)?
-            .filter_map(Result::ok)
-            .filter(|entry| is_kernel(&entry.path()))
-            .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
-            .collect();
+    fn make_room(&self) {
+        let files = fs::read_dir(&self.path).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path());
+        let files: Vec<PathBuf> = files.filter(|file| is_kernel(file)).collect();
         if files.len() < self.most {
-            return Ok(());
+            return;
         }
+        let changed =
+            |file: &PathBuf| file.metadata().and_then(|file| file.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+        let mut files: Vec<_> = files.into_iter().map(|file| (changed(&file), file)).collect();
         files.sort_unstable();
         // Another process may remove the same ones.
         files.iter().take(self.most.div_ceil(4)).for_each(|(_, file)| drop(fs::remove_file(file)));
-        Ok(())
     }
+}
+
+/// A file's bytes: the sum of what follows; the first part's length, eight bytes; and the parts.
+fn written(parts: [&[u8]; 2]) -> Vec<u8> {
+    let rest = [&(parts[0].len() as u64).to_le_bytes(), parts[0], parts[1]].concat();
+    [Sha256::digest(&rest).as_slice(), &rest].concat()
+}
+
+fn read(bytes: &[u8]) -> Option<[Vec<u8>; 2]> {
+    let (sum, rest) = bytes.split_at_checked(Sha256::output_size())?;
+    if sum != Sha256::digest(rest).as_slice() {
+        return None;
+    }
+    let (length, parts) = rest.split_first_chunk()?;
+    let (first, second) = parts.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
+    Some([first.to_vec(), second.to_vec()])
 }
 
 /// Whether a file has a kernel's name: others in the folder stay.
 fn is_kernel(file: &Path) -> bool {
-    let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    name.len() == 2 * Sha256::output_size() && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+    file.extension().is_some_and(|extension| extension == EXTENSION)
 }
 
 #[cfg(feature = "cuda")]
 impl cubecl_cuda::Keep for KernelFolder {
-    fn get(&self, text: &str) -> Option<Vec<u8>> {
+    fn get(&self, text: &str) -> Option<[Vec<u8>; 2]> {
         Self::get(self, text)
     }
 
-    fn put(&self, text: &str, bytes: &[u8]) -> io::Result<()> {
-        Self::put(self, text, bytes)
+    fn put(&self, text: &str, compiled: [&[u8]; 2]) -> io::Result<()> {
+        Self::put(self, text, compiled)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    const PARTS: [&[u8]; 2] = [b"assembly\0", b"code"];
+
+    fn found(folder: &KernelFolder, text: &str) -> bool {
+        folder.get(text).inspect(|parts| assert_eq!(parts.each_ref().map(Vec::as_slice), PARTS)).is_some()
+    }
 
     #[test]
     fn what_was_kept_is_there_in_another_process_and_nothing_else_is() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("new").join("kernels");
-        KernelFolder::new(&path).put("sm_90\nkernel", b"code").unwrap();
+        KernelFolder::new(&path).put("sm_90\nkernel", PARTS).unwrap();
         let again = KernelFolder::new(&path);
-        assert_eq!(again.get("sm_90\nkernel").as_deref(), Some(b"code".as_slice()));
-        assert_eq!(again.get("sm_80\nkernel"), None);
-        again.put("sm_90\nkernel", b"another").unwrap();
-        assert_eq!(again.get("sm_90\nkernel").as_deref(), Some(b"code".as_slice()), "a file is written once");
+        assert!(found(&again, "sm_90\nkernel"));
+        assert!(!found(&again, "sm_80\nkernel"));
+        again.put("sm_90\nkernel", [b"another", b""]).unwrap();
+        assert!(found(&again, "sm_90\nkernel"), "a file is written once");
+        again.put("one part", [b"", b"code"]).unwrap();
+        assert_eq!(again.get("one part"), Some([vec![], b"code".to_vec()]));
     }
 
     #[test]
@@ -131,7 +159,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let kernels = KernelFolder::new(folder.path());
         let file = kernels.file("kernel");
-        kernels.put("kernel", b"code").unwrap();
+        kernels.put("kernel", PARTS).unwrap();
         let whole = fs::read(&file).unwrap();
         let cut = (0..whole.len()).map(|length| whole[..length].to_vec());
         let changed = (0..whole.len()).map(|at| {
@@ -141,37 +169,39 @@ mod tests {
         });
         for bytes in cut.chain(changed) {
             fs::write(&file, &bytes).unwrap();
-            assert_eq!(kernels.get("kernel"), None, "{bytes:?}");
-            kernels.put("kernel", b"code").unwrap();
-            assert_eq!(kernels.get("kernel").as_deref(), Some(b"code".as_slice()));
+            assert!(!found(&kernels, "kernel"), "{bytes:?}");
+            kernels.put("kernel", PARTS).unwrap();
+            assert!(found(&kernels, "kernel"));
         }
     }
 
     #[test]
     fn a_full_folder_loses_its_oldest_kernels_and_no_other_file() {
         let folder = tempfile::tempdir().unwrap();
-        let kernels = KernelFolder { path: folder.path().to_owned(), most: 8 };
+        let process = || KernelFolder { most: 8, ..KernelFolder::new(folder.path()) };
+        let (first, second) = (process(), process());
         fs::write(folder.path().join("README"), "not a kernel").unwrap();
         for name in 0..8_u64 {
             let text = name.to_string();
-            kernels.put(&text, b"code").unwrap();
-            let file = File::options().write(true).open(kernels.file(&text)).unwrap();
-            file.set_modified(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(name)).unwrap();
+            first.put(&text, PARTS).unwrap();
+            let file = File::options().write(true).open(first.file(&text)).unwrap();
+            file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(name)).unwrap();
         }
-        kernels.put("8", b"code").unwrap();
-        let kept: Vec<bool> = (0..9).map(|name| kernels.get(&name.to_string()).is_some()).collect();
+        second.put("8", PARTS).unwrap();
+        let kept: Vec<bool> = (0..9).map(|name| found(&second, &name.to_string())).collect();
         assert_eq!(kept, [false, false, true, true, true, true, true, true, true]);
         assert!(folder.path().join("README").exists());
     }
 
     #[test]
-    fn a_folder_that_cannot_be_made_is_an_error_and_no_kernel() {
+    fn a_folder_that_cannot_be_made_is_an_error_that_names_it_and_no_kernel() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();
         let kernels = KernelFolder::new(file.join("kernels"));
-        assert!(kernels.put("kernel", b"code").is_err());
-        assert_eq!(kernels.get("kernel"), None);
+        let error = kernels.put("kernel", PARTS).unwrap_err().to_string();
+        assert!(error.contains("file/kernels"), "{error}");
+        assert!(!found(&kernels, "kernel"));
     }
 
     #[test]

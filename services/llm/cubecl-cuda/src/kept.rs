@@ -2,21 +2,22 @@
 
 use std::ffi::c_char;
 use std::io;
-use std::sync::OnceLock;
+use std::sync::{Once, OnceLock};
 
-/// Keeps bytes under the text that they were made from. Threads ask it at once.
+/// Keeps PTX and the machine code that NVRTC assembled it to, under all that they were made from. Threads ask it at once.
 pub trait Keep: Send + Sync {
-    /// The bytes as they were given, if `text` has some.
-    fn get(&self, text: &str) -> Option<Vec<u8>>;
-    /// Keeps the bytes of `text`.
+    /// Both as they were given, if `text` has some.
+    fn get(&self, text: &str) -> Option<[Vec<u8>; 2]>;
+    /// Keeps what was made of `text`.
     ///
     /// # Errors
     ///
-    /// They could not be kept: they will be made again.
-    fn put(&self, text: &str, bytes: &[u8]) -> io::Result<()>;
+    /// It could not be kept: it will be made again.
+    fn put(&self, text: &str, compiled: [&[u8]; 2]) -> io::Result<()>;
 }
 
 static KEEP: OnceLock<Box<dyn Keep>> = OnceLock::new();
+static REFUSED: Once = Once::new();
 
 /// From now on, what NVRTC compiles is kept by `keep`. The first one stays for the life of the process.
 pub fn keep_kernels(keep: Box<dyn Keep>) {
@@ -35,27 +36,16 @@ pub(crate) fn kept_or<E>(
         return compile();
     };
     let text = text();
-    if let Some(compiled) = keep.get(&text).as_deref().and_then(read) {
-        return Ok(compiled);
+    // It is read as a C string.
+    let kept = keep.get(&text).filter(|[ptx, _]| ptx.last() == Some(&0));
+    if let Some([ptx, cubin]) = kept {
+        return Ok((ptx.into_iter().map(|byte| byte as c_char).collect(), cubin));
     }
-    let compiled = compile()?;
-    if let Err(err) = keep.put(&text, &write(&compiled)) {
-        log::warn!("Unable to keep a compiled kernel: {err}");
+    let (ptx, cubin) = compile()?;
+    let bytes: Vec<u8> = ptx.iter().map(|&byte| byte as u8).collect();
+    if let Err(err) = keep.put(&text, [&bytes, &cubin]) {
+        // As the next one will, most likely.
+        REFUSED.call_once(|| log::warn!("Unable to keep compiled kernels: {err}"));
     }
-    Ok(compiled)
-}
-
-/// The length of the PTX in eight bytes, it, and the machine code.
-fn write((ptx, cubin): &Compiled) -> Vec<u8> {
-    let length = (ptx.len() as u64).to_le_bytes();
-    let ptx = ptx.iter().map(|&byte| byte as u8);
-    length.into_iter().chain(ptx).chain(cubin.iter().copied()).collect()
-}
-
-fn read(bytes: &[u8]) -> Option<Compiled> {
-    let (length, rest) = bytes.split_first_chunk()?;
-    let (ptx, cubin) = rest.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
-    // Assembled and searched as a C string.
-    let whole = ptx.last() == Some(&0);
-    whole.then(|| (ptx.iter().map(|&byte| byte as c_char).collect(), cubin.to_vec()))
+    Ok((ptx, cubin))
 }

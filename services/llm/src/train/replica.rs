@@ -12,6 +12,7 @@ use super::preference::PairLogs;
 use crate::device::Device;
 use crate::model::{Adapter, Decoder};
 use crate::ops::cross_entropy::LossSum;
+use crate::ops::to_vec;
 
 /// What blocks add up to, in their order.
 #[derive(Default)]
@@ -89,7 +90,7 @@ impl Replica {
 }
 
 /// Works on items of which each is another device's, by a thread each: a device that has enough to do takes no more, and a
-/// thread that gave work to all of them would wait there. To each device it is the caller that gives it work.
+/// thread that gave work to all of them would wait there. Work goes to the device's stream that is the caller's.
 pub(super) fn side_by_side<T: Send, R: Send>(
     items: impl ExactSizeIterator<Item = T>,
     work: impl Fn(T) -> R + Sync,
@@ -110,6 +111,8 @@ pub(super) fn update(replicas: &mut [Replica], sums: &mut [Sum], learning_rate: 
         |(replica, sum): (&Replica, &mut Sum)| sum.gradient.take().unwrap_or_else(|| replica.parameters.zeros_like());
     let mut gradients: Vec<_> = replicas.iter().zip(sums).map(gradient).collect();
     if gradients.len() > 1 {
+        // One that failed takes no part in the sum, in which the others would wait for it for ever. Here it panics.
+        side_by_side(gradients.iter(), |gradient| drop(to_vec(gradient.clone().slice([0..1]))));
         gradients = Tensor::all_reduce(gradients, ReduceOperation::Sum);
     }
     let each = replicas.iter_mut().zip(gradients);
@@ -120,6 +123,9 @@ pub(super) fn update(replicas: &mut [Replica], sums: &mut [Sum], learning_rate: 
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::{Duration, Instant};
+
     use super::side_by_side;
     use crate::config::{ModelConfig, Widths};
     use crate::device::Device;
@@ -191,9 +197,13 @@ mod tests {
     #[test]
     fn items_are_worked_on_at_once_and_keep_their_order() {
         // Each waits for all.
-        let barrier = std::sync::Barrier::new(3);
+        let (arrived, end) = (AtomicUsize::new(0), Instant::now() + Duration::from_secs(60));
         let doubled = side_by_side([1, 2, 3].into_iter(), |n| {
-            barrier.wait();
+            arrived.fetch_add(1, Ordering::Relaxed);
+            while arrived.load(Ordering::Relaxed) < 3 {
+                assert!(Instant::now() < end, "one waits for another to end");
+                std::thread::yield_now();
+            }
             2 * n
         });
         assert_eq!(doubled, [2, 4, 6]);

@@ -297,13 +297,23 @@ impl CudaArtifactCompiler {
         }
     }
 
-    /// All that what NVRTC makes of `source` depends on. Headers are its version's.
+    /// What NVRTC is asked for, but for where headers are.
+    fn nvrtc_options(&self) -> [String; 2] {
+        let feature = if self.arch.version >= 90 { "a" } else { "" };
+        let arch = format!("--gpu-architecture=sm_{}{feature}", self.arch);
+        [arch, "-lineinfo".to_string()]
+    }
+
+    /// All that what NVRTC makes of `source` depends on, if headers are of its version.
     fn compiled_from(&self, source: &str) -> String {
         let (mut major, mut minor) = (0, 0);
         // SAFETY: NVRTC writes two integers, which outlive the call. Where it cannot, both are 0,
         // and so is what the text is kept under.
         let _ = unsafe { cudarc::nvrtc::sys::nvrtcVersion(&mut major, &mut minor) };
-        format!("nvrtc {major}.{minor} sm_{} -lineinfo\n{source}", self.arch)
+        format!(
+            "nvrtc {major}.{minor} {}\n{source}",
+            self.nvrtc_options().join(" ")
+        )
     }
 
     /// Compiles `source` with NVRTC to PTX and to machine code for the device, which is empty if
@@ -317,17 +327,12 @@ impl CudaArtifactCompiler {
         &self,
         source: &str,
     ) -> Result<(Vec<c_char>, Vec<u8>), CompilationError> {
-        let arch = if self.arch.version >= 90 {
-            format!("--gpu-architecture=sm_{}a", self.arch)
-        } else {
-            format!("--gpu-architecture=sm_{}", self.arch)
-        };
-
         let include_path = include_path();
         let include_option = format!("--include-path={}", include_path.to_str().unwrap());
         let cccl_include_path = cccl_include_path();
         let cccl_include_option = format!("--include-path={}", cccl_include_path.to_str().unwrap());
-        let mut options = vec![arch.as_str(), include_option.as_str(), "-lineinfo"];
+        let [arch, line_info] = self.nvrtc_options();
+        let mut options = vec![arch.as_str(), include_option.as_str(), line_info.as_str()];
         if cccl_include_path.exists() {
             options.push(&cccl_include_option);
         }
@@ -352,7 +357,7 @@ impl CudaArtifactCompiler {
                     let major_arch =
                         format!("--gpu-architecture=sm_{}a", (self.arch.version / 10) * 10);
                     let mut fallback_opts =
-                        vec![major_arch.as_str(), include_option.as_str(), "-lineinfo"];
+                        vec![major_arch.as_str(), include_option.as_str(), line_info.as_str()];
                     if cccl_include_path.exists() {
                         fallback_opts.push(&cccl_include_option);
                     }

@@ -53,7 +53,7 @@ const MOST_WIDTH: usize = (SHARED - 4 * STEP) / 2;
 const MOST_SPLITS: usize = 16;
 
 thread_local! {
-    /// How many blocks of a tile have arrived: zeros before and after each launch. A thread has one stream, so
+    /// How many blocks of a tile have arrived: zeros before and after each launch. A thread that decodes has one stream, so
     /// launches that share it follow each other. It stays where it is: recorded steps read and write it.
     static ARRIVED: RefCell<Option<Array>> = const { RefCell::new(None) };
 }
