@@ -71,7 +71,7 @@ impl KernelFolder {
         let file = self.file(text);
         let written = fs::create_dir_all(&self.path).and_then(|()| {
             self.room.call_once(|| self.make_room());
-            File::create_new(&file)?.write_all(&written(parts))
+            File::create_new(&file)?.write_all(&bytes_of(parts))
         });
         match written {
             // Another process was first, or is at it.
@@ -97,7 +97,7 @@ impl KernelFolder {
 }
 
 /// A file's bytes: the sum of what follows; the first part's length, eight bytes; and the parts.
-fn written(parts: [&[u8]; 2]) -> Vec<u8> {
+fn bytes_of(parts: [&[u8]; 2]) -> Vec<u8> {
     let rest = [&(parts[0].len() as u64).to_le_bytes(), parts[0], parts[1]].concat();
     [Sha256::digest(&rest).as_slice(), &rest].concat()
 }

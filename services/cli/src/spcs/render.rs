@@ -190,6 +190,7 @@ fn job(order: &Order) -> Result<Vec<Container>> {
     }])
 }
 
+/// The variable that says where, for a container with a GPU.
 fn kernels(gpu: bool) -> impl Iterator<Item = (String, String)> {
     gpu.then_some(KERNELS).into_iter().map(|(name, folder)| (name.to_owned(), folder.to_owned()))
 }
