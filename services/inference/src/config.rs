@@ -44,7 +44,8 @@ pub struct Options {
     /// The registry whose aliases are served.
     #[arg(long, env = "FIRN_REGISTRY_ENDPOINT", default_value = "http://127.0.0.1:7003", value_name = "URL")]
     pub registry_endpoint: String,
-    /// Where to compute: auto, cpu, cuda:N, cuda:N:f32 or vulkan.
+    /// Where to compute: auto, cpu, cuda:N, cuda:N:f32 or vulkan. A GPU's compiled kernels are kept in the folder
+    /// FIRN_KERNEL_CACHE, by default ~/.cache/firn/kernels.
     #[arg(long, env = "FIRN_DEVICE", default_value = "auto")]
     pub device: DeviceSpec,
     /// Most answers in one batch.

@@ -51,7 +51,8 @@ pub struct Options {
     /// Where the model registry answers.
     #[arg(long, env = "FIRN_REGISTRY_ENDPOINT", value_name = "URL", default_value = "http://127.0.0.1:7003")]
     pub registry_endpoint: String,
-    /// Where to compute: auto, cpu, cuda:N, cuda:N:f32 or vulkan.
+    /// Where to compute: auto, cpu, cuda:N, cuda:N:f32, cuda:N-M (GPUs N to M together, for an adapter) or vulkan. A GPU's
+    /// compiled kernels are kept in the folder FIRN_KERNEL_CACHE, by default ~/.cache/firn/kernels.
     #[arg(long, env = "FIRN_DEVICE", default_value = "auto")]
     pub device: String,
     /// Local folder for scratch files; one in the temporary folder if not given.

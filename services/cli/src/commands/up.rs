@@ -20,7 +20,8 @@ pub(crate) struct UpArgs {
     /// Base checkpoint to serve: a folder, or a path on the stage.
     #[arg(long, env = "FIRN_BASE", default_value = base::BUNDLED, value_name = "FOLDER")]
     base: String,
-    /// auto, cpu, cuda:N, cuda:N:f32 or vulkan.
+    /// auto, cpu, cuda:N, cuda:N:f32 or vulkan. A GPU's compiled kernels are kept in the folder
+    /// FIRN_KERNEL_CACHE, by default ~/.cache/firn/kernels.
     #[arg(long, default_value = "auto", value_parser = str::parse::<DeviceSpec>)]
     device: DeviceSpec,
     /// Address of the page and the HTTP API.

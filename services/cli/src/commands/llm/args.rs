@@ -159,7 +159,8 @@ pub(crate) struct LlmArgs {
     /// Folder for everything that is made.
     #[arg(long, default_value = "stage", value_name = "FOLDER")]
     pub(super) stage: String,
-    /// auto, cpu, cuda:N, cuda:N:f32 or vulkan.
+    /// auto, cpu, cuda:N, cuda:N:f32, cuda:N-M (GPUs N to M together, for an adapter) or vulkan. A GPU's compiled kernels are kept
+    /// in the folder FIRN_KERNEL_CACHE, by default ~/.cache/firn/kernels.
     #[arg(long, default_value = "auto", value_parser = str::parse::<DeviceSpec>)]
     pub(super) device: DeviceSpec,
     /// Use the running stack at --trainer-endpoint and --registry-endpoint instead of one in this process.
