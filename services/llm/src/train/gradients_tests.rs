@@ -3,7 +3,7 @@
 use burn::tensor::{Tensor, activation};
 
 use super::{block_gradients, hidden_rows, pair_gradients};
-use crate::config::{Activation, ModelConfig, NormPlacement, Widths};
+use crate::config::{Activation, ModelConfig, NormPlacement};
 use crate::device::Device;
 use crate::model::{Adapter, Decoder, LoraConfig, Weight};
 use crate::ops::to_vec;
@@ -12,12 +12,11 @@ use crate::train::block::Model;
 use crate::train::dropout::Dropout;
 use crate::train::plain::{autodiff, gradients, likelihood};
 use crate::train::preference::StepSizes;
-use crate::train::{Block, Document, Pair, Preference, pack, pack_pairs};
+use crate::train::{Block, Document, Pair, Preference, pack, pack_pairs, tiny};
 use crate::weights::Values;
 
 fn llama(tied: bool) -> ModelConfig {
-    let widths = Widths { vocab: 31, hidden: 16, intermediate: 24, layers: 2, heads: 4, kv_heads: 2, context: 64 };
-    ModelConfig { tied, ..ModelConfig::llama(widths) }
+    ModelConfig { tied, ..tiny() }
 }
 
 /// Everything that a family may have, at once.

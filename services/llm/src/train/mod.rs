@@ -20,3 +20,18 @@ pub use preference::{PairLogs, Preference};
 pub use schedule::{Schedule, SchedulerKind};
 pub use speed::seconds_per_token;
 pub use tuner::{HeldOutLoss, HeldOutPairs, PairReport, StepReport, Tuner, TunerConfig, compare, held_out_loss};
+
+/// What tests train: two layers that a CPU computes in no time.
+#[cfg(test)]
+fn tiny() -> crate::config::ModelConfig {
+    let widths = crate::config::Widths {
+        vocab: 31,
+        hidden: 16,
+        intermediate: 24,
+        layers: 2,
+        heads: 4,
+        kv_heads: 2,
+        context: 64,
+    };
+    crate::config::ModelConfig::llama(widths)
+}

@@ -60,7 +60,7 @@ pub struct TunerConfig {
 #[derive(Debug)]
 pub struct Tuner {
     /// One on each device, the first of which is measured and saved.
-    pub(super) replicas: Vec<Replica>,
+    replicas: Vec<Replica>,
     workers: Workers,
     /// Blocks whose activations may exist at once on an accelerator.
     side_by_side: usize,
@@ -333,3 +333,7 @@ fn check(decoder: &Decoder, blocks: &[Block]) -> Result<(), ModelError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "tuner_tests.rs"]
+mod tests;
