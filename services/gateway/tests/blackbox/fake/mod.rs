@@ -104,11 +104,14 @@ impl Fake {
         (sender, gone)
     }
 
-    /// An answer that takes its time.
-    fn slow(&self) -> Response<Pieces> {
+    /// An answer that takes its time, if fewer than `most` are open. Looked at and counted at once: callers come side by side.
+    fn slow(&self, most: usize) -> Option<Response<Pieces>> {
         let open = Arc::clone(&self.open);
         {
             let mut counts = open.lock().unwrap();
+            if counts.0 >= most {
+                return None;
+            }
             counts.0 += 1;
             counts.1 = counts.1.max(counts.0);
         }
@@ -120,7 +123,7 @@ impl Fake {
             open.lock().unwrap().0 -= 1;
             Ok(finish(pb::FinishReason::Stop))
         });
-        Response::new(Box::pin(pieces.chain(end)))
+        Some(Response::new(Box::pin(pieces.chain(end))))
     }
 
     fn answer(&self, model: &str, sampling: Option<&pb::Sampling>) -> Result<Response<Pieces>, Status> {
@@ -136,10 +139,11 @@ impl Fake {
             "full" => return Err(status::resource_exhausted(DOMAIN, "QUEUE_FULL", "full", retry)),
             "wrong" => return Err(status::invalid_argument(DOMAIN, "sampling.temperature", "must be from 0")),
             "loading" => return Err(status::unavailable(DOMAIN, "LOADING", "wait", retry)),
-            "crowded" if self.open.lock().unwrap().0 >= *self.places.lock().unwrap() => {
-                return Err(status::resource_exhausted(DOMAIN, "QUEUE_FULL", "full", retry));
+            "slow" | "crowded" => {
+                let most = if model == "crowded" { *self.places.lock().unwrap() } else { usize::MAX };
+                let full = || status::resource_exhausted(DOMAIN, "QUEUE_FULL", "full", retry);
+                return self.slow(most).ok_or_else(full);
             }
-            "slow" | "crowded" => return Ok(self.slow()),
             "base" | "" | "offers@best" => {}
             other => return Err(not_found(other)),
         }
